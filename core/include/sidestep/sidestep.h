@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SIDESTEP_H
+#define SIDESTEP_H
+
+/* sidestep: processes, locks, queues and shared memory that survive the death of whoever
+ * uses them. This header is the manual of the C library; the Python package of the same
+ * name is a thin layer over it, and a C program and a Python program can share every object
+ * described here.
+ *
+ * Conventions
+ *   Results    Functions return a count or 0 on success and a negative `enum sst_status`
+ *              on failure. Cold functions also fill an optional `struct sst_error`.
+ *   Time       `deadline_ns` is absolute, on CLOCK_MONOTONIC. SST_NOW polls, SST_FOREVER
+ *              waits without end. sst_deadline_after() makes one from a duration.
+ *   Signals    A blocking function interrupted by a signal handler returns SST_EINTR;
+ *              call it again with the same deadline to go on.
+ *   Threads    Every function may be called from any thread unless its comment says
+ *              otherwise.
+ *   Processes  Objects live in an arena, shared by a tree of processes. After fork() the
+ *              child may use every object its parent had open.
+ *   Death      Any process may be killed at any instruction. Whoever waits gets its answer,
+ *              or SST_EOWNERDEAD, never silence. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SST_VERSION_MAJOR 0
+#define SST_VERSION_MINOR 1
+#define SST_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+# define SST_API __attribute__((visibility("default")))
+# define SST_MUST_CHECK __attribute__((warn_unused_result))
+#else
+# define SST_API
+# define SST_MUST_CHECK
+#endif
+
+/* ---- Statuses -------------------------------------------------------------------------
+ *
+ * name, value, category, Python exception, text. The one table from which the enum, the
+ * texts, the binding's exceptions and the reference page are made. Values are -errno where one
+ * fits, -5000 and below otherwise. */
+
+#define SST_STATUS_TABLE(X)                                                                \
+    X(EPERM, -1, USAGE, "PermissionError", "not permitted")                                \
+    X(ENOENT, -2, USAGE, "FileNotFoundError", "no such object")                            \
+    X(ESRCH, -3, PEER, "ProcessLookupError", "no such process")                            \
+    X(EINTR, -4, AGAIN, "InterruptedError", "interrupted by a signal")                     \
+    X(EIO, -5, INTERNAL, "OSError", "input/output error")                                  \
+    X(EBADF, -9, USAGE, "OSError", "bad file descriptor")                                  \
+    X(EAGAIN, -11, AGAIN, "BlockingIOError", "would block")                                \
+    X(ENOMEM, -12, RESOURCE, "MemoryError", "out of memory")                               \
+    X(EACCES, -13, USAGE, "PermissionError", "permission denied")                          \
+    X(EINVAL, -22, USAGE, "ValueError", "invalid argument")                                \
+    X(EMFILE, -24, RESOURCE, "OSError", "too many open files")                             \
+    X(ENOSPC, -28, RESOURCE, "OSError", "no space left")                                   \
+    X(EPIPE, -32, CLOSED, "BrokenPipeError", "nobody is left to read")                     \
+    X(ENOSYS, -38, RESOURCE, "NotImplementedError", "not supported by this kernel")        \
+    X(ETIMEDOUT, -110, TIMEOUT, "TimeoutError", "deadline passed")                         \
+    X(EOF, -5001, CLOSED, "EOFError", "nobody is left to write")                           \
+    X(ECLOSED, -5002, CLOSED, "ValueError", "closed")                                      \
+    X(EOWNERDEAD, -5003, PEER, "OwnerDied", "the owner died")                              \
+    X(ELAYOUT, -5004, CORRUPT, "RuntimeError", "made by an incompatible version")          \
+    X(ECORRUPT, -5005, CORRUPT, "RuntimeError", "shared memory is damaged")                \
+    X(ESTALE, -5006, USAGE, "RuntimeError", "the object no longer exists")                 \
+    X(ELIMIT, -5007, RESOURCE, "MemoryError", "a limit was reached")                       \
+    X(ENOTOWNER, -5008, USAGE, "AssertionError", "not the owner")                          \
+    X(EOVERFLOW, -5009, USAGE, "ValueError", "released too many times")                    \
+    X(EBROKEN, -5010, PEER, "BrokenBarrierError", "the barrier is broken")                 \
+    X(EMSGSIZE, -5011, USAGE, "OSError", "the message is longer than the buffer")          \
+    X(ESHUTDOWN, -5012, CLOSED, "ShutDown", "the queue was shut down")                     \
+    X(ETHREADS, -5013, USAGE, "RuntimeError", "the process has other threads")
+
+enum sst_status {
+    SST_OK = 0,
+#define SST_STATUS_ENUM(name, value, category, python, text) SST_##name = (value),
+    SST_STATUS_TABLE(SST_STATUS_ENUM)
+#undef SST_STATUS_ENUM
+};
+
+/* What a caller can do about a status. */
+enum sst_category {
+    SST_CATEGORY_OK,
+    SST_CATEGORY_AGAIN,
+    SST_CATEGORY_TIMEOUT,
+    SST_CATEGORY_CLOSED,
+    SST_CATEGORY_USAGE,
+    SST_CATEGORY_RESOURCE,
+    SST_CATEGORY_PEER,
+    SST_CATEGORY_CORRUPT,
+    SST_CATEGORY_INTERNAL,
+};
+
+/* What went wrong, in words. Optional last argument of cold functions: pass NULL or a
+ * zeroed struct; layers append what they know. */
+struct sst_error {
+    int status;
+    char text[252];
+};
+
+SST_API const char *sst_status_text(int status);
+SST_API const char *sst_status_name(int status);
+SST_API enum sst_category sst_status_category(int status);
+
+/* ---- Time -----------------------------------------------------------------------------*/
+
+#define SST_NOW INT64_C(0)
+#define SST_FOREVER INT64_MAX
+
+/* Absolute deadline `duration_ns` from now; negative durations give SST_NOW, and sums beyond
+ * the range SST_FOREVER. */
+SST_API int64_t sst_deadline_after(int64_t duration_ns);
+
+/* ---- Handles --------------------------------------------------------------------------
+ *
+ * A handle names a shared object inside its arena, in any process that has the arena open. It is
+ * plain data: copy it, send it, store it. It keeps nothing alive; attaching
+ * through a handle whose object has gone gives SST_ESTALE. */
+struct sst_handle {
+    uint64_t arena;      /* id of the arena, never 0 */
+    uint64_t offset;     /* of the object's slot from the start of the arena */
+    uint32_t generation; /* of the slot */
+    uint32_t kind;       /* enum sst_kind */
+};
+
+enum sst_kind {
+    SST_KIND_NONE,
+    SST_KIND_MUTEX,
+    SST_KIND_SEMAPHORE,
+    SST_KIND_CONDITION,
+    SST_KIND_EVENT,
+    SST_KIND_BARRIER,
+    SST_KIND_QUEUE,
+    SST_KIND_PIPE,
+    SST_KIND_BLOCK,
+    SST_KIND_JOB,
+    SST_KIND_COUNT,
+};
+
+/* ---- Arena ----------------------------------------------------------------------------
+ *
+ * The memory of one tree of processes. sst_arena_create makes it, children get it over fork, other
+ * programs by its descriptor. A process is a member from create/attach until detach or death. */
+struct sst_arena;
+
+struct sst_arena_options {
+    uint32_t size_of;      /* sizeof(struct sst_arena_options) */
+    uint32_t process_max;  /* processes attached at a time; 0 = 4096 */
+    uint64_t size;         /* bytes of address range; 0 = 1 TiB, less under RLIMIT_FSIZE */
+    uint64_t budget;       /* bytes of memory to use at most; 0 = what cgroup and machine allow */
+};
+
+SST_API SST_MUST_CHECK int sst_arena_create(const struct sst_arena_options *options,
+                                            struct sst_arena **out, struct sst_error *err);
+/* Join the arena behind a descriptor (duplicated). */
+SST_API SST_MUST_CHECK int sst_arena_attach(int fd, struct sst_arena **out, struct sst_error *err);
+/* Leave. Objects opened through it must be closed before. Returns NULL. */
+SST_API struct sst_arena *sst_arena_detach(struct sst_arena *arena);
+/* The descriptor, owned by the arena, close-on-exec. */
+SST_API int sst_arena_fd(const struct sst_arena *arena);
+SST_API uint64_t sst_arena_id(const struct sst_arena *arena);
+
+struct sst_arena_statistics {
+    uint64_t size, budget, used, slots, extents, processes, swept, windows, held;
+};
+SST_API int sst_arena_statistics(struct sst_arena *arena, struct sst_arena_statistics *out);
+/* Undo what dead processes held; number of them. Called by the core where it matters. */
+SST_API int sst_arena_sweep(struct sst_arena *arena);
+
+/* ---- Objects --------------------------------------------------------------------------
+ *
+ * Each kind X has sst_X_create (a new object), sst_X_attach (one that a handle names),
+ * sst_X_handle, and sst_X_close, which returns NULL and is safe on NULL. The pointer is this process's view. A view is
+ * freed by the process that opened it; in a forked child close drops the child's own hold. */
+
+struct sst_mutex;
+enum { SST_MUTEX_RECURSIVE = 1 };
+SST_API SST_MUST_CHECK int sst_mutex_create(struct sst_arena *arena, uint32_t flags,
+                                            struct sst_mutex **out, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_mutex_attach(struct sst_arena *arena, const struct sst_handle *handle,
+                                            struct sst_mutex **out, struct sst_error *err);
+SST_API void sst_mutex_handle(const struct sst_mutex *mutex, struct sst_handle *out);
+SST_API struct sst_mutex *sst_mutex_close(struct sst_mutex *mutex);
+/* 0; SST_ETIMEDOUT; SST_EINTR; SST_EOWNERDEAD: the owner died holding it, the mutex is not taken. */
+SST_API SST_MUST_CHECK int sst_mutex_acquire(struct sst_mutex *mutex, int64_t deadline_ns);
+/* SST_EOVERFLOW: not locked; SST_ENOTOWNER: recursive and not ours. */
+SST_API SST_MUST_CHECK int sst_mutex_release(struct sst_mutex *mutex);
+/* Free a mutex whose owner died. 1 when there was something to recover, else 0. */
+SST_API SST_MUST_CHECK int sst_mutex_recover(struct sst_mutex *mutex);
+SST_API bool sst_mutex_is_locked(const struct sst_mutex *mutex);
+/* Times the calling thread (recursive) or process (plain) holds it. */
+SST_API uint32_t sst_mutex_count(const struct sst_mutex *mutex);
+
+struct sst_semaphore;
+SST_API SST_MUST_CHECK int sst_semaphore_create(struct sst_arena *arena, uint32_t value, uint32_t value_max,
+                                                struct sst_semaphore **out, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_semaphore_attach(struct sst_arena *arena, const struct sst_handle *handle,
+                                                struct sst_semaphore **out, struct sst_error *err);
+SST_API void sst_semaphore_handle(const struct sst_semaphore *semaphore, struct sst_handle *out);
+SST_API struct sst_semaphore *sst_semaphore_close(struct sst_semaphore *semaphore);
+SST_API SST_MUST_CHECK int sst_semaphore_acquire(struct sst_semaphore *semaphore, int64_t deadline_ns);
+/* `count` units; SST_EOVERFLOW beyond value_max, changing nothing. */
+SST_API SST_MUST_CHECK int sst_semaphore_release(struct sst_semaphore *semaphore, uint32_t count);
+SST_API uint32_t sst_semaphore_value(const struct sst_semaphore *semaphore);
+
+struct sst_condition;
+SST_API SST_MUST_CHECK int sst_condition_create(struct sst_arena *arena, struct sst_condition **out, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_condition_attach(struct sst_arena *arena, const struct sst_handle *handle,
+                                                struct sst_condition **out, struct sst_error *err);
+SST_API void sst_condition_handle(const struct sst_condition *condition, struct sst_handle *out);
+SST_API struct sst_condition *sst_condition_close(struct sst_condition *condition);
+/* Three steps, so that the caller can release and retake whatever lock it uses: enter while
+ * holding the lock, release the lock, wait (again after SST_EINTR), leave if wait did not return 0, retake the lock. */
+SST_API SST_MUST_CHECK int sst_condition_enter(struct sst_condition *condition, uint64_t *ticket);
+SST_API SST_MUST_CHECK int sst_condition_wait(struct sst_condition *condition, uint64_t ticket, int64_t deadline_ns);
+SST_API void sst_condition_leave(struct sst_condition *condition, uint64_t ticket);
+/* Number notified. */
+SST_API int sst_condition_notify(struct sst_condition *condition, uint32_t count);
+SST_API uint32_t sst_condition_waiters(const struct sst_condition *condition);
+
+struct sst_event;
+SST_API SST_MUST_CHECK int sst_event_create(struct sst_arena *arena, struct sst_event **out, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_event_attach(struct sst_arena *arena, const struct sst_handle *handle,
+                                            struct sst_event **out, struct sst_error *err);
+SST_API void sst_event_handle(const struct sst_event *event, struct sst_handle *out);
+SST_API struct sst_event *sst_event_close(struct sst_event *event);
+SST_API void sst_event_set(struct sst_event *event);
+SST_API void sst_event_clear(struct sst_event *event);
+SST_API bool sst_event_is_set(const struct sst_event *event);
+SST_API SST_MUST_CHECK int sst_event_wait(struct sst_event *event, int64_t deadline_ns);
+
+struct sst_barrier;
+SST_API SST_MUST_CHECK int sst_barrier_create(struct sst_arena *arena, uint32_t parties,
+                                              struct sst_barrier **out, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_barrier_attach(struct sst_arena *arena, const struct sst_handle *handle,
+                                              struct sst_barrier **out, struct sst_error *err);
+SST_API void sst_barrier_handle(const struct sst_barrier *barrier, struct sst_handle *out);
+SST_API struct sst_barrier *sst_barrier_close(struct sst_barrier *barrier);
+/* Arrive: the arrival index (0..parties-1); parties-1 means: run the action, then sst_barrier_open (or abort).
+ * Blocks while the previous round drains. SST_EBROKEN. Then wait with the ticket: 0, SST_EBROKEN, SST_ETIMEDOUT (which breaks it), SST_EINTR (call again). */
+SST_API SST_MUST_CHECK int sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket, int64_t deadline_ns);
+SST_API SST_MUST_CHECK int sst_barrier_open(struct sst_barrier *barrier, uint64_t ticket);
+SST_API SST_MUST_CHECK int sst_barrier_wait(struct sst_barrier *barrier, uint64_t ticket, int64_t deadline_ns);
+SST_API void sst_barrier_abort(struct sst_barrier *barrier);
+SST_API void sst_barrier_reset(struct sst_barrier *barrier);
+SST_API uint32_t sst_barrier_parties(const struct sst_barrier *barrier);
+SST_API uint32_t sst_barrier_waiting(const struct sst_barrier *barrier);
+SST_API bool sst_barrier_is_broken(const struct sst_barrier *barrier);
+
+/* A range of shared bytes: Value, Array, anything. Zeroed. Address valid until close. */
+struct sst_block;
+SST_API SST_MUST_CHECK int sst_block_create(struct sst_arena *arena, uint64_t size,
+                                            struct sst_block **out, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_block_attach(struct sst_arena *arena, const struct sst_handle *handle,
+                                            struct sst_block **out, struct sst_error *err);
+SST_API void sst_block_handle(const struct sst_block *block, struct sst_handle *out);
+SST_API struct sst_block *sst_block_close(struct sst_block *block);
+SST_API void *sst_block_data(const struct sst_block *block);
+SST_API uint64_t sst_block_size(const struct sst_block *block);
+
+/* ---- Queues ---------------------------------------------------------------------------
+ *
+ * Any number of processes put and take messages of any size. Without item_max put never
+ * waits for a reader: it grows, or fails with SST_ELIMIT when the budget is spent. */
+struct sst_queue;
+struct sst_queue_options {
+    uint32_t size_of;
+    uint32_t item_max;   /* 0 = unbounded */
+    uint32_t joinable;   /* count unfinished items: sst_queue_task_done, sst_queue_join */
+};
+SST_API SST_MUST_CHECK int sst_queue_create(struct sst_arena *arena, const struct sst_queue_options *options,
+                                            struct sst_queue **out, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_queue_attach(struct sst_arena *arena, const struct sst_handle *handle,
+                                            struct sst_queue **out, struct sst_error *err);
+SST_API void sst_queue_handle(const struct sst_queue *queue, struct sst_handle *out);
+SST_API struct sst_queue *sst_queue_close(struct sst_queue *queue);
+/* One message from `data`. 0; SST_ETIMEDOUT (full); SST_EINTR; SST_ELIMIT; SST_ESHUTDOWN. All or nothing. */
+SST_API SST_MUST_CHECK int sst_queue_put(struct sst_queue *queue, const void *data, uint64_t size, int64_t deadline_ns);
+/* The next message, moved into *message, which the caller gives back with sst_message_free. */
+struct sst_message {
+    const void *data;   /* of the message, private to the caller, 8-byte aligned */
+    uint64_t size;
+    void *owner;        /* of the core */
+    uint64_t extent;    /* of the core */
+    uint8_t small[512]; /* where small messages are; data points here */
+};
+SST_API SST_MUST_CHECK int sst_queue_get(struct sst_queue *queue, struct sst_message *message, int64_t deadline_ns);
+SST_API void sst_message_free(struct sst_message *message);
+SST_API uint64_t sst_queue_count(const struct sst_queue *queue);  /* items now, exact */
+SST_API uint64_t sst_queue_bytes(const struct sst_queue *queue);
+SST_API uint32_t sst_queue_item_max(const struct sst_queue *queue);
+/* No more puts; with `immediate` the items are dropped too. Gets end with SST_ESHUTDOWN once empty. */
+SST_API void sst_queue_shutdown(struct sst_queue *queue, bool immediate);
+SST_API SST_MUST_CHECK int sst_queue_task_done(struct sst_queue *queue);      /* SST_EOVERFLOW: more than were put */
+/* 0 when nothing is unfinished; SST_EOWNERDEAD when a process died between get and task_done (sst_queue_recover counts its items as done). */
+SST_API SST_MUST_CHECK int sst_queue_join(struct sst_queue *queue, int64_t deadline_ns);
+SST_API int sst_queue_recover(struct sst_queue *queue);  /* number of items recovered */
+SST_API uint64_t sst_queue_unfinished(const struct sst_queue *queue);
+/* A descriptor for poll/select/epoll: readable at the latest when a message is there, may be readable once with none.
+ * Made on first call; owned by the view; the same until close. After a poll woke you and a get found nothing call sst_queue_fd_drain, then get again. */
+SST_API SST_MUST_CHECK int sst_queue_fd(struct sst_queue *queue, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_queue_fd_drain(struct sst_queue *queue); /* 1 = look again: there is a message */
+
+/* ---- Pipes ----------------------------------------------------------------------------
+ *
+ * Two ends; each may be open in several processes. Underneath a socket pair, on which
+ * sleepers sleep and learn of end of file, and a message ring each way (256 KiB at least). Duplex or one way (end 0 reads, end 1 writes). */
+struct sst_pipe;
+SST_API SST_MUST_CHECK int sst_pipe_create(struct sst_arena *arena, bool duplex,
+                                           struct sst_pipe **end0, struct sst_pipe **end1, struct sst_error *err);
+/* The end whose handle and socket came from another process; takes the descriptor. */
+SST_API SST_MUST_CHECK int sst_pipe_attach(struct sst_arena *arena, const struct sst_handle *handle, int end, int fd_take,
+                                           struct sst_pipe **out, struct sst_error *err);
+SST_API void sst_pipe_handle(const struct sst_pipe *pipe, struct sst_handle *out, int *end);
+SST_API struct sst_pipe *sst_pipe_close(struct sst_pipe *pipe);
+SST_API int sst_pipe_socket(const struct sst_pipe *pipe); /* the descriptor, without arming it for select */
+SST_API SST_MUST_CHECK int sst_pipe_fd(struct sst_pipe *pipe); /* the descriptor, readable from now on whenever a message is there */
+SST_API bool sst_pipe_is_readable(const struct sst_pipe *pipe);
+SST_API bool sst_pipe_is_writable(const struct sst_pipe *pipe);
+/* 0; SST_EPIPE: nobody has the other end open; SST_ETIMEDOUT, SST_EINTR, SST_ELIMIT. All or nothing. */
+SST_API SST_MUST_CHECK int sst_pipe_send(struct sst_pipe *pipe, const void *data, uint64_t size, int64_t deadline_ns);
+/* SST_EOF once the ring is empty and every holder of the other end has closed it. */
+SST_API SST_MUST_CHECK int sst_pipe_recv(struct sst_pipe *pipe, struct sst_message *message, int64_t deadline_ns);
+/* 1 a message is there (or end of file), 0 not until the deadline. */
+SST_API SST_MUST_CHECK int sst_pipe_poll(struct sst_pipe *pipe, int64_t deadline_ns);
+
+/* ---- Processes ------------------------------------------------------------------------*/
+struct sst_process;
+/* see the section in core/src/proc: fork, spawn, zygote; join on done; pidfd; kill; exit */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

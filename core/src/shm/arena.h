@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SSTI_SHM_ARENA_H
+#define SSTI_SHM_ARENA_H
+
+/* The arena: one sparse sealed memfd of a tree of processes, mapped by windows. This header is what
+ * sync/, ring/ and proc/ build on. docs/internals/memory.rst explains it. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/leaf.h"
+#include "sidestep/sidestep.h"
+
+struct sst_arena;
+
+/* ---- Addresses ---- */
+
+/* The address of [offset, offset + size), mapping a window if need be; NULL when out of range or when it cannot be
+ * mapped. A range within one heap extent or slot never straddles windows unless it is larger than a window:
+ * then it gets a mapping of its own that stays until ssti_arena_unmap_large. Lock-free when mapped. */
+void *ssti_arena_ptr(struct sst_arena *arena, uint64_t offset, uint64_t size);
+
+/* ---- Slots: small objects ---- */
+
+/* First member of every object in a slot. */
+struct sst_slot_shm; /* in layout.h: { u32 generation; u32 kind; u32 state; u32 count; u32 layout; ... } 32 bytes */
+
+/* A slot of `size` bytes (rounded up to a class: 128, 256, 512, 1024, 2048, 4096), zeroed behind its header, held once by this
+ * process: *held is the index of the held entry. SST_ELIMIT, SST_ENOMEM. */
+int ssti_slot_create(struct sst_arena *arena, enum sst_kind kind, uint32_t size,
+                     uint32_t *held, uint64_t *offset, struct sst_error *err);
+
+/* Hold the slot a handle names. Checks arena, range, alignment, kind, generation, layout hash. SST_ESTALE, SST_EINVAL, SST_ELAYOUT. */
+int ssti_slot_hold(struct sst_arena *arena, const struct sst_handle *handle,
+                   uint32_t *held, struct sst_error *err);
+
+/* Drop a hold. With the last one the kind's destroy runs, then the slot is free. */
+void ssti_slot_drop(struct sst_arena *arena, uint32_t held);
+
+/* What the sweeper and the last drop do to objects of a kind. `object` is the slot's address. */
+struct ssti_kind_ops {
+    uint32_t layout;                                         /* hash of the struct in shared memory */
+    void (*destroy)(struct sst_arena *arena, void *object); /* idempotent: may be run again after a death */
+    void (*presence_died)(struct sst_arena *arena, void *object, int64_t value);
+};
+void ssti_kind_register(enum sst_kind kind, const struct ssti_kind_ops *ops);
+
+/* ---- Heap: extents ---- */
+
+/* An extent of at least `size` bytes: power of two from 4 KiB; the content is undefined. It belongs to this process
+ * through the held entry *held until moved. Above 1 MiB asks the budget. SST_ELIMIT with text. */
+int ssti_extent_create(struct sst_arena *arena, uint64_t size, uint32_t *held,
+                       uint64_t *offset, struct sst_error *err);
+/* Free an extent that this process owns through `held`. */
+void ssti_extent_drop(struct sst_arena *arena, uint32_t held);
+/* Free an extent that belongs to an object being destroyed (from its destroy). Idempotent. */
+void ssti_extent_free(struct sst_arena *arena, uint64_t offset);
+/* Usable size of an extent; 0 when `offset` is not the start of a live one. */
+uint64_t ssti_extent_size(struct sst_arena *arena, uint64_t offset);
+
+/* Moving an extent between a held entry and a shared object happens under the object's leaf with a redo intent:
+ * the object's intent names the held entry's offset and the value to be stored there. */
+uint64_t ssti_held_offset(struct sst_arena *arena, uint32_t held);              /* of the entry, for an intent */
+void ssti_held_set(struct sst_arena *arena, uint64_t entry_offset, uint64_t extent); /* redo: 0 clears */
+int ssti_held_reserve(struct sst_arena *arena, uint32_t *held);                 /* an empty entry to receive an extent */
+void ssti_held_release(struct sst_arena *arena, uint32_t held);                 /* give an entry back that was cleared or never set */
+
+/* ---- Processes ---- */
+
+/* Who I am: registry index and generation, as stored in owners. Never 0. */
+uint64_t ssti_proc_self(struct sst_arena *arena);
+/* Is that process alive? A false answer has been confirmed by the kernel. */
+bool ssti_proc_alive(struct sst_arena *arena, uint64_t proc);
+/* Its life word and the value the word has while it lives, to be slept on. NULL when it is dead or gone. */
+_Atomic uint32_t *ssti_proc_life(struct sst_arena *arena, uint64_t proc, uint32_t *value);
+/* Find dead processes and undo what they held. Cheap when nobody died. Returns how many were swept. */
+int ssti_proc_sweep(struct sst_arena *arena);
+
+/* ---- Presence ---- */
+
+/* This process takes part in an object (waits in a barrier or condition, holds units or unfinished tasks): a number that ssti_kind_ops.presence_died gets
+ * when the process dies while it is not zero. Returns the shared word of this process for this object: create on first use; changed only by this process's threads (atomic add). NULL when the table is full. */
+_Atomic int64_t *ssti_presence(struct sst_arena *arena, uint64_t object_offset);
+void ssti_presence_forget(struct sst_arena *arena, uint64_t object_offset);
+
+#endif
