@@ -282,6 +282,17 @@ SST_API void sst_queue_handle(const struct sst_queue *queue, struct sst_handle *
 SST_API struct sst_queue *sst_queue_close(struct sst_queue *queue);
 /* One message from `data`. 0; SST_ETIMEDOUT (full); SST_EINTR; SST_ELIMIT; SST_ESHUTDOWN. All or nothing. */
 SST_API SST_MUST_CHECK int sst_queue_put(struct sst_queue *queue, const void *data, uint64_t size, int64_t deadline_ns);
+/* One message whose bytes are the slices one after the other (at most SST_SLICES_MAX), so
+ * that a header in front of a large payload costs no copy of it. As sst_queue_put. */
+enum { SST_SLICES_MAX = 8 };
+struct sst_slice {
+    const void *data;
+    uint64_t size;
+};
+SST_API SST_MUST_CHECK int sst_queue_put_slices(struct sst_queue *queue, const struct sst_slice *slices, uint32_t count, int64_t deadline_ns);
+/* Each slice is a message of its own. Waits for room for the first, then puts as many as there is room for
+ * without waiting: the number put (at least 1), or what sst_queue_put returns when none was. */
+SST_API SST_MUST_CHECK int sst_queue_put_many(struct sst_queue *queue, const struct sst_slice *messages, uint32_t count, int64_t deadline_ns);
 /* The next message, moved into *message, which the caller gives back with sst_message_free. */
 struct sst_message {
     const void *data;   /* of the message, private to the caller, 8-byte aligned */
@@ -291,6 +302,10 @@ struct sst_message {
     uint8_t small[512]; /* where small messages are; data points here */
 };
 SST_API SST_MUST_CHECK int sst_queue_get(struct sst_queue *queue, struct sst_message *message, int64_t deadline_ns);
+/* Waits for the first, then takes what is there: the number taken, or what sst_queue_get returns when none was. */
+SST_API SST_MUST_CHECK int sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages, uint32_t count, int64_t deadline_ns);
+/* 1 when a message is there (or the queue was shut down), 0 not until the deadline, SST_EINTR. Takes nothing. */
+SST_API SST_MUST_CHECK int sst_queue_poll(struct sst_queue *queue, int64_t deadline_ns);
 SST_API void sst_message_free(struct sst_message *message);
 SST_API uint64_t sst_queue_count(const struct sst_queue *queue);  /* items now, exact */
 SST_API uint64_t sst_queue_bytes(const struct sst_queue *queue);
@@ -325,10 +340,34 @@ SST_API bool sst_pipe_is_readable(const struct sst_pipe *pipe);
 SST_API bool sst_pipe_is_writable(const struct sst_pipe *pipe);
 /* 0; SST_EPIPE: nobody has the other end open; SST_ETIMEDOUT, SST_EINTR, SST_ELIMIT. All or nothing. */
 SST_API SST_MUST_CHECK int sst_pipe_send(struct sst_pipe *pipe, const void *data, uint64_t size, int64_t deadline_ns);
+SST_API SST_MUST_CHECK int sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices, uint32_t count, int64_t deadline_ns);
 /* SST_EOF once the ring is empty and every holder of the other end has closed it. */
 SST_API SST_MUST_CHECK int sst_pipe_recv(struct sst_pipe *pipe, struct sst_message *message, int64_t deadline_ns);
 /* 1 a message is there (or end of file), 0 not until the deadline. */
 SST_API SST_MUST_CHECK int sst_pipe_poll(struct sst_pipe *pipe, int64_t deadline_ns);
+
+/* ---- Streams --------------------------------------------------------------------------
+ *
+ * Messages over a plain byte stream (socket, pipe, terminal) with the framing of Python's
+ * multiprocessing: a 4-byte big-endian length, or -1 and 8 bytes for 2 GiB and more. For
+ * descriptors that came from elsewhere and for peers that do not know this library. Any
+ * descriptor, blocking or not. A call that was interrupted or ran out of time goes on with the same progress. Without
+ * a lock of its own: one thread at a time sends, one receives. */
+struct sst_stream_progress {
+    uint64_t size;       /* of the payload; sst_stream_recv_size sets it */
+    uint64_t done;       /* bytes moved, header included */
+    uint8_t header[12];
+    uint8_t header_size; /* 0 = nothing begun: zero the struct before a message */
+};
+/* 0; SST_ETIMEDOUT, SST_EINTR; SST_EPIPE; -errno. Beyond sockets a lost reader raises SIGPIPE unless it is ignored. */
+SST_API SST_MUST_CHECK int sst_stream_send(int fd, struct sst_stream_progress *progress,
+                                           const void *data, uint64_t size, int64_t deadline_ns);
+/* The length of the next message, in progress->size. SST_EOF: the stream ended before it; SST_EIO: inside it. */
+SST_API SST_MUST_CHECK int sst_stream_recv_size(int fd, struct sst_stream_progress *progress, int64_t deadline_ns);
+/* Then its bytes, into `data` with room for progress->size. SST_EOF: the stream ended before the first of them; SST_EIO: inside. */
+SST_API SST_MUST_CHECK int sst_stream_recv(int fd, struct sst_stream_progress *progress, void *data, int64_t deadline_ns);
+/* 1 readable or at its end, 0 not until the deadline; SST_EINTR; SST_EBADF. */
+SST_API SST_MUST_CHECK int sst_stream_poll(int fd, int64_t deadline_ns);
 
 /* ---- Processes ------------------------------------------------------------------------*/
 struct sst_process;
