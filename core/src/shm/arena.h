@@ -41,6 +41,7 @@ void ssti_slot_drop(struct sst_arena *arena, uint32_t held);
 struct ssti_kind_ops {
     uint32_t layout;                                         /* hash of the struct in shared memory */
     void (*destroy)(struct sst_arena *arena, void *object); /* idempotent: may be run again after a death */
+    void (*settle)(struct sst_arena *arena, void *object);  /* take the leaf, redo what a dead owner left, release; may be NULL */
     void (*presence_died)(struct sst_arena *arena, void *object, int64_t value);
 };
 void ssti_kind_register(enum sst_kind kind, const struct ssti_kind_ops *ops);
@@ -62,6 +63,11 @@ uint64_t ssti_extent_size(struct sst_arena *arena, uint64_t offset);
  * the object's intent names the held entry's offset and the value to be stored there. */
 uint64_t ssti_held_offset(struct sst_arena *arena, uint32_t held);              /* of the entry, for an intent */
 void ssti_held_set(struct sst_arena *arena, uint64_t entry_offset, uint64_t extent); /* redo: 0 clears */
+/* Between an object's intent and its redo the owner of the entry may die, and its table must not be swept first:
+ * an entry is tied to the object it is about to be moved into or out of (object = offset of its slot, 0 unties; a
+ * store into one's own entry, before the object's leaf is taken). Before the sweeper undoes a tied entry, or gives the
+ * dead process's index away, it calls the `settle` of the object's kind, then reads the entry again. */
+void ssti_held_tie(struct sst_arena *arena, uint32_t held, uint64_t object_offset);
 int ssti_held_reserve(struct sst_arena *arena, uint32_t *held);                 /* an empty entry to receive an extent */
 void ssti_held_release(struct sst_arena *arena, uint32_t held);                 /* give an entry back that was cleared or never set */
 
