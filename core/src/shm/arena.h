@@ -17,8 +17,11 @@ struct sst_arena;
 
 /* The address of [offset, offset + size), mapping a window if need be; NULL when out of range or when it cannot be
  * mapped. A range within one heap extent or slot never straddles windows unless it is larger than a window:
- * then it gets a mapping of its own that stays until ssti_arena_unmap_large. Lock-free when mapped. */
+ * then it gets a mapping of its own that stays until ssti_arena_unmap_large (or ssti_extent_drop). Lock-free when mapped. */
 void *ssti_arena_ptr(struct sst_arena *arena, uint64_t offset, uint64_t size);
+/* This process is done with the address of a large range for now: the mapping becomes evictable but stays cached
+ * while there is room. Nothing for ranges within a window. */
+void ssti_arena_unmap_large(struct sst_arena *arena, uint64_t offset);
 
 /* ---- Slots: small objects ---- */
 
@@ -52,6 +55,12 @@ void ssti_kind_register(enum sst_kind kind, const struct ssti_kind_ops *ops);
  * through the held entry *held until moved. Above 1 MiB asks the budget. SST_ELIMIT with text. */
 int ssti_extent_create(struct sst_arena *arena, uint64_t size, uint32_t *held,
                        uint64_t *offset, struct sst_error *err);
+/* As above, and all bytes zero. */
+int ssti_extent_create_zeroed(struct sst_arena *arena, uint64_t size, uint32_t *held,
+                              uint64_t *offset, struct sst_error *err);
+/* A child forked from now on gets its own share of this extent through the same entry (else its entry is empty): for
+ * extents that user code looks at. An extent with several shares is free when the last is dropped. */
+void ssti_extent_inherit(struct sst_arena *arena, uint32_t held);
 /* Free an extent that this process owns through `held`. */
 void ssti_extent_drop(struct sst_arena *arena, uint32_t held);
 /* Free an extent that belongs to an object being destroyed (from its destroy). Idempotent. */
@@ -79,8 +88,41 @@ uint64_t ssti_proc_self(struct sst_arena *arena);
 bool ssti_proc_alive(struct sst_arena *arena, uint64_t proc);
 /* Its life word and the value the word has while it lives, to be slept on. NULL when it is dead or gone. */
 _Atomic uint32_t *ssti_proc_life(struct sst_arena *arena, uint64_t proc, uint32_t *value);
+/* Until when one may sleep on that life word: `deadline_ns`, or less where the kernel does not
+ * report every death on it; past it look at ssti_proc_alive again. Use it as the sleep's deadline. */
+int64_t ssti_proc_patience(struct sst_arena *arena, uint64_t proc, int64_t deadline_ns);
 /* Find dead processes and undo what they held. Cheap when nobody died. Returns how many were swept. */
 int ssti_proc_sweep(struct sst_arena *arena);
+
+/* How a process ended: *done is the word that is 1 once it has left in order (woken when set), *exit_code the code it
+ * left. Valid until ssti_proc_release for a process that is watched, else until it is swept. NULL when gone. */
+_Atomic uint32_t *ssti_proc_done(struct sst_arena *arena, uint64_t proc, int32_t *exit_code);
+
+/* ---- Starting processes (proc/) ---- */
+
+/* fork(): hooks run by pthread_atfork copy the held table to a seat for the child. proc/ may ask for that seat:
+ * ssti_proc_watch_next_fork() before fork() makes the calling thread's next child *watched* (its seat, done word and exit code stay
+ * until ssti_proc_release); afterwards the parent reads the child's id with ssti_proc_last_child. fork() failed: ssti_proc_abandon. */
+void ssti_proc_watch_next_fork(void);
+uint64_t ssti_proc_last_child(struct sst_arena *arena);
+/* The same three steps around a raw clone(), which runs no hooks. */
+void ssti_fork_prepare(void);
+void ssti_fork_parent(void);
+void ssti_fork_child(void);
+
+/* A watched seat for a child that will attach by descriptor (spawn). Until it has, only the reserving process writes to it. */
+int ssti_proc_reserve(struct sst_arena *arena, uint64_t *proc);
+/* Hold the slot a handle names for the child; dropped by the child with ssti_proc_drop_gifts once it has its own holds. */
+int ssti_proc_hold_for(struct sst_arena *arena, uint64_t proc, const struct sst_handle *handle);
+/* In the child: join the arena behind the descriptor (duplicated) in the reserved seat. */
+int ssti_arena_attach_as(int fd, uint64_t proc, struct sst_arena **out, struct sst_error *err);
+void ssti_proc_drop_gifts(struct sst_arena *arena);
+/* The child never came to be: give the seat and its holds back. */
+void ssti_proc_abandon(struct sst_arena *arena, uint64_t proc);
+/* The watcher has read how the child ended. */
+void ssti_proc_release(struct sst_arena *arena, uint64_t proc);
+/* Leave in order: undo what this process holds, store the exit code, set done, wake. Only _exit may follow. */
+void ssti_proc_leave(struct sst_arena *arena, int32_t exit_code);
 
 /* ---- Presence ---- */
 
@@ -88,5 +130,7 @@ int ssti_proc_sweep(struct sst_arena *arena);
  * when the process dies while it is not zero. Returns the shared word of this process for this object: create on first use; changed only by this process's threads (atomic add). NULL when the table is full. */
 _Atomic int64_t *ssti_presence(struct sst_arena *arena, uint64_t object_offset);
 void ssti_presence_forget(struct sst_arena *arena, uint64_t object_offset);
+/* The word belongs to the process that asked: in a forked child ask again (keep it together with ssti_proc_self).
+ * presence_died may be called twice for one record when the sweeper itself dies in between. */
 
 #endif
