@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: MIT
+"""Contexts: everything the package makes, bound to a way of starting processes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from . import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from logging import Logger
+    from types import ModuleType
+
+    from .connection import Connection
+    from .managers import SyncManager
+    from .pool import Pool
+    from .popen_fork import Popen
+    from .queues import JoinableQueue, Queue, SimpleQueue
+    from .synchronize import (
+        Barrier,
+        BoundedSemaphore,
+        Condition,
+        Event,
+        Lock,
+        RLock,
+        Semaphore,
+    )
+
+__all__: Sequence[str] = ()
+
+
+class ProcessError(Exception):
+    """The base of the package's own exceptions."""
+
+
+class BufferTooShort(ProcessError):  # noqa: N818 - the stdlib's names
+    """A message did not fit; it is the exception's argument."""
+
+
+class TimeoutError(ProcessError):
+    """The time given to a pool's or a manager's call is over."""
+
+
+class AuthenticationError(ProcessError):
+    """The other side does not know the key."""
+
+
+class BaseContext:
+    """The methods of every context; those of the default one are the package's.
+
+    ``die_with_parent`` is what its processes do that were not told: with True they
+    are killed when the process that started them ends, daemonic or not.
+    """
+
+    ProcessError = ProcessError
+    BufferTooShort = BufferTooShort
+    TimeoutError = TimeoutError
+    AuthenticationError = AuthenticationError
+
+    current_process = staticmethod(process.current_process)
+    parent_process = staticmethod(process.parent_process)
+    active_children = staticmethod(process.active_children)
+
+    _name: str
+    Process: type[process.BaseProcess]
+    die_with_parent: bool = False
+
+    def cpu_count(self) -> int:
+        """Return the number of CPUs that this process may use at a time.
+
+        The least of the machine's, the affinity mask's, and the CPU quotas of the
+        control groups the process is in; ``PYTHON_CPU_COUNT`` and ``-X cpu_count``
+        override them all.
+        """
+        from ._compat import cpu_count_override
+        from ._core import cpu_count
+
+        return cpu_count_override() or cpu_count()
+
+    def Manager(self) -> SyncManager:
+        """Return a started manager, which makes objects in a server process."""
+        from .managers import SyncManager
+
+        manager = SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
+
+    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
+        """Return two connections, joined to each other."""
+        from .connection import Pipe
+
+        return Pipe(duplex)
+
+    def Lock(self) -> Lock:
+        """Return a lock."""
+        from .synchronize import Lock
+
+        return Lock(ctx=self.get_context())
+
+    def RLock(self) -> RLock:
+        """Return a lock that its owner may take again."""
+        from .synchronize import RLock
+
+        return RLock(ctx=self.get_context())
+
+    def Condition(self, lock: Any = None) -> Condition:
+        """Return a condition, on a lock of its own if none is given."""
+        from .synchronize import Condition
+
+        return Condition(lock, ctx=self.get_context())
+
+    def Semaphore(self, value: int = 1) -> Semaphore:
+        """Return a semaphore of ``value`` units."""
+        from .synchronize import Semaphore
+
+        return Semaphore(value, ctx=self.get_context())
+
+    def BoundedSemaphore(self, value: int = 1) -> BoundedSemaphore:
+        """Return a semaphore that never has more than its first ``value`` units."""
+        from .synchronize import BoundedSemaphore
+
+        return BoundedSemaphore(value, ctx=self.get_context())
+
+    def Event(self) -> Event:
+        """Return an event."""
+        from .synchronize import Event
+
+        return Event(ctx=self.get_context())
+
+    def Barrier(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> Barrier:
+        """Return a barrier for ``parties`` processes."""
+        from .synchronize import Barrier
+
+        return Barrier(parties, action, timeout, ctx=self.get_context())
+
+    def Queue(self, maxsize: int = 0) -> Queue:
+        """Return a queue of at most ``maxsize`` items, any number if 0."""
+        from .queues import Queue
+
+        return Queue(maxsize, ctx=self.get_context())
+
+    def JoinableQueue(self, maxsize: int = 0) -> JoinableQueue:
+        """Return a queue that counts the items whose work is unfinished."""
+        from .queues import JoinableQueue
+
+        return JoinableQueue(maxsize, ctx=self.get_context())
+
+    def SimpleQueue(self) -> SimpleQueue:
+        """Return a queue with the least: get, put, empty, close."""
+        from .queues import SimpleQueue
+
+        return SimpleQueue(ctx=self.get_context())
+
+    def Pool(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Pool:
+        """Return a pool of worker processes."""
+        from .pool import Pool
+
+        return Pool(
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            context=self.get_context(),
+        )
+
+    def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
+        """Return a shared value without a lock."""
+        from .sharedctypes import RawValue
+
+        return RawValue(typecode_or_type, *args)
+
+    def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
+        """Return a shared array without a lock."""
+        from .sharedctypes import RawArray
+
+        return RawArray(typecode_or_type, size_or_initializer)
+
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
+        """Return a shared value, with a lock around it unless told otherwise."""
+        from .sharedctypes import Value
+
+        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+
+    def Array(
+        self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True
+    ) -> Any:
+        """Return a shared array, with a lock around it unless told otherwise."""
+        from .sharedctypes import Array
+
+        return Array(
+            typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context()
+        )
+
+    def freeze_support(self) -> None:
+        """Run the child's part if this is a frozen executable started as a child."""
+        if getattr(sys, "frozen", False):
+            from .spawn import freeze_support
+
+            freeze_support()
+
+    def get_logger(self) -> Logger:
+        """Return the package's logger."""
+        from .util import get_logger
+
+        return get_logger()
+
+    def log_to_stderr(self, level: int | str | None = None) -> Logger:
+        """Return the package's logger, after making it print to stderr."""
+        from .util import log_to_stderr
+
+        return log_to_stderr(level)
+
+    def allow_connection_pickling(self) -> None:
+        """Make connections and sockets picklable; they are, this is for old code."""
+        from . import connection  # noqa: F401
+
+    def set_executable(self, executable: Any) -> None:
+        """Set the program that spawn and forkserver start, instead of this one's."""
+        from .spawn import set_executable
+
+        set_executable(executable)
+
+    def set_forkserver_preload(self, module_names: list[str]) -> None:
+        """Set the modules that the fork server imports before its first child."""
+        from .forkserver import set_forkserver_preload
+
+        set_forkserver_preload(module_names)
+
+    def get_context(self, method: str | None = None) -> BaseContext:
+        """Return the context of a start method, this one if None."""
+        if method is None:
+            return self
+        try:
+            ctx = _concrete_contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+        ctx._check_available()
+        return ctx
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:
+        """Return the name of the start method."""
+        return self._name
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Raise: only the default context's can be set."""
+        raise ValueError("cannot set start method of concrete context")
+
+    @property
+    def reducer(self) -> ModuleType:
+        """The module that reduces objects to what travels between processes."""
+        from . import reduction
+
+        return globals().get("reduction", reduction)  # type: ignore[no-any-return]
+
+    @reducer.setter
+    def reducer(self, reduction: ModuleType) -> None:
+        globals()["reduction"] = reduction
+
+    def _check_available(self) -> None:
+        pass
+
+
+class Process(process.BaseProcess):
+    """A process of the default context, whatever that is when it starts."""
+
+    _start_method: str | None = None
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
+        return _default_context.get_context().Process._Popen(process_obj)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _after_fork() -> None:
+        _default_context.get_context().Process._after_fork()
+
+
+class DefaultContext(BaseContext):
+    """The context behind the package's functions; its start method can be set."""
+
+    Process: type[process.BaseProcess] = Process
+
+    def __init__(self, context: BaseContext) -> None:
+        self._default_context = context
+        self._actual_context: BaseContext | None = None
+
+    def get_context(self, method: str | None = None) -> BaseContext:
+        """Return the context of a start method, the one in use if None."""
+        if method is not None:
+            return super().get_context(method)
+        if self._actual_context is None:
+            self._actual_context = self._default_context
+        return self._actual_context
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Set how processes start from now on; once, unless ``force`` is true."""
+        if self._actual_context is not None and not force:
+            raise RuntimeError("context has already been set")
+        if method is None and force:
+            self._actual_context = None
+            return
+        self._actual_context = self.get_context(method)
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:
+        """Return the name of the start method, settling on the default one if unset."""
+        if self._actual_context is None:
+            if allow_none:
+                return None
+            self._actual_context = self._default_context
+        return self._actual_context._name
+
+    def get_all_start_methods(self) -> list[str]:
+        """Return a list of the supported start methods, default first."""
+        default = self._default_context._name
+        return [default, *(name for name in _concrete_contexts if name != default)]
+
+
+class ForkProcess(process.BaseProcess):
+    """A process that starts as a copy of this one."""
+
+    _start_method = "fork"
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
+        from .popen_fork import Popen
+
+        return Popen(process_obj)
+
+
+class SpawnProcess(process.BaseProcess):
+    """A process that starts as a fresh interpreter."""
+
+    _start_method = "spawn"
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
+        from .popen_spawn_posix import Popen
+
+        return Popen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> None:
+        """Do nothing: there was no fork."""
+
+
+class ForkServerProcess(process.BaseProcess):
+    """A process that starts as a copy of a small server process."""
+
+    _start_method = "forkserver"
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
+        from .popen_forkserver import Popen
+
+        return Popen(process_obj)
+
+
+class ForkContext(BaseContext):
+    """Processes start as copies of this one."""
+
+    _name = "fork"
+    Process = ForkProcess
+
+
+class SpawnContext(BaseContext):
+    """Processes start as fresh interpreters."""
+
+    _name = "spawn"
+    Process = SpawnProcess
+
+
+class ForkServerContext(BaseContext):
+    """Processes start as copies of a small server process."""
+
+    _name = "forkserver"
+    Process = ForkServerProcess
+
+
+_concrete_contexts: dict[str, BaseContext] = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
+
+
+def _make_default_context() -> DefaultContext:
+    from ._compat import DEFAULT_START_METHOD
+
+    return DefaultContext(_concrete_contexts[DEFAULT_START_METHOD])
+
+
+_default_context = _make_default_context()
+
+
+def _force_start_method(method: str) -> None:
+    _default_context._actual_context = _concrete_contexts[method]
+
+
+def _die_with_parent(method: str | None) -> bool:
+    """Return what a process of this start method does that was not told."""
+    if method is None:
+        return (
+            _default_context.die_with_parent
+            or _default_context.get_context().die_with_parent
+        )
+    return _concrete_contexts[method].die_with_parent
+
+
+_tls = threading.local()
+
+
+def get_spawning_popen() -> Popen | None:
+    """Return the child this thread is pickling for, None if it is not."""
+    return getattr(_tls, "spawning_popen", None)
+
+
+def set_spawning_popen(popen: Popen | None) -> None:
+    """Say which child this thread is pickling for."""
+    _tls.spawning_popen = popen
+
+
+def assert_spawning(obj: object) -> None:
+    """Raise unless this thread is pickling for a child."""
+    if get_spawning_popen() is None:
+        raise RuntimeError(
+            f"{type(obj).__name__} objects should only be shared between processes"
+            " through inheritance"
+        )
+
+
+def __getattr__(name: str) -> Any:
+    # Others say ``from .context import reduction``; importing it above would be a cycle.
+    if name == "reduction":
+        from importlib import import_module
+
+        return import_module(".reduction", __package__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""Queues between processes.
+
+A message is in shared memory when ``put`` returns: there is no feeder thread, so an
+object that cannot be pickled raises at the line of the ``put``, the process may exit
+at once, and what it put stays readable. ``qsize``, ``empty`` and ``full`` are exact.
+A queue has a descriptor only once somebody asks for it, with ``fileno()``,
+``connection.wait()`` or ``aget()``.
+"""
+
+from __future__ import annotations
+
+import types
+from queue import Empty, Full
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from . import _core, context, reduction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .context import BaseContext
+
+__all__ = ["Empty", "Full", "JoinableQueue", "Queue", "ShutDown", "SimpleQueue"]
+
+_T = TypeVar("_T")
+
+#: ``queue.ShutDown`` where the standard library has it (3.13), else our own.
+ShutDown = _core.ShutDown
+
+#: What ``put`` itself raises; anything else comes from the object being put.
+_OWN_ERRORS = (Full, ShutDown, _core.OwnerDied, MemoryError)
+
+
+class _End:
+    """One side of a queue as the stdlib's pipe end, for those who reach for it."""
+
+    def __init__(self, queue: _Base, *, readable: bool) -> None:
+        self._queue = queue
+        self.readable = readable
+        self.writable = not readable
+        self.closed = False
+
+    def _open_queue(self, *, readable: bool) -> _Base:
+        if self.closed:
+            raise OSError("handle is closed")
+        if self.readable != readable:
+            kind = "read" if self.readable else "write"
+            raise OSError(f"connection is {kind}-only")
+        return self._queue
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable whenever a message is there."""
+        if self.closed:
+            raise OSError("handle is closed")
+        return self._queue.fileno()
+
+    def close(self) -> None:
+        """Close this side for this object only; the queue stays as it is."""
+        self.closed = True
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Tell whether a message is there, waiting up to ``timeout`` for one."""
+        return _core.Queue.poll(self._open_queue(readable=True), timeout)
+
+    def pending(self) -> bool:
+        """Tell whether a message is there, without a system call."""
+        return self.poll()
+
+    def recv(self) -> Any:
+        """Take the next object."""
+        return self._open_queue(readable=True).get()
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Take the next object, pickled."""
+        return bytes(reduction.ForkingPickler.dumps(self.recv()))
+
+    def send(self, obj: Any) -> None:
+        """Put an object."""
+        self._open_queue(readable=False).put(obj)
+
+    def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
+        """Put a pickled object."""
+        end = None if size is None else offset + size
+        self.send(reduction.ForkingPickler.loads(memoryview(buf)[offset:end]))
+
+    def __enter__(self) -> _End:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+
+class _Base(_core.Queue):
+    """What the three kinds of queue share: the core's queue, pickled while spawning."""
+
+    _ends: tuple[_End, _End] | None = None
+
+    def _both_ends(self) -> tuple[_End, _End]:
+        if self._ends is None:
+            self._ends = _End(self, readable=True), _End(self, readable=False)
+        return self._ends
+
+    @property
+    def _reader(self) -> _End:
+        return self._both_ends()[0]
+
+    @property
+    def _writer(self) -> _End:
+        return self._both_ends()[1]
+
+    def __getstate__(self) -> Any:
+        context.assert_spawning(self)
+        popen = context.get_spawning_popen()
+        assert popen is not None
+        popen.hold(self.handle)
+        return self.handle
+
+    def __setstate__(self, state: Any) -> None:
+        self._attach(state)
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+class Queue(_Base):
+    """A queue of any number of objects, or of ``maxsize`` at most."""
+
+    # For concurrent.futures; there is no pipe whose breaking could be ignored.
+    _ignore_epipe = False
+
+    def __init__(self, maxsize: int = 0, *, ctx: BaseContext | None = None) -> None:
+        super().__init__(maxsize, self._joinable)
+
+    _joinable = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "_on_queue_feeder_error" in cls.__dict__ and "put" not in cls.__dict__:
+            cls.put = _put_reporting  # type: ignore[method-assign]
+
+    def __getstate__(self) -> Any:
+        return super().__getstate__(), self._ignore_epipe
+
+    def __setstate__(self, state: Any) -> None:
+        handle, self._ignore_epipe = state
+        super().__setstate__(handle)
+
+    def join_thread(self) -> None:
+        """Do nothing: what was put is in the queue already."""
+        assert self.closed, f"Queue {self!r} not closed"
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: a process that has put may exit at any time, losing nothing."""
+
+    def _terminate_broken(self) -> None:
+        """Close the queue; ``concurrent.futures`` calls it when its workers died."""
+        self._reader.close()
+        self.close()
+        self.join_thread()
+
+    @staticmethod
+    def _on_queue_feeder_error(e: BaseException, obj: object) -> None:
+        """Get what ``put`` would raise, in a subclass that overrides this."""
+        import traceback
+
+        traceback.print_exception(e)
+
+    async def aget(self) -> Any:
+        """Take the next object, waiting in the running asyncio loop, without a thread.
+
+        Only one task at a time should wait on one queue object.
+        """
+        return await _retry(self, self.get_nowait, Empty)
+
+    async def aput(self, obj: Any) -> None:
+        """Put an object; waits in the running asyncio loop while the queue is full."""
+        delay = 0.001
+        while True:
+            try:
+                self.put_nowait(obj)
+            except Full:
+                await _pause(delay)
+                delay = min(2 * delay, 0.05)
+            else:
+                return
+
+
+def _put_reporting(
+    self: Queue, obj: Any, block: bool = True, timeout: float | None = None
+) -> None:
+    """Put an object; one that cannot be pickled goes to the subclass's hook."""
+    if self.closed:
+        raise ValueError(f"Queue {self!r} is closed")
+    try:
+        _core.Queue.put(self, obj, block, timeout)
+    except _OWN_ERRORS:
+        raise
+    except Exception as error:  # noqa: BLE001 - a reducer may raise anything
+        self._on_queue_feeder_error(error, obj)
+
+
+class JoinableQueue(Queue):
+    """A queue that knows how many of its items are unfinished."""
+
+    _joinable = True

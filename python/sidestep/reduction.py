@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: MIT
+"""Pickling for other processes, and sending descriptors to them.
+
+`ForkingPickler` is pickle with reducers that make sense between processes only; the
+core calls it for every object that it cannot encode itself. Importing this module
+tells the core so.
+
+A descriptor goes to a child that is being started as part of its start, to anybody
+else over a Unix socket: with the message when the connection is a socket, else by
+way of `sidestep.resource_sharer`.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+import os
+import pickle
+import sys
+from abc import ABCMeta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import _core, context
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "HAVE_SEND_HANDLE",
+    "AbstractReducer",
+    "DupFd",
+    "ForkingPickler",
+    "dump",
+    "recv_handle",
+    "recvfds",
+    "register",
+    "send_handle",
+    "sendfds",
+]
+
+#: Descriptors can be sent to other processes.
+HAVE_SEND_HANDLE = True
+
+_Reducer = "Callable[[Any], tuple[Any, ...] | str]"
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class ForkingPickler(pickle.Pickler):
+    """Pickler with reducers for what travels between processes only."""
+
+    _extra_reducers: dict[type, Callable[[Any], Any]] = {}
+    _copyreg_dispatch_table = copyreg.dispatch_table
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        _register_sockets()
+        self.dispatch_table = {**self._copyreg_dispatch_table, **self._extra_reducers}
+
+    @classmethod
+    def register(cls, type: type, reduce: Callable[[Any], Any]) -> None:
+        """Use ``reduce`` for objects of exactly this type."""
+        cls._extra_reducers[type] = reduce
+
+    @classmethod
+    def dumps(cls, obj: Any, protocol: int | None = None) -> memoryview:
+        """Return the pickled object."""
+        buf = io.BytesIO()
+        cls(buf, protocol).dump(obj)
+        return buf.getbuffer()
+
+    loads = staticmethod(pickle.loads)
+
+
+register = ForkingPickler.register
+
+
+def dump(obj: Any, file: Any, protocol: int | None = None) -> None:
+    """Pickle an object into a file with `ForkingPickler`."""
+    ForkingPickler(file, protocol).dump(obj)
+
+
+def _dumps(obj: Any) -> memoryview:
+    # Looked up at each call: the context's reducer may be replaced.
+    return context.reduction.ForkingPickler.dumps(obj)
+
+
+def _loads(data: Any) -> Any:
+    return context.reduction.ForkingPickler.loads(data)
+
+
+_core.set_pickler(_dumps, _loads)
+
+
+def sendfds(sock: socket.socket, fds: Iterable[int]) -> None:
+    """Send descriptors over a Unix socket."""
+    import array
+    import socket
+
+    numbers = array.array("i", fds)
+    message = bytes([len(numbers) % 256])
+    sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
+
+
+def recvfds(sock: socket.socket, size: int) -> list[int]:
+    """Receive up to ``size`` descriptors; RuntimeError if there came none."""
+    import array
+    import socket
+
+    numbers = array.array("i")
+    space = socket.CMSG_SPACE(numbers.itemsize * size)
+    message, ancillary, _, _ = sock.recvmsg(1, space)
+    if not message and not ancillary:
+        raise EOFError
+    if len(ancillary) != 1:
+        raise RuntimeError(f"received {len(ancillary)} items of ancdata")
+    level, kind, data = ancillary[0]
+    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        raise RuntimeError("Invalid data received")
+    numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    if len(numbers) % 256 != message[0]:
+        for fd in numbers:
+            os.close(fd)
+        raise RuntimeError(f"{len(numbers)} descriptors came, {message[0]} were sent")
+    return list(numbers)
+
+
+def _unix_socket(conn: _HasFileno) -> socket.socket:
+    import socket
+
+    return socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
+    """Send a descriptor over a local connection."""
+    if getattr(conn, "_is_pipe", False):
+        conn._send_fd(handle)
+        return
+    with _unix_socket(conn) as sock:
+        sendfds(sock, [handle])
+
+
+def recv_handle(conn: Any) -> int:
+    """Receive a descriptor over a local connection."""
+    if getattr(conn, "_is_pipe", False):
+        fd: int = conn._recv_fd()
+        return fd
+    with _unix_socket(conn) as sock:
+        return recvfds(sock, 1)[0]
+
+
+def DupFd(fd: int) -> Any:
+    """Return a picklable for a descriptor; its ``detach()`` gives one over there."""
+    popen = context.get_spawning_popen()
+    if popen is not None:
+        return popen.DupFd(popen.duplicate_for_child(fd))
+    from . import resource_sharer
+
+    return resource_sharer.DupFd(fd)
+
+
+def _reduce_method(method: Any) -> tuple[Any, ...]:
+    owner = method.__self__
+    if owner is None:
+        owner = method.__class__
+    return getattr, (owner, method.__func__.__name__)
+
+
+def _reduce_method_descriptor(descriptor: Any) -> tuple[Any, ...]:
+    return getattr, (descriptor.__objclass__, descriptor.__name__)
+
+
+def _rebuild_partial(
+    func: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]
+) -> functools.partial[Any]:
+    return functools.partial(func, *args, **keywords)
+
+
+def _reduce_partial(partial: functools.partial[Any]) -> tuple[Any, ...]:
+    return _rebuild_partial, (partial.func, partial.args, partial.keywords or {})
+
+
+def _rebuild_socket(df: Any, family: int, type: int, proto: int) -> socket.socket:
+    import socket
+
+    return socket.socket(family, type, proto, fileno=df.detach())
+
+
+def _reduce_socket(sock: socket.socket) -> tuple[Any, ...]:
+    df = DupFd(sock.fileno())
+    return _rebuild_socket, (df, sock.family, sock.type, sock.proto)
+
+
+def _register_sockets() -> None:
+    # Nobody can pickle a socket before the module is there, and it is slow to import.
+    module = sys.modules.get("socket")
+    kind = getattr(module, "socket", None)
+    if kind is not None and kind not in ForkingPickler._extra_reducers:
+        register(kind, _reduce_socket)
+
+
+def _register_callables() -> None:
+    register(type(ForkingPickler.dumps), _reduce_method)
+    register(type(list.append), _reduce_method_descriptor)
+    register(type(int.__add__), _reduce_method_descriptor)
+    register(functools.partial, _reduce_partial)
+
+
+_register_callables()
+
+
+class AbstractReducer(metaclass=ABCMeta):  # noqa: B024 - the stdlib's has none either
+    """Base for an object that replaces this module as ``context.reducer``."""
+
+    ForkingPickler = ForkingPickler
+    register = register
+    dump = staticmethod(dump)
+    send_handle = staticmethod(send_handle)
+    recv_handle = staticmethod(recv_handle)
+    sendfds = staticmethod(sendfds)
+    recvfds = staticmethod(recvfds)
+    DupFd = staticmethod(DupFd)
+
+    _reduce_method = staticmethod(_reduce_method)
+    _reduce_method_descriptor = staticmethod(_reduce_method_descriptor)
+    _rebuild_partial = staticmethod(_rebuild_partial)
+    _reduce_socket = staticmethod(_reduce_socket)
+    _rebuild_socket = staticmethod(_rebuild_socket)
+
+    def __init__(self, *args: Any) -> None:
+        _register_callables()
+        _register_sockets()
