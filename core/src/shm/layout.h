@@ -49,4 +49,120 @@ enum ssti_wait_state {
     SSTI_WAIT_COUNTED, /* counted in the leaf: the sweeper must take one off */
 };
 
+/* ---- Message rings (ring/) ----
+ *
+ * All of it is guarded by the leaf of the object the ring is part of, but that the counts
+ * may be looked at without: then they are a hint, and the decision is taken under the
+ * leaf. ring.c has the protocol, docs/internals/rings.rst the picture. */
+
+/* At the start of an extent that holds records. A cursor is the byte behind this header at
+ * which the next record goes or comes from, and SSTI_CURSOR_LAP, which changes whenever the
+ * cursor begins anew at 0. */
+struct sst_chunk_shm {
+    _Atomic uint64_t magic;
+    _Atomic uint64_t next;  /* the chunk after this one, or the next retired one; 0 = none */
+    _Atomic uint32_t size;  /* bytes of records behind this header */
+    _Atomic uint32_t end;   /* the put cursor when `next` was linked: final */
+    _Atomic uint64_t reserved[5];
+};
+_Static_assert(sizeof(struct sst_chunk_shm) == 64, "chunk layout");
+
+struct sst_ring_shm {
+    _Atomic uint32_t put_cursor; /* in put_chunk; one store of it commits a put */
+    _Atomic uint32_t get_cursor; /* in get_chunk; one store of it commits a take */
+    _Atomic uint64_t put_count;  /* messages ever put; follows put_cursor, recounted after a death */
+    _Atomic uint64_t got_count;  /* messages ever taken; follows get_cursor */
+    _Atomic uint64_t put_bytes;  /* their payload */
+    _Atomic uint64_t got_bytes;
+
+    _Atomic uint32_t generation; /* changes before any of the four offsets below does */
+    _Atomic uint32_t flags;      /* enum ssti_ring_flag */
+    _Atomic uint64_t put_chunk;  /* the last of the chain; 0 = no chunk at all */
+    _Atomic uint64_t get_chunk;  /* the first of the chain */
+    _Atomic uint64_t spare;      /* a drained chunk kept for the next growth */
+    _Atomic uint64_t retired;    /* drained chunks to be freed, chained by `next` */
+
+    _Atomic uint64_t byte_max; /* payload at most, 0 = no bound; const */
+    _Atomic uint32_t item_max; /* messages at most, 0 = no bound; const */
+    _Atomic uint32_t reserved;
+
+    _Atomic uint32_t intent;        /* redo record: enum ssti_ring_intent, written last */
+    _Atomic uint32_t intent_cursor; /* meaning by intent, see ring.c */
+    _Atomic uint64_t intent_entry;  /* offset of a held entry */
+    _Atomic uint64_t intent_extent;
+    _Atomic uint64_t intent_next;
+};
+_Static_assert(sizeof(struct sst_ring_shm) == 128, "ring layout");
+
+/* A descriptor somebody polls (bell.c). Guarded by the leaf. */
+struct sst_bell_shm {
+    _Atomic uint64_t owner; /* ssti_proc_self() of the asker; 0 = free */
+    _Atomic uint64_t name;  /* of its datagram socket: the bytes after the leading NUL */
+    _Atomic uint32_t size;  /* of the name */
+    _Atomic uint32_t reserved;
+};
+_Static_assert(sizeof(struct sst_bell_shm) == 24, "bell layout");
+
+/* A process that takes from a joinable queue, in the queue's table of takers. */
+struct sst_taker_shm {
+    _Atomic uint64_t proc;  /* ssti_proc_self(); 0 = free */
+    _Atomic uint64_t count; /* taken less done, two's complement: another process may call done */
+};
+_Static_assert(sizeof(struct sst_taker_shm) == 16, "taker layout");
+
+enum {
+    SSTI_QUEUE_BELLS = 8,
+    SSTI_QUEUE_TAKERS = 256, /* entries of the table */
+};
+
+struct sst_queue_shm {
+    _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
+    struct sst_leaf_shm leaf; /* A getters, B putters waiting for room, C joiners */
+    struct sst_ring_shm ring;
+
+    _Atomic uint32_t bells_armed; /* bit i: bell[i] wants to be rung; guarded by the leaf */
+    _Atomic uint32_t joinable;    /* const */
+    _Atomic uint64_t takers;      /* extent of the table of takers; 0 until the first take */
+    _Atomic uint64_t taken;       /* sum of the takers' counts and of `lost`; recounted */
+    _Atomic uint64_t lost;        /* counts of takers that died */
+    _Atomic uint32_t takers_new;  /* a taker the joiners do not watch yet has come */
+    _Atomic uint32_t undo;        /* 1: a take under way began with the next three: */
+    _Atomic uint64_t undo_count;  /*   the taker's count, */
+    _Atomic uint32_t undo_taker;  /*   index of the taker, */
+    _Atomic uint32_t undo_cursor; /*   get_cursor; the take was committed if it is another now, */
+    _Atomic uint64_t undo_chunk;  /*   or this chunk */
+    struct sst_bell_shm bell[SSTI_QUEUE_BELLS];
+};
+_Static_assert(sizeof(struct sst_queue_shm) == 472, "queue layout");
+
+/* One end of a pipe, in the pipe. Guarded by the pipe's leaf, but for the const ones. */
+struct sst_pipe_end_shm {
+    _Atomic uint64_t slot;        /* offset of the end's own slot, whose holders are the end's; const */
+    _Atomic uint32_t generation;  /* of that slot; const */
+    _Atomic uint32_t bell;        /* enum ssti_pipe_bell */
+    _Atomic uint32_t recv_asleep; /* in poll() for a message; too high after deaths */
+    _Atomic uint32_t send_asleep; /* in poll() for room; too high after deaths */
+    _Atomic uint32_t armed;       /* somebody polls the descriptor by himself */
+    _Atomic uint32_t reserved;
+};
+_Static_assert(sizeof(struct sst_pipe_end_shm) == 32, "pipe end layout");
+
+struct sst_pipe_shm {
+    _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
+    _Atomic uint32_t role;    /* SSTI_PIPE_RINGS; const */
+    _Atomic uint32_t duplex;  /* const */
+    struct sst_leaf_shm leaf; /* nobody sleeps on it but for the lock: sleepers poll */
+    struct sst_ring_shm ring[2]; /* [e] is what end e reads */
+    struct sst_pipe_end_shm end[2];
+};
+_Static_assert(sizeof(struct sst_pipe_shm) == 416, "pipe layout");
+
+/* The slot that stands for one end: as long as it is held somebody has the end open. */
+struct sst_pipe_hold_shm {
+    _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
+    _Atomic uint32_t role;    /* SSTI_PIPE_HOLD; const */
+    _Atomic uint32_t end;     /* const */
+};
+_Static_assert(sizeof(struct sst_pipe_hold_shm) == 40, "pipe hold layout");
+
 #endif
