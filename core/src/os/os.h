@@ -36,6 +36,97 @@ int ssti_os_futex_waitv(const struct ssti_os_wait *words, uint32_t count,
 /* Wake up to `count` sleepers; returns how many. Sets self->just_woke when any. */
 int ssti_os_futex_wake(_Atomic uint32_t *word, int count);
 
+/* ---- Processes (os_process.c) ---- */
+
+/* fork() of libc, with every at-fork handler: 0 in the child, its pid in the parent. */
+int ssti_os_fork(void);
+
+/* A child of the *caller's parent*, without at-fork handlers; only for a process with one
+ * thread. 0 in the child, its pid in the caller, SST_EINVAL, SST_EPERM where refused. */
+int ssti_os_clone_sibling(void);
+
+int ssti_os_pid(void);
+int ssti_os_parent_pid(void);
+
+/* A descriptor of a process: readable when it has ended. */
+int ssti_os_pidfd_open(int pid);
+
+/* 1 when our child behind the pidfd has ended, and is reaped now: *code is its exit code,
+ * or -N when signal N killed it. 0 when it runs. SST_ESRCH: reaped by others. */
+int ssti_os_reap(int pidfd, int *code);
+/* The same by pid, and waits for the end. */
+int ssti_os_reap_pid(int pid, int *code);
+
+/* SST_ESRCH when it has been reaped. */
+int ssti_os_signal(int pidfd, int signal);
+void ssti_os_kill_pid(int pid);
+
+enum {
+    SSTI_OS_HANGUPS_MAX = 4,
+};
+
+/* Sleep until one of the descriptors hangs up, or is readable when its bit is in `readable`: the
+ * mask of those that did. Negative descriptors are passed over. SST_ETIMEDOUT, SST_EINTR. */
+int ssti_os_wait_hangup(const int *fds, uint32_t count, uint32_t readable,
+                        int64_t deadline_ns);
+
+/* Two joined sockets, numbered above the standard streams. */
+int ssti_os_tether(bool packets, int *parent, int *child);
+/* Returns -1. */
+int ssti_os_close(int fd);
+/* Bytes sent, at least one; never SIGPIPE. Waits for room only with SST_FOREVER. */
+int64_t ssti_os_send(int fd, const void *data, uint64_t size, int64_t deadline_ns);
+
+/* Which file the descriptor stands for, to see whether its number was reused; 0: none. */
+uint64_t ssti_os_file_id(int fd);
+
+enum {
+    SSTI_OS_SIGNAL_PARENT = 3, /* SIGRTMAX - 3 says that the parent has died */
+};
+
+/* From now on die when that process does, which should be our parent. */
+int ssti_os_die_with_parent(int parent_pid);
+
+/* Threads of this process; 0 when nobody can say. */
+uint32_t ssti_os_thread_count(void);
+
+/* For the last moments of a process. -1: all of them. */
+void ssti_os_close_all_but(int fd);
+_Noreturn void ssti_os_exit(int code);
+
+/* How to start a program. Pointers are borrowed for the call. */
+struct ssti_os_program {
+    const char *path;
+    char *const *argv;
+    char *const *env; /* NULL: ours */
+    const int *fds;   /* kept open under their numbers, beside 0 to 2; ascending */
+    uint32_t fd_count;
+};
+
+/* Its pid, or why it could not be executed. */
+int ssti_os_spawn(const struct ssti_os_program *program);
+
+/* CPUs that the affinity mask allows, or that there are. */
+int ssti_os_cpu_affinity(void);
+int ssti_os_cpu_online(void);
+
+/* A small file as text: bytes read, up to size - 1, always terminated. */
+int64_t ssti_os_read_text(const char *path, char *out, size_t size);
+
+enum {
+    SSTI_OS_FD_MAX = 1 << 20,   /* where a search without close_range gives up */
+    SSTI_OS_GROUPS_MAX = 1024,
+};
+
+/* Who this process is to the kernel; compare with memcmp. */
+struct ssti_os_credentials {
+    uint32_t uid[3];
+    uint32_t gid[3];
+    uint32_t group_count;
+    uint32_t groups[SSTI_OS_GROUPS_MAX];
+};
+int ssti_os_credentials(struct ssti_os_credentials *out);
+
 /* More declarations (memory, processes, sockets, limits) below, by section. */
 
 #endif
