@@ -127,6 +127,33 @@ struct ssti_os_credentials {
 };
 int ssti_os_credentials(struct ssti_os_credentials *out);
 
+/* ---- Sockets as bells (os_socket.c) ---- */
+
+/* A datagram socket that others ring by its name (the bytes of the abstract address behind
+ * the NUL, at most 8). The descriptor, never blocking. */
+int ssti_os_bell_open(uint64_t *name, uint32_t *name_size);
+/* A socket to ring with. */
+int ssti_os_ringer_open(void);
+/* SST_ENOENT: nobody has that bell; SST_EAGAIN: it is full of rings already, or the ringer
+ * has too many unread ones out. */
+int ssti_os_bell_ring(int ringer, uint64_t name, uint32_t name_size);
+/* Read what is there, of a bell or of an end of a pair. */
+void ssti_os_bell_drain(int fd);
+
+/* Two joined stream sockets. */
+int ssti_os_pair_open(int fds[2]);
+/* One byte to the other end. SST_EPIPE: it is closed everywhere; SST_EAGAIN: full. */
+int ssti_os_pair_ring(int fd);
+
+enum ssti_os_pair_seen {
+    SSTI_OS_PAIR_RUNG = 1,
+    SSTI_OS_PAIR_HUNG_UP = 2, /* every descriptor of the other end is closed */
+};
+
+/* Sleep until the end is rung or hung up. 0 and what was seen; SST_ETIMEDOUT, SST_EINTR,
+ * SST_EBADF. */
+int ssti_os_pair_poll(int fd, uint32_t *seen, int64_t deadline_ns);
+
 /* More declarations (memory, processes, sockets, limits) below, by section. */
 
 #endif
