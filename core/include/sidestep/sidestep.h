@@ -369,9 +369,143 @@ SST_API SST_MUST_CHECK int sst_stream_recv(int fd, struct sst_stream_progress *p
 /* 1 readable or at its end, 0 not until the deadline; SST_EINTR; SST_EBADF. */
 SST_API SST_MUST_CHECK int sst_stream_poll(int fd, int64_t deadline_ns);
 
-/* ---- Processes ------------------------------------------------------------------------*/
+/* ---- Processes ------------------------------------------------------------------------
+ *
+ * A child is made in two steps: sst_process_new gives it a place, so that objects can be
+ * held for it before it runs; then sst_process_fork, sst_process_spawn or sst_zygote_start
+ * starts it, once.
+ *
+ * A child is *done* when it has called sst_process_exit: its code has run, its descriptors
+ * are closed, its exit code is known. It is *gone* when the kernel has taken back its memory
+ * and pid, about a millisecond later; the core reaps it then, in any later call of this
+ * section. A child that ends otherwise (killed, _exit, other threads alive) is done when it
+ * is gone. Only the process that started a child can join it; a forked child of that
+ * process can signal it.
+ *
+ * Starter and child are joined by a *tether*, a socket pair whose ends belong to this
+ * section. It carries what sst_process_send sends, and hangs up when the child is done. */
 struct sst_process;
-/* see the section in core/src/proc: fork, spawn, zygote; join on done; pidfd; kill; exit */
+
+struct sst_process_options {
+    uint32_t size_of;
+    uint32_t die_with_parent; /* SIGKILL when the starter ends, however it ends */
+    uint32_t packets;         /* the tether keeps message borders */
+};
+
+/* A child to be. SST_EMFILE, SST_ENOMEM. */
+SST_API SST_MUST_CHECK int sst_process_new(struct sst_arena *arena, const struct sst_process_options *options,
+                                           struct sst_process **out, struct sst_error *err);
+/* Give up the object; the child, if it runs, goes on and is reaped when it ends. NULL. */
+SST_API struct sst_process *sst_process_close(struct sst_process *process);
+
+/* Keep an object for the child until it has it open itself, whatever becomes of ours. Only for
+ * children that are not forked; these have what we have. */
+SST_API SST_MUST_CHECK int sst_process_hold(struct sst_process *process, const struct sst_handle *handle);
+
+/* fork() of the calling thread. 0 in the parent, SST_CHILD in the child, which leaves through
+ * sst_process_exit and whose `process` is the parent's: not to be used there. */
+enum { SST_CHILD = 1 };
+SST_API SST_MUST_CHECK int sst_process_fork(struct sst_process *process, struct sst_error *err);
+
+/* Fork a child that runs fn(context) and exits with what it returns. */
+typedef int (*sst_process_fn)(void *context);
+SST_API SST_MUST_CHECK int sst_process_run(struct sst_process *process, sst_process_fn fn, void *context,
+                                           struct sst_error *err);
+
+/* A program: what execve takes, and the descriptors it gets beside 0 to 2, under the same
+ * numbers. Borrowed for the call. */
+struct sst_program {
+    uint32_t size_of;
+    uint32_t fd_count;
+    const int *fds;
+    const char *path;
+    char *const *argv;
+    char *const *env; /* NULL: ours */
+};
+/* Start it. The program gets the tether and the arena's descriptor as well; it joins the
+ * tree by sst_process_adopt, whose arguments its command line should carry. -errno of execve. */
+SST_API SST_MUST_CHECK int sst_process_spawn(struct sst_process *process, const struct sst_program *program,
+                                             struct sst_error *err);
+
+/* The numbers for sst_process_adopt, before the start: of the place, and of the child's end of the tether. */
+SST_API uint64_t sst_process_id(const struct sst_process *process);
+SST_API int sst_process_tether(const struct sst_process *process);
+
+/* Bytes down the tether, from *sent on, which advances. 0; SST_EPIPE: the child has let go;
+ * SST_EINTR: call again. Blocks while the child does not read. */
+SST_API SST_MUST_CHECK int sst_process_send(struct sst_process *process, const void *data, uint64_t size, uint64_t *sent);
+
+/* 0 when the child is done; SST_ETIMEDOUT; SST_EINTR; SST_ESRCH: not our child. */
+SST_API SST_MUST_CHECK int sst_process_join(struct sst_process *process, int64_t deadline_ns);
+/* The same until it is gone. */
+SST_API SST_MUST_CHECK int sst_process_join_gone(struct sst_process *process, int64_t deadline_ns);
+/* 0 and the exit code, -N when signal N killed it, 255 when others have reaped it; SST_EAGAIN while it runs. */
+SST_API SST_MUST_CHECK int sst_process_exit_code(struct sst_process *process, int *code);
+/* 0 also when it has ended already. */
+SST_API SST_MUST_CHECK int sst_process_signal(struct sst_process *process, int signal);
+SST_API int sst_process_pid(const struct sst_process *process);
+/* A descriptor that is readable once the child is gone; ours until close. */
+SST_API int sst_process_fd(const struct sst_process *process);
+/* Reap the children that are done or given up, and now gone; how many. */
+SST_API int sst_process_reap(void);
+
+/* ---- In a child ---- */
+
+struct sst_origin {
+    uint32_t size_of;
+    uint32_t die_with_parent;
+    uint64_t id;       /* what sst_process_id gave the starter */
+    int32_t arena_fd;  /* duplicated */
+    int32_t tether;    /* taken over */
+    int32_t parent_pid;
+    int32_t reserved;
+};
+/* In a spawned program: join the arena in the place that the starter gave us. */
+SST_API SST_MUST_CHECK int sst_process_adopt(const struct sst_origin *origin, struct sst_arena **out,
+                                             struct sst_error *err);
+/* What was held for us is held by us now: the starter's holds can go. */
+SST_API void sst_process_settle(struct sst_arena *arena);
+/* Be done, and end. With other threads alive nothing is closed under them: then it only ends. */
+SST_API _Noreturn void sst_process_exit(struct sst_arena *arena, int code);
+/* A descriptor, the caller's, that is readable once the process that started us has ended. */
+SST_API SST_MUST_CHECK int sst_process_watch_parent(struct sst_arena *arena, int parent_pid);
+/* 1 when that happened or the descriptor hung up, SST_ETIMEDOUT, SST_EINTR. */
+SST_API SST_MUST_CHECK int sst_process_wait_fd(int fd, int64_t deadline_ns);
+
+/* ---- Zygotes ----
+ *
+ * A zygote is a small process with one thread that makes children for its owner, by cloning
+ * itself. The owner is their real parent, so their exit codes and lives do not depend on the
+ * zygote. It dies with its owner. */
+
+enum { SST_JOB_FDS_MAX = 250 };
+
+/* Owner: have the zygote (a started process with `packets`) start `process`, giving it these descriptors.
+ * SST_EPIPE: the zygote is dead; start another. SST_EPERM: we are no longer who we were when it started. */
+SST_API SST_MUST_CHECK int sst_zygote_start(struct sst_process *zygote, struct sst_process *process,
+                                            const int *fds, uint32_t fd_count, struct sst_error *err);
+
+/* Zygote: what it is asked for. The descriptors are the receiver's. */
+struct sst_zygote_job {
+    uint32_t die_with_parent;
+    uint32_t fd_count;
+    int32_t parent_pid;
+    int32_t tether;
+    int32_t fds[SST_JOB_FDS_MAX];
+};
+struct sst_zygote;
+/* Serve the owner at the other end of the tether; `arena` is joined. */
+SST_API SST_MUST_CHECK int sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
+                                           struct sst_error *err);
+/* The next job. SST_EOF: the owner is gone; SST_EINTR. */
+SST_API SST_MUST_CHECK int sst_zygote_next(struct sst_zygote *zygote, struct sst_zygote_job *job, int64_t deadline_ns);
+/* Make the child and tell the owner: SST_CHILD in the child, where *zygote is closed, 0 in the zygote. */
+SST_API SST_MUST_CHECK int sst_zygote_make(struct sst_zygote **zygote, struct sst_zygote_job *job);
+SST_API struct sst_zygote *sst_zygote_close(struct sst_zygote *zygote);
+
+/* CPUs this process may use at a time: the least of machine, affinity mask and the quotas
+ * of its control groups (v1 and v2, up the tree), rounded up, at least 1. */
+SST_API int sst_cpu_count(void);
 
 #ifdef __cplusplus
 }
