@@ -39,7 +39,9 @@ def run_linear(job: Job, args: tuple[Any, ...], count: int) -> None:
         job(*args)
 
 
-def run_workers(make: Callable[..., Any], job: Job, args: tuple[Any, ...], count: int) -> None:
+def run_workers(
+    make: Callable[..., Any], job: Job, args: tuple[Any, ...], count: int
+) -> None:
     workers = [make(target=job, args=args) for _ in range(count)]
     for worker in workers:
         worker.start()
@@ -79,7 +81,11 @@ class Way:
 
 
 def best_times(
-    workload: ModuleType, ways: list[Way], workers: Iterable[int], rounds: int, seconds: float
+    workload: ModuleType,
+    ways: list[Way],
+    workers: Iterable[int],
+    rounds: int,
+    seconds: float,
 ) -> dict[tuple[str, int], float]:
     """Seconds of the best round by way and number of workers."""
     best: dict[tuple[str, int], float] = {}
@@ -112,7 +118,8 @@ def print_table(
         if count in WORKERS:
             column = WORKERS.index(count)
             there = "".join(
-                f"{figures[way][column]:11.6f}" for way in ("linear", "threads", "processes")
+                f"{figures[way][column]:11.6f}"
+                for way in ("linear", "threads", "processes")
             )
         print(f"  {count:7}{line}   |{there}", flush=True)
 
@@ -121,14 +128,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, []], metavar="WORKLOAD",
                         help=f"of {', '.join(WORKLOADS)}; all by default")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=100, help="at most (100, as in the PEP)")
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="at most (100, as in the PEP)"
+    )
     parser.add_argument("--seconds", type=float, default=60.0,
                         help="no new round of a workload after this many (60)")  # fmt: skip
     parser.add_argument("--quick", action="store_true",
                         help=f"--seconds {QUICK_SECONDS:.0f}: about a minute in all")  # fmt: skip
-    parser.add_argument("--workers", default="1,2,4,8", help="numbers of workers (1,2,4,8)")
+    parser.add_argument(
+        "--workers", default="1,2,4,8", help="numbers of workers (1,2,4,8)"
+    )
     parser.add_argument("--ways", default=",".join(WAYS), help=f"of {','.join(WAYS)}")
-    parser.add_argument("--start-method", help="of the processes (the running Python's default)")
+    parser.add_argument(
+        "--start-method", help="of the processes (the running Python's default)"
+    )
     return parser.parse_args(argv)
 
 

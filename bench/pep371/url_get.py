@@ -14,7 +14,11 @@ import sys
 from collections.abc import Iterator
 
 GETS = 100
-PAGE = b"<html><head><title>404</title></head><body>" + b"not here " * 100 + b"</body></html>"
+PAGE = (
+    b"<html><head><title>404</title></head><body>"
+    + b"not here " * 100
+    + b"</body></html>"
+)
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Set up and run sidestep's checks.
+
+    python3 tools/check.py            fast: what a change needs, a few minutes
+    python3 tools/check.py full       what .ci/run runs, about forty minutes on two cores
+    python3 tools/check.py soak       the random tests again and again, until interrupted
+
+Everything it makes is under build/check; each stage's output is in build/check/logs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import machine
+
+LEVELS = ("fast", "full", "soak")
+
+
+def restart_with_newer_python() -> None:
+    """The checks need Python 3.11; find one when called with something older."""
+    if sys.version_info < machine.OLDEST:
+        import os
+
+        path = machine.require_python().path
+        os.execv(path, [path, *sys.argv])  # noqa: S606 - the same program, no shell
+
+
+def main() -> int:
+    import argparse
+
+    import stages
+    import workshop
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("level", nargs="?", default="fast", choices=LEVELS)
+    parser.add_argument("--only", help="a comma list of stages, of any level")
+    parser.add_argument("--list", action="store_true", help="only name the stages")
+    options = parser.parse_args()
+
+    if options.list:
+        for stage in stages.STAGES:
+            print(f"{stage.name:14} {stage.level}")
+        return 0
+    only = set(options.only.split(",")) if options.only else None
+    unknown = (only or set()) - {stage.name for stage in stages.STAGES}
+    if unknown:
+        parser.error(f"no stage {', '.join(sorted(unknown))}; see --list")
+    levels = LEVELS[: LEVELS.index(options.level) + 1]
+    chosen = [
+        stage
+        for stage in stages.STAGES
+        if (stage.name in only if only is not None else stage.level in levels)
+    ]
+    total = workshop.run_stages(workshop.Workshop(), chosen)
+    print(f"{total.passed} passed, {total.failed} failed")
+    return 1 if total.failed or not total.passed else 0
+
+
+if __name__ == "__main__":
+    restart_with_newer_python()
+    sys.exit(main())

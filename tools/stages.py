@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+"""The stages of tools/check.py, in the order in which they run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import machine
+from workshop import CLOSING_LINE, Outcome, Stage, Workshop, count_junit
+
+SIM_SEEDS = 20_000
+
+
+# -- Reading the sources ----------------------------------------------------------------
+
+
+def tidy(shop: Workshop) -> Outcome:
+    code, output = shop.call(shop.tools() / "python3", "tools/tidy.py")
+    counts = CLOSING_LINE.findall(output)
+    return Outcome(*map(int, counts[-1])) if counts else Outcome.of(code == 0)
+
+
+def ruff(shop: Workshop) -> Outcome:
+    code, _ = shop.call(shop.tools() / "ruff", "check", "--no-cache", ".")
+    return Outcome.of(code == 0)
+
+
+def c_format(shop: Workshop) -> Outcome:
+    names = [name for name in machine.tree_files() if name.endswith((".c", ".h"))]
+    code, _ = shop.call(shop.tools() / "clang-format", "--dry-run", "-Werror", *names)
+    return Outcome.of(code == 0)
+
+
+def mypy(shop: Workshop) -> Outcome:
+    cache = shop.folder / "mypy"
+    code, _ = shop.call(shop.tools() / "mypy", "--cache-dir", cache)
+    return Outcome.of(code == 0)
+
+
+def stubtest(shop: Workshop) -> Outcome:
+    inner = shop.environment(shop.python, "dev")
+    code, _ = shop.call(inner.parent / "stubtest", "sidestep._core", cwd=shop.tree())
+    return Outcome.of(code == 0)
+
+
+# -- C ----------------------------------------------------------------------------------
+
+
+def c_tests(shop: Workshop) -> Outcome:
+    return shop.c_test(shop.c_build("plain"), "core")
+
+
+def c_address(shop: Workshop) -> Outcome:
+    build = shop.c_build(
+        "address", "-Db_sanitize=address,undefined", "-Db_lundef=false"
+    )
+    options = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
+    return shop.c_test(build, "core", env=options)
+
+
+def c_thread(shop: Workshop) -> Outcome:
+    build = shop.c_build("thread", "-Db_sanitize=thread", "-Db_lundef=false")
+    return shop.c_test(build, "core")
+
+
+def c_library(shop: Workshop) -> Outcome:
+    """Install the library alone and build the examples against it, as a stranger would."""
+    build = shop.c_build(
+        "library", "-Dtests=false", "-Dbuildtype=release", "-Dlibdir=lib"
+    )
+    prefix = shop.folder / "prefix"
+    shutil.rmtree(prefix, ignore_errors=True)
+    shop.need(shop.tools() / "meson", "install", "-C", build, "--destdir", prefix)
+    found = next(prefix.rglob("sidestep.pc"))
+    flags = pkg_config_flags(shop, prefix, found.parent)
+    outcome = Outcome()
+    for header_user in ("c", "c++"):
+        outcome.add(compile_header(shop, header_user, flags))
+    for source in sorted((shop.root / "examples" / "c").glob("*.c")):
+        target = shop.folder / "prefix" / source.stem
+        compiler = machine.find_compiler() or "cc"
+        code, _ = shop.call(
+            compiler, "-Wall", "-Wextra", "-Werror", source, *flags, "-o", target
+        )
+        outcome.add(Outcome.of(code == 0))
+    return outcome
+
+
+def pkg_config_flags(shop: Workshop, prefix: Path, folder: Path) -> list[str]:
+    program = shutil.which("pkg-config")
+    if program is None and os.geteuid() == 0:
+        shop.call("apt-get", "install", "-y", "-q", "pkg-config")
+        program = shutil.which("pkg-config")
+    if program is None:
+        return [
+            f"-I{next(prefix.rglob('include'))}",
+            f"-L{folder.parent}",
+            "-lsidestep",
+        ]
+    environment = {
+        "PKG_CONFIG_PATH": str(folder),
+        "PKG_CONFIG_SYSROOT_DIR": str(prefix),
+    }
+    return shop.need(program, "--cflags", "--libs", "sidestep", env=environment).split()
+
+
+def compile_header(shop: Workshop, language: str, flags: list[str]) -> Outcome:
+    """The header alone must be enough, in C and in C++."""
+    compiler = machine.find_compiler() if language == "c" else shutil.which("c++")
+    if compiler is None:
+        return Outcome(0, 0, [f"no compiler for {language}"])
+    source = shop.folder / "header.txt"
+    source.write_text(
+        "#include <sidestep/sidestep.h>\nint main(void) { return SST_OK; }\n"
+    )
+    code, _ = shop.call(compiler, "-x", language, "-Wall", "-Wextra", "-Wpedantic", "-Werror",
+                        "-fsyntax-only", source, *flags)  # fmt: skip
+    return Outcome.of(code == 0)
+
+
+# -- Simulation and death ---------------------------------------------------------------
+
+
+def simulation(shop: Workshop) -> Outcome:
+    build = shop.c_build("plain")
+    return shop.c_test(
+        build, "sim", env={"SST_SIM_SEEDS": str(SIM_SEEDS)}, seconds=1800
+    )
+
+
+def deaths(shop: Workshop) -> Outcome:
+    """Crash points, single steps under ptrace, and the short form of the kill stress."""
+    build = shop.c_build("crash", "-Dcrashpoints=true")
+    return shop.c_test(build, "fault", seconds=1800)
+
+
+# -- Python -----------------------------------------------------------------------------
+
+
+def pytest_on(shop: Workshop, python: machine.Python, *options: str) -> Outcome:
+    inner = shop.environment(python)
+    report = shop.folder / f"pytest-{python.version}.xml"
+    report.unlink(missing_ok=True)
+    shop.call(inner, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
+              *options, "tests/py", cwd=shop.tree(), seconds=1500)  # fmt: skip
+    return count_junit(report)
+
+
+def pytest_fast(shop: Workshop) -> Outcome:
+    return pytest_on(shop, shop.python)
+
+
+def pytest_all(shop: Workshop) -> Outcome:
+    outcome = Outcome()
+    for python in machine.find_pythons():
+        one = pytest_on(shop, python, "--run-slow")
+        outcome.notes.append(f"{python.version}: {one.passed}/{one.failed}")
+        outcome.add(one)
+    return outcome
+
+
+def start(shop: Workshop) -> Outcome:
+    """The README's first command, in a tree as a clone has it."""
+    code, output = shop.call(
+        shop.python.path, "tools/start.py", cwd=shop.tree(), seconds=900
+    )
+    good = code == 0 and "words in all: 16000" in output and "queue_flow" in output
+    return Outcome.of(good)
+
+
+def conformance(shop: Workshop) -> Outcome:
+    """CPython's own tests on 3.11 and the newest one, where the harness is at hand."""
+    outcome = Outcome()
+    pythons = machine.find_pythons()
+    chosen = {python.version: python for python in pythons if python.version == "3.11"}
+    newest = max(pythons, key=lambda python: tuple(map(int, python.version.split("."))))
+    chosen[newest.version] = newest
+    for python in chosen.values():
+        inner = shop.environment(python)
+        _, output = shop.call(inner, "tests/conformance/run.py", seconds=2400)
+        counts = CLOSING_LINE.findall(output)
+        outcome.add(Outcome(*map(int, counts[-1])) if counts else Outcome(0, 1))
+        outcome.notes += [
+            line for line in output.splitlines() if line.startswith("skipped:")
+        ]
+    return outcome
+
+
+def docs(shop: Workshop) -> Outcome:
+    target = shop.folder / "docs"
+    sphinx = shop.environment(shop.python, "dev").parent / "sphinx-build"
+    code, _ = shop.call(sphinx, "-n", "-W", "--keep-going", "-q",
+                        "-d", shop.folder / "doctrees", "docs", target)  # fmt: skip
+    return Outcome.of(code == 0)
+
+
+STAGES = (
+    Stage("c", "fast", 120, c_tests),
+    Stage("tidy", "fast", 20, tidy),
+    Stage("ruff", "fast", 20, ruff),
+    Stage("c-format", "fast", 20, c_format),
+    Stage("mypy", "fast", 90, mypy),
+    Stage("stubtest", "fast", 60, stubtest),
+    Stage("pytest", "fast", 180, pytest_fast),
+    Stage("docs", "fast", 90, docs),
+    Stage("c-address", "full", 240, c_address),
+    Stage("c-thread", "full", 240, c_thread),
+    Stage("c-library", "full", 60, c_library),
+    Stage("simulation", "full", 400, simulation),
+    Stage("deaths", "full", 400, deaths),
+    Stage("pytest-all", "full", 900, pytest_all),
+    Stage("start", "full", 240, start),
+    Stage("conformance", "full", 1500, conformance),
+)
