@@ -154,6 +154,70 @@ enum ssti_os_pair_seen {
  * SST_EBADF. */
 int ssti_os_pair_poll(int fd, uint32_t *seen, int64_t deadline_ns);
 
-/* More declarations (memory, processes, sockets, limits) below, by section. */
+/* Until when to sleep on a word that only the kernel would touch when its owner dies:
+ * `deadline_ns`, or at most 20 ms where the kernel does not do that. */
+int64_t ssti_os_slice(int64_t deadline_ns);
+
+/* ---- The kernel's abilities, probed once (os_kernel.c) ---- */
+
+struct ssti_os_kernel {
+    bool has_waitv;    /* futex_waitv */
+    bool sees_deaths;  /* marks and wakes the lock words of threads that die */
+};
+
+const struct ssti_os_kernel *ssti_os_kernel(void);
+
+/* For tests: answer as if the kernel lacked what is false here; NULL = as it is. */
+void ssti_os_kernel_pretend(const struct ssti_os_kernel *kernel);
+
+/* ---- Memory (os_memory.c, os_budget.c) ---- */
+
+uint64_t ssti_os_page_size(void);
+
+/* A sealed (never shrinks, never grows), close-on-exec, sparse memory file of *size bytes.
+ * Where a limit on file sizes forbids it, *size is halved down to size_min. The
+ * descriptor, or a status. */
+int ssti_os_memory_create(uint64_t *size, uint64_t size_min);
+/* Its size; SST_ECORRUPT when it is no memory file with those seals. */
+int ssti_os_memory_inspect(int fd, uint64_t *size);
+/* Map a range, shared and left out of core dumps. SST_ENOMEM. */
+int ssti_os_memory_map(int fd, uint64_t offset, uint64_t size, void **out);
+void ssti_os_memory_unmap(void *address, uint64_t size);
+/* Give pages back; they read as zero afterwards. */
+int ssti_os_memory_punch(int fd, uint64_t offset, uint64_t size);
+
+/* Bytes that may be used without being killed for it: the least of what the control groups
+ * above us leave, what the machine has available, and what RLIMIT_AS leaves.
+ * *limiter names the one that decides. */
+uint64_t ssti_os_memory_available(const char **limiter);
+/* RLIMIT_AS, or UINT64_MAX. */
+uint64_t ssti_os_address_space_max(void);
+
+/* A second descriptor, close-on-exec. */
+int ssti_os_fd_duplicate(int fd);
+
+/* ---- Who a process is (os_identity.c) ---- */
+
+struct ssti_os_process {
+    uint64_t start_ticks; /* since boot, comparable with ssti_os_boot_ticks */
+    uint32_t threads;     /* that have not ended */
+    bool is_exiting;      /* its main thread has ended or is about to */
+};
+
+/* SST_ESRCH when there is no such process; SST_ENOSYS when /proc does not say. */
+int ssti_os_process_look(int pid, struct ssti_os_process *out);
+/* 1 when it is gone with all its threads, waiting for that until the deadline; else 0. */
+int ssti_os_process_is_gone(int pid, int64_t deadline_ns);
+/* Clock ticks since boot. */
+uint64_t ssti_os_boot_ticks(void);
+/* A number for the process id name space; 0 when unknown. */
+uint64_t ssti_os_pid_space(void);
+
+int ssti_os_random(void *out, size_t size);
+
+/* pthread_atfork. */
+int ssti_os_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
+
+/* More sections (starting processes, sockets) below. */
 
 #endif

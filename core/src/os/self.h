@@ -29,6 +29,9 @@ extern _Thread_local struct ssti_self ssti_self_tls __attribute__((tls_model("in
 /* Slow path of ssti_self(): reads the TID and the robust list head. */
 struct ssti_self *ssti_self_init(void);
 
+/* In the child of a raw clone, which runs no atfork handlers: read them again. */
+void ssti_self_refresh(void);
+
 static inline struct ssti_self *
 ssti_self(void)
 {
@@ -44,7 +47,7 @@ ssti_self(void)
 static inline void
 ssti_pend(struct ssti_self *self, _Atomic uint32_t *word)
 {
-    *self->pending = (void *)((char *)word - self->futex_offset);
+    *self->pending = (void *)((uintptr_t)word - (uintptr_t)self->futex_offset);
     ssti_compiler_fence();
 }
 

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+
+/* What the kernel can do, found out by trying.
+ *
+ * The design leans on one ability above all: when a thread dies with a lock word pending,
+ * the kernel wakes a sleeper of that word (Linux 5.5; sandboxes may lack it). To see it
+ * happen a throw-away task that shares our memory and nothing else does just that: it waits
+ * until the calling thread sleeps on a word, makes another word of its robust list pending, and ends. A
+ * task is made with clone(CLONE_VM) and no exit signal, so nobody's SIGCHLD handler or
+ * wait() ever sees it. It runs with the caller's thread pointer and must therefore not touch
+ * anything thread-local: raw system calls that cannot fail into errno only. */
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "os/os.h"
+#include "sidestep/sidestep.h"
+
+#ifndef SYS_futex_waitv
+# define SYS_futex_waitv 449
+#endif
+
+enum {
+    STACK_SIZE = 64 * 1024,
+    PROBE_WAIT_MS = 500,
+};
+
+struct probe {
+    struct robust_list_head head;
+    _Atomic uint32_t asleep_here; /* the caller goes to sleep here */
+    _Atomic uint32_t woken_here;  /* and is moved to this word, which the task leaves pending */
+};
+
+static struct ssti_os_kernel found;
+static const struct ssti_os_kernel *pretended;
+static pthread_once_t found_once = PTHREAD_ONCE_INIT;
+
+static int
+die_with_a_word_pending(void *arg)
+{
+    struct probe *const probe = arg;
+    long moved = 0;
+
+    probe->head.list.next = &probe->head.list;
+    probe->head.futex_offset = 0;
+    probe->head.list_op_pending = NULL;
+    if (syscall(SYS_set_robust_list, &probe->head, sizeof probe->head) != 0) {
+        return 1;
+    }
+    /* Moves the sleeper, once there is one, without waking it. */
+    for (int i = 0; moved <= 0 && i < 1000000; i++) {
+        moved = syscall(SYS_futex, &probe->asleep_here, FUTEX_REQUEUE, 0, 1,
+                        &probe->woken_here, 0);
+        if (moved <= 0) {
+            (void)sched_yield(); /* cannot fail */
+        }
+    }
+    probe->head.list_op_pending = (struct robust_list *)(uintptr_t)&probe->woken_here;
+    return 0;
+}
+
+static bool
+probe_deaths(void)
+{
+    struct probe *const probe = ssti_alloc(sizeof *probe);
+    char *const stack = ssti_alloc(STACK_SIZE);
+    bool sees = false;
+    int pid;
+
+    if (probe == NULL || stack == NULL) {
+        goto out;
+    }
+    pid = clone(die_with_a_word_pending, stack + STACK_SIZE, CLONE_VM, probe);
+    if (pid < 0) {
+        goto out;
+    }
+
+    const int64_t until = ssti_os_now_ns() + (int64_t)PROBE_WAIT_MS * 1000000;
+    int rc;
+
+    do {
+        rc = ssti_os_futex_wait(&probe->asleep_here, 0, until);
+    } while (rc == SST_EINTR);
+    sees = rc == 0;
+
+    while (waitpid(pid, NULL, (int)(__WCLONE | __WALL)) < 0 && errno == EINTR) {
+    }
+out:
+    ssti_free(stack);
+    ssti_free(probe);
+    return sees;
+}
+
+static void
+find_out(void)
+{
+    /* With no words at all the call is refused as wrong where it exists. */
+    found.has_waitv = syscall(SYS_futex_waitv, NULL, 0, 0, NULL, CLOCK_MONOTONIC) == 0 ||
+                      errno == EINVAL;
+    found.sees_deaths = probe_deaths();
+}
+
+const struct ssti_os_kernel *
+ssti_os_kernel(void)
+{
+    if (pretended != NULL) {
+        return pretended;
+    }
+    (void)pthread_once(&found_once, find_out); /* fails for no valid once */
+    return &found;
+}
+
+void
+ssti_os_kernel_pretend(const struct ssti_os_kernel *kernel)
+{
+    pretended = kernel;
+}
