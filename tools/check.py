@@ -27,7 +27,7 @@ def restart_with_newer_python() -> None:
         import os
 
         path = machine.require_python().path
-        os.execv(path, [path, *sys.argv])  # noqa: S606 - the same program, no shell
+        os.execv(path, [path, *sys.argv])
 
 
 def main() -> int:

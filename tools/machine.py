@@ -18,6 +18,8 @@ OLDEST = (3, 11)
 VERSIONS = ("3.11", "3.12", "3.13")
 DEBIAN_PACKAGES = ("gcc", "libc6-dev", "python3-dev", "python3-venv")
 
+IGNORED = {"build", "__pycache__", ".venv", "_build", ".hypothesis"}
+
 # Asked of an interpreter: its version, whether it can be built for, whether venv works.
 PROBE = """
 import importlib.util, os, sys, sysconfig
@@ -127,12 +129,26 @@ def make_venv(folder: Path, python: Python) -> Path:
 
 
 def tree_files(root: Path = ROOT) -> list[str]:
-    """The files of the checkout, as git knows them, with new ones and without ignored ones."""
-    command = ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z"]
-    names = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
-    return sorted(
-        name for name in names.split("\0") if name and (root / name).is_file()
-    )
+    """The files of the checkout: git's and new ones; in a copy without git, all there are."""
+    if (root / ".git").exists():
+        command = [
+            "git",
+            "-C",
+            str(root),
+            "ls-files",
+            "-co",
+            "--exclude-standard",
+            "-z",
+        ]
+        output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+        names = output.decode().split("\0")
+    else:
+        names = [
+            str(path.relative_to(root))
+            for path in root.rglob("*")
+            if not IGNORED & set(path.relative_to(root).parts)
+        ]
+    return sorted(name for name in names if name and (root / name).is_file())
 
 
 def copy_tree(target: Path, root: Path = ROOT) -> None:

@@ -25,6 +25,12 @@
 #define TIMEOUT_SECONDS 30
 #define FD_LIMIT        1024
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+# define SLOWNESS 5
+#else
+# define SLOWNESS 1
+#endif
+
 extern const struct test_case *const __start_sst_tests[];
 extern const struct test_case *const __stop_sst_tests[];
 
@@ -123,11 +129,7 @@ test_nap(void)
 int
 test_slowness(void)
 {
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-    return 5;
-#else
-    return 1;
-#endif
+    return SLOWNESS;
 }
 
 /* ---- Processes ---- */
