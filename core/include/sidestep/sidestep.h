@@ -351,23 +351,31 @@ SST_API SST_MUST_CHECK int sst_pipe_poll(struct sst_pipe *pipe, int64_t deadline
  * Messages over a plain byte stream (socket, pipe, terminal) with the framing of Python's
  * multiprocessing: a 4-byte big-endian length, or -1 and 8 bytes for 2 GiB and more. For
  * descriptors that came from elsewhere and for peers that do not know this library. Any
- * descriptor, blocking or not. A call that was interrupted or ran out of time goes on with the same progress. Without
- * a lock of its own: one thread at a time sends, one receives. */
+ * descriptor, blocking or not; a blocking one may overrun a deadline once bytes move.
+ * There is no lock in it: one thread at a time sends, one receives. */
 struct sst_stream_progress {
     uint64_t size;       /* of the payload; sst_stream_recv_size sets it */
     uint64_t done;       /* bytes moved, header included */
     uint8_t header[12];
-    uint8_t header_size; /* 0 = nothing begun: zero the struct before a message */
+    uint8_t header_size; /* 0 = nothing begun: zero the struct before each message */
 };
-/* 0; SST_ETIMEDOUT, SST_EINTR; SST_EPIPE; -errno. Beyond sockets a lost reader raises SIGPIPE unless it is ignored. */
+/* 0; SST_ETIMEDOUT and SST_EINTR: call again with the same progress to go on; SST_EPIPE:
+ * nobody is left to read; otherwise -errno. */
 SST_API SST_MUST_CHECK int sst_stream_send(int fd, struct sst_stream_progress *progress,
-                                           const void *data, uint64_t size, int64_t deadline_ns);
-/* The length of the next message, in progress->size. SST_EOF: the stream ended before it; SST_EIO: inside it. */
-SST_API SST_MUST_CHECK int sst_stream_recv_size(int fd, struct sst_stream_progress *progress, int64_t deadline_ns);
-/* Then its bytes, into `data` with room for progress->size. SST_EOF: the stream ended before the first of them; SST_EIO: inside. */
-SST_API SST_MUST_CHECK int sst_stream_recv(int fd, struct sst_stream_progress *progress, void *data, int64_t deadline_ns);
+                                           const void *data, uint64_t size,
+                                           int64_t deadline_ns);
+/* The length of the next message, in progress->size. SST_EOF: the stream ended before it;
+ * SST_EPIPE: inside it; SST_EMSGSIZE: the length is negative. Otherwise as above. */
+SST_API SST_MUST_CHECK int sst_stream_recv_size(int fd, struct sst_stream_progress *progress,
+                                                int64_t deadline_ns);
+/* Then its bytes, into `data` with room for progress->size. SST_EOF: the stream ended before
+ * the first of them; SST_EPIPE: later. Otherwise as above. */
+SST_API SST_MUST_CHECK int sst_stream_recv(int fd, struct sst_stream_progress *progress,
+                                           void *data, int64_t deadline_ns);
 /* 1 readable or at its end, 0 not until the deadline; SST_EINTR; SST_EBADF. */
 SST_API SST_MUST_CHECK int sst_stream_poll(int fd, int64_t deadline_ns);
+/* 0 or -errno; the descriptor is closed in any case. */
+SST_API int sst_stream_close(int fd);
 
 /* ---- Processes ------------------------------------------------------------------------
  *
