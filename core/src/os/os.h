@@ -158,6 +158,17 @@ int ssti_os_pair_poll(int fd, uint32_t *seen, int64_t deadline_ns);
  * `deadline_ns`, or at most 20 ms where the kernel does not do that. */
 int64_t ssti_os_slice(int64_t deadline_ns);
 
+/* ---- Byte streams over any descriptor (os_stream.c) ---- */
+
+/* Bytes moved, at least one; 0 at the end of the stream; SST_ETIMEDOUT, SST_EINTR, -errno.
+ * On a blocking descriptor the deadline counts until bytes can move. */
+int64_t ssti_os_stream_read(int fd, void *data, uint64_t size, int64_t deadline_ns);
+int64_t ssti_os_stream_write(int fd, const void *data, uint64_t size, int64_t deadline_ns);
+/* 0 when readable, at its end, or broken; SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
+int ssti_os_stream_poll(int fd, int64_t deadline_ns);
+/* 0 or -errno; closed in any case. */
+int ssti_os_stream_close(int fd);
+
 /* ---- The kernel's abilities, probed once (os_kernel.c) ---- */
 
 struct ssti_os_kernel {

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The framing of Python's multiprocessing over a byte stream.
+ *
+ *   0        4                    length < 2 GiB
+ *   | length | payload ... |
+ *
+ *   0        4        12
+ *   | -1     | length | payload ... |
+ *
+ * All big endian. A small payload goes out together with its header, in one write: two
+ * writes on TCP wait for each other (Nagle), and an empty second one would report a closed
+ * peer that has read all it wanted. It is the stdlib's rule, with the stdlib's threshold.
+ *
+ * Nothing here is in shared memory. A process that dies inside a message leaves half of it
+ * in the stream: the reader gets SST_EPIPE, as from the stdlib "got end of file during
+ * message". */
+
+#include "ring/stream.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#include "os/os.h"
+#include "sidestep/sidestep.h"
+
+static void
+put_big_endian(uint8_t *out, uint64_t value, uint32_t size)
+{
+    for (uint32_t i = 0; i < size; i++) {
+        out[i] = (uint8_t)(value >> (8 * (size - 1 - i)));
+    }
+}
+
+static uint64_t
+get_big_endian(const uint8_t *in, uint32_t size)
+{
+    uint64_t value = 0;
+
+    for (uint32_t i = 0; i < size; i++) {
+        value = value << 8 | in[i];
+    }
+    return value;
+}
+
+static void
+stream_begin(struct sst_stream_progress *progress, uint64_t size)
+{
+    progress->size = size;
+    progress->done = 0;
+    if (size <= SSTI_STREAM_SHORT_MAX) {
+        progress->header_size = SSTI_STREAM_HEADER_SHORT;
+        put_big_endian(progress->header, size, 4);
+    }
+    else {
+        progress->header_size = SSTI_STREAM_HEADER_LONG;
+        put_big_endian(progress->header, UINT32_MAX, 4);
+        put_big_endian(progress->header + 4, size, 8);
+    }
+}
+
+/* Write data[0..size) of which `progress->done - before` bytes are out. */
+static int
+stream_write(int fd, struct sst_stream_progress *progress, const uint8_t *data,
+             uint64_t before, uint64_t size, int64_t deadline_ns)
+{
+    while (progress->done < before + size) {
+        const uint64_t at = progress->done - before;
+        const int64_t moved = ssti_os_stream_write(fd, data + at, size - at, deadline_ns);
+        if (moved < 0) {
+            return (int)moved;
+        }
+        progress->done += (uint64_t)moved;
+    }
+    return 0;
+}
+
+static int
+stream_send_joined(int fd, struct sst_stream_progress *progress, const void *data,
+                   int64_t deadline_ns)
+{
+    uint8_t joined[SSTI_STREAM_HEADER_SHORT + SSTI_STREAM_JOINED_MAX];
+
+    memcpy(joined, progress->header, SSTI_STREAM_HEADER_SHORT);
+    if (progress->size > 0) {
+        memcpy(joined + SSTI_STREAM_HEADER_SHORT, data, progress->size);
+    }
+    return stream_write(fd, progress, joined, 0,
+                        SSTI_STREAM_HEADER_SHORT + progress->size, deadline_ns);
+}
+
+int
+sst_stream_send(int fd, struct sst_stream_progress *progress, const void *data,
+                uint64_t size, int64_t deadline_ns)
+{
+    if (progress->header_size == 0) {
+        stream_begin(progress, size);
+    }
+    if (progress->size <= SSTI_STREAM_JOINED_MAX) {
+        return stream_send_joined(fd, progress, data, deadline_ns);
+    }
+
+    const int rc = stream_write(fd, progress, progress->header, 0, progress->header_size,
+                                deadline_ns);
+    if (rc < 0) {
+        return rc;
+    }
+    return stream_write(fd, progress, data, progress->header_size, size, deadline_ns);
+}
+
+/* Read until `progress->done` is before + size. */
+static int
+stream_read(int fd, struct sst_stream_progress *progress, uint8_t *data, uint64_t before,
+            uint64_t size, int64_t deadline_ns)
+{
+    while (progress->done < before + size) {
+        const uint64_t at = progress->done - before;
+        const int64_t moved = ssti_os_stream_read(fd, data + at, size - at, deadline_ns);
+        if (moved < 0) {
+            return (int)moved;
+        }
+        if (moved == 0) {
+            return at == 0 ? SST_EOF : SST_EPIPE;
+        }
+        progress->done += (uint64_t)moved;
+    }
+    return 0;
+}
+
+int
+sst_stream_recv_size(int fd, struct sst_stream_progress *progress, int64_t deadline_ns)
+{
+    if (progress->header_size == 0) {
+        progress->done = 0;
+        progress->header_size = SSTI_STREAM_HEADER_SHORT;
+    }
+
+    int rc = stream_read(fd, progress, progress->header, 0, SSTI_STREAM_HEADER_SHORT,
+                         deadline_ns);
+    if (rc < 0) {
+        return rc;
+    }
+
+    const uint64_t length = get_big_endian(progress->header, SSTI_STREAM_HEADER_SHORT);
+    if (length <= SSTI_STREAM_SHORT_MAX) {
+        progress->size = length;
+        return 0;
+    }
+    if (length != UINT32_MAX) {
+        return SST_EMSGSIZE;
+    }
+
+    progress->header_size = SSTI_STREAM_HEADER_LONG;
+    rc = stream_read(fd, progress, progress->header + SSTI_STREAM_HEADER_SHORT,
+                     SSTI_STREAM_HEADER_SHORT,
+                     SSTI_STREAM_HEADER_LONG - SSTI_STREAM_HEADER_SHORT, deadline_ns);
+    if (rc < 0) {
+        return rc;
+    }
+    progress->size = get_big_endian(progress->header + SSTI_STREAM_HEADER_SHORT,
+                                    SSTI_STREAM_HEADER_LONG - SSTI_STREAM_HEADER_SHORT);
+    return 0;
+}
+
+int
+sst_stream_recv(int fd, struct sst_stream_progress *progress, void *data,
+                int64_t deadline_ns)
+{
+    return stream_read(fd, progress, data, progress->header_size, progress->size,
+                       deadline_ns);
+}
+
+int
+sst_stream_poll(int fd, int64_t deadline_ns)
+{
+    const int rc = ssti_os_stream_poll(fd, deadline_ns);
+
+    if (rc == SST_ETIMEDOUT) {
+        return 0;
+    }
+    return rc < 0 ? rc : 1;
+}
+
+int
+sst_stream_close(int fd)
+{
+    return ssti_os_stream_close(fd);
+}
