@@ -4,6 +4,7 @@
 # start-imports
 from multiprocessing import Process as Worker
 from multiprocessing import Queue
+
 # end-imports
 
 # start-body
@@ -22,7 +23,9 @@ def count_primes(ranges, counts):
 
 def main():
     ranges, counts = Queue(), Queue()
-    workers = [Worker(target=count_primes, args=(ranges, counts)) for _ in range(WORKERS)]
+    workers = [
+        Worker(target=count_primes, args=(ranges, counts)) for _ in range(WORKERS)
+    ]
     for worker in workers:
         worker.start()
     starts = range(0, LIMIT, 1_000)
