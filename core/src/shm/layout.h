@@ -251,4 +251,212 @@ struct sst_barrier_shm {
 };
 _Static_assert(sizeof(struct sst_barrier_shm) == 488, "barrier layout");
 
+/* ---- The first page ---- */
+
+#define SST_ARENA_MAGIC   UINT64_C(0x0a70657473656473) /* "sdestep\n" */
+#define SST_ARENA_VERSION 1
+
+/* Written by the creator before anybody else can see the arena, constant afterwards. */
+struct sst_header_shm {
+    _Atomic uint64_t magic;
+    _Atomic uint32_t version;
+    _Atomic uint32_t layout; /* ssti_layout_hash() of the creator */
+    _Atomic uint64_t size;   /* of the whole arena; with process_max it fixes the map */
+    _Atomic uint64_t id;     /* random, never 0 */
+    _Atomic uint32_t process_max;
+    _Atomic uint32_t creator_pid;
+    _Atomic uint64_t creator_born; /* boot ticks */
+    _Atomic uint64_t pid_space;    /* lock words hold thread ids: one name space per arena */
+    _Atomic uint64_t budget;       /* bytes the user allows; 0 = no limit of his */
+};
+_Static_assert(sizeof(struct sst_header_shm) == 64, "header layout");
+
+/* ---- Slots (shm/slots.c) ---- */
+
+enum {
+    SSTI_SLOT_CLASSES = 6, /* 128 << class bytes */
+    SSTI_SLOT_SIZE_MIN = 128,
+    SSTI_SLOT_SIZE_MAX = 4096,
+};
+
+enum ssti_slot_state {
+    SSTI_SLOT_FREE,
+    SSTI_SLOT_LIVE,
+    SSTI_SLOT_DYING, /* its last holder runs the kind's destroy */
+};
+
+/* First member of every object in a slot. Guarded by the class's leaf. */
+struct sst_slot_shm {
+    _Atomic uint32_t generation; /* of the object; one more each time the slot is freed */
+    _Atomic uint32_t kind;       /* enum sst_kind */
+    _Atomic uint32_t state;      /* enum ssti_slot_state */
+    _Atomic uint32_t count;      /* held entries and messages that hold it */
+    _Atomic uint32_t layout;     /* hash of the object's struct, by its creator */
+    _Atomic uint32_t reserved;
+    _Atomic uint64_t next;       /* offset of the next free slot of the class; 0 = last */
+};
+_Static_assert(sizeof(struct sst_slot_shm) == 32, "slot layout");
+
+/* A size class. Guarded by leaf. The intent is the whole of the next change: values that
+ * become true, so that applying it twice is applying it once. */
+struct sst_class_shm {
+    struct sst_leaf_shm leaf;
+    _Atomic uint64_t free; /* offset of the first free slot; 0 = none */
+    _Atomic uint64_t bump; /* bytes of the class's range that were ever in use */
+    _Atomic uint64_t live; /* slots in use */
+    _Atomic uint64_t intent_slot; /* offset of the slot; 0 = no intent. Written last */
+    _Atomic uint64_t intent_next;
+    _Atomic uint64_t intent_free;
+    _Atomic uint64_t intent_bump;
+    _Atomic uint64_t intent_live;
+    _Atomic uint64_t intent_entry; /* offset of a held entry's value; 0 = none */
+    _Atomic uint64_t intent_value;
+    _Atomic uint32_t intent_generation;
+    _Atomic uint32_t intent_kind;
+    _Atomic uint32_t intent_state;
+    _Atomic uint32_t intent_count;
+    _Atomic uint32_t intent_layout;
+    uint32_t padding[25];
+};
+_Static_assert(sizeof(struct sst_class_shm) == 256, "class layout");
+
+/* ---- Extents (shm/heap.c) ---- */
+
+enum {
+    SSTI_UNIT = 4096,
+    SSTI_ORDERS = 32, /* an extent is SSTI_UNIT << order bytes */
+    SSTI_UNIT_ORDER = 0x3f, /* parts of a unit's state */
+    SSTI_UNIT_KIND = 0xc0,
+    SSTI_UNIT_COLD = 0x40, /* free, and all zero */
+    SSTI_UNIT_WARM = 0x80, /* free, with pages that may be used again */
+    SSTI_UNIT_USED = 0xc0,
+    SSTI_UNIT_SHARE = 0x100, /* of a used extent: one share, counted in the upper bits */
+};
+
+/* One per 4 KiB of the heap; meaningful at the first unit of a block. `state` is the truth,
+ * the links are derived from it. Guarded by the heap's leaf. */
+struct sst_unit_shm {
+    _Atomic uint32_t state;
+    _Atomic uint32_t next; /* unit + 1 of the next free block of its list; 0 = last */
+    _Atomic uint32_t previous;
+    _Atomic uint32_t reserved;
+};
+_Static_assert(sizeof(struct sst_unit_shm) == 16, "unit layout");
+
+/* The heap. Guarded by leaf. */
+struct sst_heap_shm {
+    struct sst_leaf_shm leaf;
+    _Atomic uint64_t high;        /* units that were ever part of a block */
+    _Atomic uint64_t used;        /* units in extents; derived */
+    _Atomic uint64_t warm;        /* units in warm free blocks; derived */
+    _Atomic uint64_t extents;     /* number in use; derived */
+    _Atomic uint64_t credit;      /* bytes of growth the budget has granted already */
+    _Atomic uint64_t intent_unit; /* unit + 1 of the block; 0 = no intent. Written last */
+    _Atomic uint64_t intent_state;
+    _Atomic uint64_t intent_from; /* offset of a word that becomes from_value; 0 = none */
+    _Atomic uint64_t intent_from_value;
+    _Atomic uint64_t intent_to; /* offset of a word that becomes to_value; 0 = none */
+    _Atomic uint64_t intent_to_value;
+    _Atomic uint32_t mask[2];             /* orders whose list is not empty; derived */
+    _Atomic uint32_t list[2][SSTI_ORDERS]; /* [0] cold, [1] warm: unit + 1; derived */
+    uint32_t padding[26];
+};
+_Static_assert(sizeof(struct sst_heap_shm) == 512, "heap layout");
+
+/* ---- Processes (shm/registry.c) ---- */
+
+enum ssti_process_state {
+    SSTI_PROCESS_FREE,
+    SSTI_PROCESS_UNBORN,   /* a seat for a child that has not stamped it */
+    SSTI_PROCESS_LIVE,
+    SSTI_PROCESS_SWEEPING, /* dead; `sweeper` undoes what it held */
+    SSTI_PROCESS_DONE,     /* dead and swept; its watcher has not read the exit code */
+};
+
+/* A seat in the registry. Guarded by the registry's leaf where nothing else is said. */
+struct sst_process_shm {
+    _Atomic uint32_t generation;
+    _Atomic uint32_t state; /* enum ssti_process_state */
+    _Atomic uint32_t pid;   /* single writer: the process; 0 = not known yet */
+    _Atomic uint32_t watched; /* a parent will read the exit code */
+    _Atomic uint64_t parent;  /* id of the process that reserved the seat; 0 = nobody */
+    _Atomic uint64_t sweeper; /* id of who sweeps */
+    _Atomic uint64_t born;    /* boot ticks, not before the process started */
+    _Atomic uint32_t held_high; /* entries of the held table ever used; single writer */
+    _Atomic uint32_t waits_high;
+    _Atomic uint32_t presence_count;
+    _Atomic uint32_t gifts;     /* entries the parent made before the child was born */
+    _Atomic uint32_t life_word; /* 1 + offset of the word in `life`; 0 = the kernel is asked */
+    _Atomic uint32_t life_is_main; /* the main thread holds the life words */
+    uint64_t life[8];        /* a robust mutex: for whoever waits for the process's locks */
+    uint64_t life_parent[8]; /* the same for the parent alone, whose wake nobody can take */
+    _Atomic uint32_t done;   /* 1 once it has left in order; slept on */
+    _Atomic uint32_t exit_code;
+    uint64_t padding[7];
+};
+_Static_assert(sizeof(struct sst_process_shm) == 256, "process layout");
+
+struct sst_registry_shm {
+    struct sst_leaf_shm leaf;
+    _Atomic uint32_t high;  /* seats ever used */
+    _Atomic uint32_t hint;  /* no free seat below; derived */
+    _Atomic uint64_t swept; /* processes, for statistics */
+    uint64_t padding[7];
+};
+_Static_assert(sizeof(struct sst_registry_shm) == 128, "registry layout");
+
+/* What a process holds. Single writer, that process: then its sweeper. */
+struct sst_held_shm {
+    _Atomic uint64_t value; /* 0, the offset of an extent, or of a slot; with SSTI_HELD_* */
+    _Atomic uint64_t tie;   /* offset of the object this is moving into or out of */
+};
+_Static_assert(sizeof(struct sst_held_shm) == 16, "held layout");
+
+enum {
+    SSTI_HELD_SLOT = 1,    /* `value` is the offset of a slot */
+    SSTI_HELD_INHERIT = 2, /* an extent of which forked children get a share */
+    SSTI_HELD_FLAGS = 3,
+};
+
+/* A process takes part in an object. Single writer: its process; value: any of its threads. */
+struct sst_presence_shm {
+    _Atomic uint64_t object; /* offset of the slot; 0 = free, 1 = was used */
+    _Atomic int64_t value;
+    _Atomic uint32_t generation; /* of the slot */
+    uint32_t padding[3];
+};
+_Static_assert(sizeof(struct sst_presence_shm) == 32, "presence layout");
+
+/* The area of a seat: wait records, presence records, then the held table to the end. */
+enum {
+    SSTI_AREA_WAITS = 4096,
+    SSTI_AREA_PRESENCES = 4096,
+    SSTI_AREA_PRESENCE_OFFSET = SSTI_AREA_WAITS * 16,
+    SSTI_AREA_HELD_OFFSET = SSTI_AREA_PRESENCE_OFFSET + SSTI_AREA_PRESENCES * 32,
+};
+
+/* ---- The control pages: offset 4096 ---- */
+
+enum {
+    SSTI_CONTROL_OFFSET = 4096,
+};
+
+struct sst_control_shm {
+    struct sst_registry_shm registry;
+    struct sst_heap_shm heap;
+    uint64_t padding[16];
+    struct sst_class_shm classes[SSTI_SLOT_CLASSES];
+};
+_Static_assert(sizeof(struct sst_control_shm) == 768 + 6 * 256, "control layout");
+
+/* ---- Blocks (shm/block.c) ---- */
+
+struct sst_block_shm {
+    struct sst_slot_shm slot;
+    _Atomic uint64_t size;   /* constant */
+    _Atomic uint64_t extent; /* 0: the bytes follow this struct */
+    uint64_t padding[2];
+};
+_Static_assert(sizeof(struct sst_block_shm) == 64, "block layout");
+
 #endif
