@@ -178,10 +178,11 @@ struct sst_mutex_shm {
     _Atomic uint64_t owner;   /* ssti_proc_self() of the owner, 0 = free; its store commits */
     _Atomic uint32_t thread;  /* kernel's id of the owning thread; recursive ones only */
     _Atomic uint32_t depth;   /* times held; meaningful while there is an owner */
+    _Atomic uint64_t watched; /* owner on whose life word the last in A to lie down sleeps */
     _Atomic uint32_t flags;   /* SST_MUTEX_RECURSIVE; const */
     _Atomic uint32_t reserved;
 };
-_Static_assert(sizeof(struct sst_mutex_shm) == 112, "mutex layout");
+_Static_assert(sizeof(struct sst_mutex_shm) == 120, "mutex layout");
 
 /* A process that takes part in an object (sync/roster.c). Guarded by the object's leaf. */
 struct sst_stay_shm {
@@ -209,9 +210,10 @@ struct sst_semaphore_shm {
     _Atomic uint32_t intent_index; /*   and stay[intent_index] */
     _Atomic uint32_t reserved;
     _Atomic uint64_t intent_stay;  /*   that many times */
+    _Atomic uint64_t watched;      /* holder on whose life word the last in A sleeps */
     struct sst_stay_shm stay[SSTI_SEMAPHORE_STAYS];
 };
-_Static_assert(sizeof(struct sst_semaphore_shm) == 480, "semaphore layout");
+_Static_assert(sizeof(struct sst_semaphore_shm) == 488, "semaphore layout");
 
 /* condition.c. Guarded by the leaf; `turn` may be looked at without. */
 struct sst_condition_shm {
