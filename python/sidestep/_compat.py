@@ -46,6 +46,7 @@ def cpu_count_override() -> int | None:
         return None
     return int(text) or None
 
+
 #: What the running Python starts processes with on Linux when nobody chose.
 DEFAULT_START_METHOD: str = "forkserver" if sys.version_info >= (3, 14) else "fork"
 

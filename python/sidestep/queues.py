@@ -12,25 +12,19 @@ from __future__ import annotations
 
 import types
 from queue import Empty, Full
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from . import _core, context, reduction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
 
     from .context import BaseContext
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "ShutDown", "SimpleQueue"]
 
-_T = TypeVar("_T")
-
 #: ``queue.ShutDown`` where the standard library has it (3.13), else our own.
 ShutDown = _core.ShutDown
-
-#: What ``put`` itself raises; anything else comes from the object being put.
-_OWN_ERRORS = (Full, ShutDown, _core.OwnerDied, MemoryError)
 
 
 class _End:
@@ -40,7 +34,12 @@ class _End:
         self._queue = queue
         self.readable = readable
         self.writable = not readable
-        self.closed = False
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether this side, or the queue, was closed in this process."""
+        return self._closed or self._queue.closed
 
     def _open_queue(self, *, readable: bool) -> _Base:
         if self.closed:
@@ -58,15 +57,17 @@ class _End:
 
     def close(self) -> None:
         """Close this side for this object only; the queue stays as it is."""
-        self.closed = True
+        self._closed = True
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Tell whether a message is there, waiting up to ``timeout`` for one."""
         return _core.Queue.poll(self._open_queue(readable=True), timeout)
 
-    def pending(self) -> bool:
-        """Tell whether a message is there, without a system call."""
-        return self.poll()
+    def _look(self) -> bool:
+        return self.readable and self.poll()
+
+    def _confirm(self) -> bool:
+        return not self.readable or self.poll() or self._queue.drain()
 
     def recv(self) -> Any:
         """Take the next object."""
@@ -133,11 +134,12 @@ class Queue(_Base):
         super().__init__(maxsize, self._joinable)
 
     _joinable = False
+    _loop_reader: _LoopReader | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "_on_queue_feeder_error" in cls.__dict__ and "put" not in cls.__dict__:
-            cls.put = _put_reporting  # type: ignore[method-assign]
+        if "_on_queue_feeder_error" in cls.__dict__:
+            cls._put_failed = _report_failed_put  # type: ignore[attr-defined]
 
     def __getstate__(self) -> Any:
         return super().__getstate__(), self._ignore_epipe
@@ -145,6 +147,13 @@ class Queue(_Base):
     def __setstate__(self, state: Any) -> None:
         handle, self._ignore_epipe = state
         super().__setstate__(handle)
+
+    def empty(self) -> bool:
+        """Tell whether nothing is there; OSError if something is in a closed queue."""
+        is_empty = super().empty()
+        if self.closed and not is_empty:
+            raise OSError("handle is closed")
+        return is_empty
 
     def join_thread(self) -> None:
         """Do nothing: what was put is in the queue already."""
@@ -167,40 +176,97 @@ class Queue(_Base):
         traceback.print_exception(e)
 
     async def aget(self) -> Any:
-        """Take the next object, waiting in the running asyncio loop, without a thread.
-
-        Only one task at a time should wait on one queue object.
-        """
-        return await _retry(self, self.get_nowait, Empty)
+        """Take the next object, waiting in the running asyncio loop, without a thread."""
+        reader: _LoopReader | None = None
+        while True:
+            try:
+                return self.get_nowait()
+            except Empty:
+                pass
+            if reader is None:
+                # From here on a message makes the descriptor readable: look again.
+                reader = _LoopReader.of(self)
+            elif not self.drain():
+                await reader.wait()
 
     async def aput(self, obj: Any) -> None:
-        """Put an object; waits in the running asyncio loop while the queue is full."""
+        """Put an object, without blocking the running asyncio loop while it is full.
+
+        There is no descriptor that tells of room, so this looks again after a
+        millisecond, and after twice as long each time up to 50.
+        """
+        import asyncio
+
         delay = 0.001
         while True:
             try:
                 self.put_nowait(obj)
             except Full:
-                await _pause(delay)
+                await asyncio.sleep(delay)
                 delay = min(2 * delay, 0.05)
             else:
                 return
 
 
-def _put_reporting(
-    self: Queue, obj: Any, block: bool = True, timeout: float | None = None
-) -> None:
-    """Put an object; one that cannot be pickled goes to the subclass's hook."""
-    if self.closed:
-        raise ValueError(f"Queue {self!r} is closed")
-    try:
-        _core.Queue.put(self, obj, block, timeout)
-    except _OWN_ERRORS:
-        raise
-    except Exception as error:  # noqa: BLE001 - a reducer may raise anything
-        self._on_queue_feeder_error(error, obj)
+class _LoopReader:
+    """The tasks of one event loop that wait for messages of one queue.
+
+    A loop has one callback per descriptor; here it wakes all the tasks, each of which
+    looks for itself.
+    """
+
+    def __init__(self, queue: Queue, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._fd = queue.fileno()
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    @classmethod
+    def of(cls, queue: Queue) -> _LoopReader:
+        """Return the running loop's one for a queue."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        reader = queue._loop_reader
+        if reader is None or reader._loop is not loop:
+            reader = queue._loop_reader = cls(queue, loop)
+        return reader
+
+    async def wait(self) -> None:
+        """Sleep until there may be a message."""
+        waiter = self._loop.create_future()
+        if not self._waiters:
+            self._loop.add_reader(self._fd, self._wake)
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+            if not self._waiters:
+                self._loop.remove_reader(self._fd)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _report_failed_put(self: Queue, error: BaseException, obj: object) -> bool:
+    """Give what ``put`` would raise to the subclass's hook; the core calls this."""
+    self._on_queue_feeder_error(error, obj)
+    return True
 
 
 class JoinableQueue(Queue):
     """A queue that knows how many of its items are unfinished."""
 
     _joinable = True
+
+
+class SimpleQueue(_Base):
+    """A queue with little more than ``put`` and ``get``."""
+
+    def __init__(self, *, ctx: BaseContext | None = None) -> None:
+        super().__init__()
+
+    def _closed_error(self) -> Exception:
+        return OSError("handle is closed")

@@ -135,10 +135,24 @@ def _unix_socket(conn: _HasFileno) -> socket.socket:
     return socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
 
 
+def _is_pipe(conn: Any) -> bool:
+    return isinstance(conn, _core.Connection) and bool(conn._parts()[0])
+
+
+def _recv_from_pipe(conn: Any) -> int:
+    received = conn.recv()
+    if not hasattr(received, "detach"):
+        raise RuntimeError("Invalid data received")
+    fd: int = received.detach()
+    return fd
+
+
 def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
     """Send a descriptor over a local connection."""
-    if getattr(conn, "_is_pipe", False):
-        conn._send_fd(handle)
+    if _is_pipe(conn):
+        from . import resource_sharer
+
+        conn.send(resource_sharer.DupFd(handle))
         return
     with _unix_socket(conn) as sock:
         sendfds(sock, [handle])
@@ -146,9 +160,8 @@ def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
 
 def recv_handle(conn: Any) -> int:
     """Receive a descriptor over a local connection."""
-    if getattr(conn, "_is_pipe", False):
-        fd: int = conn._recv_fd()
-        return fd
+    if _is_pipe(conn):
+        return _recv_from_pipe(conn)
     with _unix_socket(conn) as sock:
         return recvfds(sock, 1)[0]
 

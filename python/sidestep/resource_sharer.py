@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .connection import Connection, Listener
 
-__all__ = ["DupFd", "stop"]
+__all__ = ["DupFd", "DupPipe", "stop"]
 
 _Ident = tuple[Any, int]
 
@@ -42,6 +42,33 @@ class DupFd:
         """Take the descriptor; possible once."""
         with _resource_sharer.get_connection(self._id) as conn:
             return reduction.recv_handle(conn)
+
+
+class DupPipe:
+    """A picklable end of a pipe, for one taker.
+
+    It holds the end until the taker has it, so that the sender may close its own.
+    """
+
+    def __init__(self, conn: Connection) -> None:
+        handle, end, fd = conn._parts()
+        held = type(conn).from_parts(handle, end, os.dup(fd))
+
+        def send(taker: Connection, pid: int) -> None:
+            reduction.send_handle(taker, held._parts()[2], pid)
+            taker.recv_bytes()
+
+        self._id = _resource_sharer.register(send, held.close)
+
+    def attach(self, handle: bytes, end: int) -> Connection:
+        """Take the end; possible once."""
+        from .connection import Connection
+
+        with _resource_sharer.get_connection(self._id) as giver:
+            fd = reduction.recv_handle(giver)
+            conn = Connection.from_parts(handle, end, fd)
+            giver.send_bytes(b"")
+        return conn
 
 
 class _ResourceSharer:

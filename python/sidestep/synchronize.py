@@ -65,12 +65,12 @@ class SemLock(_core.SemLock):
         # Third parties, and Condition, reach for the stdlib's inner object.
         return self
 
-    def __getstate__(self) -> tuple[bytes, dict[str, Any]]:
-        return _hold(self), self.__dict__
+    def __getstate__(self) -> tuple[bytes, int, int, dict[str, Any]]:
+        return _hold(self), self.kind, self.maxvalue, self.__dict__
 
-    def __setstate__(self, state: tuple[bytes, dict[str, Any]]) -> None:
-        handle, attributes = state
-        self._attach(handle)
+    def __setstate__(self, state: tuple[bytes, int, int, dict[str, Any]]) -> None:
+        handle, kind, maxvalue, attributes = state
+        self._attach(handle, kind, maxvalue)
         self.__dict__.update(attributes)
 
     def _value_or_unknown(self) -> int | str:
@@ -247,9 +247,7 @@ class Condition:
         """Wake all who wait."""
         self.notify(n=sys.maxsize)
 
-    def wait_for(
-        self, predicate: Callable[[], _T], timeout: float | None = None
-    ) -> _T:
+    def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
         """Wait until the predicate is true; returns its last value."""
         result = predicate()
         deadline = None if timeout is None else monotonic() + timeout

@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: MIT
+"""Connections: pipes between processes, streams over sockets, and waiting for many.
+
+The two ends of a `Pipe` exchange messages through shared memory; a `Connection` over
+a descriptor of the user's, or to a `Listener`, is a byte stream with the standard
+library's framing. Both are one class. `wait` takes both, and queue readers, sockets,
+process sentinels and plain descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from . import _core, context, process, reduction, util
+from .context import AuthenticationError, BufferTooShort
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "Client",
+    "Connection",
+    "Listener",
+    "Pipe",
+    "answer_challenge",
+    "deliver_challenge",
+    "wait",
+]
+
+_core.set_exceptions(BufferTooShort)
+
+BUFSIZE = 8192
+#: Seconds that a local connection may take to come about.
+CONNECTION_TIMEOUT = 20.0
+
+default_family = "AF_UNIX"
+families = ["AF_INET", "AF_UNIX"]
+
+Connection = _core.Connection
+_ConnectionBase = Connection
+
+
+def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
+    """Return two connected ends; not duplex: the first receives, the second sends."""
+    return _core.pipe(duplex)
+
+
+# ---- Waiting for several ----
+
+
+def _is_done(sentinel: int) -> bool:
+    """Tell whether this is the sentinel of a child that has stored its exit code.
+
+    The descriptor itself becomes readable only when the kernel is done with it.
+    """
+    for child in tuple(process._children):
+        popen = child._popen
+        if popen is not None and popen.sentinel == sentinel:
+            return popen.poll() is not None
+    return False
+
+
+def _look(obj: Any) -> bool:
+    """Tell whether an object is ready, as far as that can be seen in memory."""
+    if isinstance(obj, Connection):
+        return obj.readable and obj.pending()
+    if isinstance(obj, int):
+        return _is_done(obj)
+    look = getattr(obj, "_look", None)
+    return look is not None and look()
+
+
+def _confirm(obj: Any) -> bool:
+    """Tell whether an object whose descriptor is readable is ready indeed.
+
+    A doorbell may be a stale one: somebody else has taken the message.
+    """
+    if isinstance(obj, Connection):
+        return not obj.readable or obj.poll(0)
+    confirm = getattr(obj, "_confirm", None)
+    return confirm is None or confirm()
+
+
+def _descriptor(obj: Any) -> int:
+    if isinstance(obj, int):
+        return obj
+    try:
+        return int(obj.fileno())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"Invalid file object: {obj!r}") from None
+
+
+class _Waiter:
+    """The objects of one `wait`, their descriptors asked for and registered."""
+
+    def __init__(self, objects: list[Any]) -> None:
+        self._objects = objects
+        self._descriptors = [_descriptor(obj) for obj in objects]
+        self._poll = select.poll()
+        for fd in self._descriptors:
+            self._poll.register(fd, select.POLLIN)
+
+    def ready(self, timeout: float | None) -> list[Any]:
+        """Return what is ready, sleeping only if nothing is, up to ``timeout``."""
+        seen = {id(obj) for obj in self._objects if _look(obj)}
+        if seen:
+            timeout = 0.0
+        milliseconds = None if timeout is None else max(0.0, timeout) * 1000
+        signalled = {fd for fd, _ in self._poll.poll(milliseconds)}
+        return [
+            obj
+            for obj, fd in zip(self._objects, self._descriptors, strict=True)
+            if id(obj) in seen or (fd in signalled and _confirm(obj))
+        ]
+
+
+def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
+    """Return all those of the objects that are ready, waiting until one is.
+
+    Objects are connections, queue readers, sockets, anything with ``fileno()``,
+    process sentinels and other descriptors. Without ``timeout`` (seconds) it waits
+    for ever; after it the list is empty.
+    """
+    objects = list(object_list)
+    if len(objects) == 1 and _look(objects[0]):
+        return objects
+    deadline = None if timeout is None else monotonic() + timeout
+    waiter = _Waiter(objects)
+    while True:
+        ready = waiter.ready(timeout)
+        if ready:
+            return ready
+        if deadline is not None:
+            timeout = deadline - monotonic()
+            if timeout <= 0:
+                return ready
+
+
+# ---- Connections by address ----
+
+
+def _init_timeout(timeout: float = CONNECTION_TIMEOUT) -> float:
+    return monotonic() + timeout
+
+
+def _check_timeout(deadline: float) -> bool:
+    return monotonic() > deadline
+
+
+def arbitrary_address(family: str) -> Any:
+    """Return a free address of the family."""
+    if family == "AF_INET":
+        return ("localhost", 0)
+    if family == "AF_UNIX":
+        import tempfile
+
+        return tempfile.mktemp(prefix="listener-", dir=util.get_temp_dir())
+    raise ValueError("unrecognized family")
+
+
+def _validate_family(family: str) -> None:
+    if family == "AF_PIPE":
+        raise ValueError(f"Family {family} is not recognized.")
+
+
+def address_type(address: Any) -> str:
+    """Return the family of an address: AF_INET, AF_UNIX, or AF_PIPE (Windows)."""
+    if type(address) is tuple:
+        return "AF_INET"
+    if type(address) is str and address.startswith("\\\\"):
+        return "AF_PIPE"
+    if type(address) is str or util.is_abstract_socket_namespace(address):
+        return "AF_UNIX"
+    raise ValueError(f"address type of {address!r} unrecognized")
+
+
+def _check_authkey(authkey: object) -> None:
+    if authkey is not None and not isinstance(authkey, bytes):
+        raise TypeError("authkey should be a byte string")
+
+
+def _connection_over(sock: socket.socket) -> Connection:
+    """Turn a connected socket into a connection, which owns it."""
+    import socket
+
+    sock.setblocking(True)
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        # Messages are small; waiting for more to send costs 40 ms each.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Connection(sock.detach())
+
+
+class SocketListener:
+    """A socket that is bound to an address and listens."""
+
+    def __init__(self, address: Any, family: str, backlog: int = 1) -> None:
+        import socket
+
+        self._socket = socket.socket(getattr(socket, family))
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.setblocking(True)
+            self._socket.bind(address)
+            self._socket.listen(backlog)
+            self._address = self._socket.getsockname()
+        except OSError:
+            self._socket.close()
+            raise
+        self._family = family
+        self._last_accepted: Any = None
+        self._unlink: util.Finalize | None = None
+        if family == "AF_UNIX" and not util.is_abstract_socket_namespace(address):
+            self._unlink = util.Finalize(
+                self, os.unlink, args=(address,), exitpriority=0
+            )
+
+    def accept(self) -> Connection:
+        """Wait for a peer to connect."""
+        sock, self._last_accepted = self._socket.accept()
+        return _connection_over(sock)
+
+    def close(self) -> None:
+        """Stop listening and remove the address's file."""
+        try:
+            self._socket.close()
+        finally:
+            unlink, self._unlink = self._unlink, None
+            if unlink is not None:
+                unlink()
+
+
+def SocketClient(address: Any) -> Connection:
+    """Return a connection to a socket that listens at the address."""
+    import socket
+
+    with socket.socket(getattr(socket, address_type(address))) as sock:
+        sock.setblocking(True)
+        sock.connect(address)
+        return _connection_over(sock)
+
+
+class Listener:
+    """Accepts connections at an address; with ``authkey`` from those who know it."""
+
+    def __init__(
+        self,
+        address: Any = None,
+        family: str | None = None,
+        backlog: int = 1,
+        authkey: bytes | None = None,
+    ) -> None:
+        family = family or (address and address_type(address)) or default_family
+        _validate_family(family)
+        address = address or arbitrary_address(family)
+        self._listener: SocketListener | None = SocketListener(address, family, backlog)
+        _check_authkey(authkey)
+        self._authkey = authkey
+
+    def _open(self) -> SocketListener:
+        if self._listener is None:
+            raise OSError("listener is closed")
+        return self._listener
+
+    def accept(self) -> Connection:
+        """Wait for a peer and return the connection to it.
+
+        Raises AuthenticationError when the peer does not know the key.
+        """
+        conn = self._open().accept()
+        if self._authkey is not None:
+            try:
+                deliver_challenge(conn, self._authkey)
+                answer_challenge(conn, self._authkey)
+            except BaseException:
+                conn.close()
+                raise
+        return conn
+
+    def close(self) -> None:
+        """Stop listening."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    @property
+    def address(self) -> Any:
+        """Where it listens."""
+        return self._open()._address
+
+    @property
+    def last_accepted(self) -> Any:
+        """The address of the last peer, None if there was none or it has none."""
+        return self._open()._last_accepted
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+
+def Client(
+    address: Any, family: str | None = None, authkey: bytes | None = None
+) -> Connection:
+    """Return a connection to the `Listener` at an address.
+
+    Raises AuthenticationError when it does not know the key.
+    """
+    _validate_family(family or address_type(address))
+    _check_authkey(authkey)
+    conn = SocketClient(address)
+    if authkey is not None:
+        try:
+            answer_challenge(conn, authkey)
+            deliver_challenge(conn, authkey)
+        except BaseException:
+            conn.close()
+            raise
+    return conn
+
+
+# ---- Authentication: the standard library's handshake ----
+#
+# The challenged side proves that it knows the key with an HMAC over the challenge.
+# Since Python 3.12 challenge and answer carry the digest's name in braces; older
+# peers send 20 bytes without one and mean MD5, and answer a newer challenge with the
+# 16 bytes of an MD5 HMAC over all of it. What is here talks to both.
+
+MESSAGE_LENGTH = 40
+
+CHALLENGE = _CHALLENGE = b"#CHALLENGE#"
+WELCOME = _WELCOME = b"#WELCOME#"
+FAILURE = _FAILURE = b"#FAILURE#"
+
+_ALLOWED_DIGESTS = frozenset({b"md5", b"sha256", b"sha384", b"sha3_256", b"sha3_384"})
+_MAX_DIGEST_LEN = max(map(len, _ALLOWED_DIGESTS))
+_MD5ONLY_MESSAGE_LENGTH = 20
+_MD5_DIGEST_LEN = 16
+_LEGACY_LENGTHS = (_MD5ONLY_MESSAGE_LENGTH, _MD5_DIGEST_LEN)
+_REPLY_LENGTH_MAX = 256
+
+
+def _get_digest_name_and_payload(message: bytes) -> tuple[str, bytes]:
+    """Split ``{digest}payload``; the name is empty for an old peer's message."""
+    if len(message) in _LEGACY_LENGTHS:
+        return "", message
+    if message.startswith(b"{"):
+        end = message.find(b"}", 1, _MAX_DIGEST_LEN + 2)
+        if end > 0 and message[1:end] in _ALLOWED_DIGESTS:
+            return message[1:end].decode("ascii"), message[end + 1 :]
+    raise AuthenticationError(
+        "unsupported message length, missing digest prefix, "
+        f"or unsupported digest: {message=}"
+    )
+
+
+def _create_response(authkey: bytes, message: bytes) -> bytes:
+    """Return the proof over a challenge, in the manner the challenge asks for."""
+    import hmac
+
+    digest_name = _get_digest_name_and_payload(message)[0]
+    if not digest_name:
+        try:
+            return hmac.new(authkey, message, "md5").digest()
+        except ValueError:
+            # No MD5 here (FIPS). An old peer is going to refuse what comes instead.
+            digest_name = "sha256"
+    response = hmac.new(authkey, message, digest_name).digest()
+    return b"{%s}%s" % (digest_name.encode("ascii"), response)
+
+
+def _verify_challenge(authkey: bytes, message: bytes, response: bytes) -> None:
+    """Raise AuthenticationError unless the response proves the key."""
+    import hmac
+
+    digest_name, mac = _get_digest_name_and_payload(response)
+    digest_name = digest_name or "md5"
+    try:
+        expected = hmac.new(authkey, message, digest_name).digest()
+    except ValueError:
+        raise AuthenticationError(f"{digest_name} unsupported") from None
+    if len(expected) != len(mac):
+        raise AuthenticationError(
+            f"expected {digest_name!r} of length {len(expected)} got {len(mac)}"
+        )
+    if not hmac.compare_digest(expected, mac):
+        raise AuthenticationError("digest received was wrong")
+
+
+def _require_bytes(authkey: object) -> None:
+    if not isinstance(authkey, bytes):
+        raise ValueError(f"Authkey must be bytes, not {type(authkey)!s}")
+
+
+def deliver_challenge(
+    connection: Any, authkey: bytes, digest_name: str = "sha256"
+) -> None:
+    """Have the peer prove that it knows the key, else raise AuthenticationError."""
+    _require_bytes(authkey)
+    message = b"{%s}%s" % (digest_name.encode("ascii"), os.urandom(MESSAGE_LENGTH))
+    connection.send_bytes(_CHALLENGE + message)
+    response = connection.recv_bytes(_REPLY_LENGTH_MAX)
+    try:
+        _verify_challenge(authkey, message, response)
+    except AuthenticationError:
+        connection.send_bytes(_FAILURE)
+        raise
+    connection.send_bytes(_WELCOME)
+
+
+def answer_challenge(connection: Any, authkey: bytes) -> None:
+    """Prove to the peer that we know the key; AuthenticationError if it refuses."""
+    _require_bytes(authkey)
+    message = connection.recv_bytes(_REPLY_LENGTH_MAX)
+    if not message.startswith(_CHALLENGE):
+        raise AuthenticationError(f"Protocol error, expected challenge: {message=}")
+    message = message[len(_CHALLENGE) :]
+    if len(message) < _MD5ONLY_MESSAGE_LENGTH:
+        raise AuthenticationError(f"challenge too short: {len(message)} bytes")
+    connection.send_bytes(_create_response(authkey, message))
+    if connection.recv_bytes(_REPLY_LENGTH_MAX) != _WELCOME:
+        raise AuthenticationError("digest sent was rejected")
+
+
+# ---- Another encoding than pickle ----
+
+
+class ConnectionWrapper:
+    """A connection whose objects are encoded by given functions."""
+
+    def __init__(
+        self,
+        conn: Connection,
+        dumps: Callable[[Any], bytes],
+        loads: Callable[[bytes], Any],
+    ) -> None:
+        self._conn = conn
+        self._dumps = dumps
+        self._loads = loads
+        for name in ("fileno", "close", "poll", "recv_bytes", "send_bytes"):
+            setattr(self, name, getattr(conn, name))
+
+    def send(self, obj: Any) -> None:
+        """Send an object."""
+        self._conn.send_bytes(self._dumps(obj))
+
+    def recv(self) -> Any:
+        """Receive an object."""
+        return self._loads(self._conn.recv_bytes())
+
+
+def _xml_dumps(obj: Any) -> bytes:
+    from xmlrpc.client import dumps
+
+    return dumps((obj,), None, None, None, True).encode("utf-8")  # noqa: FBT003
+
+
+def _xml_loads(data: bytes) -> Any:
+    from xmlrpc.client import loads
+
+    return loads(data.decode("utf-8"))[0][0]
+
+
+class XmlListener(Listener):
+    """A listener whose connections encode objects as XML-RPC does."""
+
+    def accept(self) -> ConnectionWrapper:  # type: ignore[override]
+        """Wait for a peer and return the connection to it."""
+        return ConnectionWrapper(super().accept(), _xml_dumps, _xml_loads)
+
+
+def XmlClient(*args: Any, **kwds: Any) -> ConnectionWrapper:
+    """Return a connection to an `XmlListener`."""
+    return ConnectionWrapper(Client(*args, **kwds), _xml_dumps, _xml_loads)
+
+
+# ---- Passing a connection to another process ----
+
+
+def rebuild_connection(df: Any, readable: bool, writable: bool) -> Connection:
+    """Make a stream connection in the process that a message reached."""
+    return Connection(df.detach(), readable, writable)
+
+
+def reduce_connection(conn: Connection) -> tuple[Any, ...]:
+    """Reduce a connection to what another process makes it from."""
+    handle, end, fd = conn._parts()
+    if not handle:
+        df = reduction.DupFd(conn.fileno())
+        return rebuild_connection, (df, conn.readable, conn.writable)
+    popen = context.get_spawning_popen()
+    if popen is not None:
+        popen.hold(handle)
+        return rebuild_pipe, (handle, end, popen.DupFd(popen.duplicate_for_child(fd)))
+    from . import resource_sharer
+
+    return rebuild_pipe, (handle, end, resource_sharer.DupPipe(conn))
+
+
+def rebuild_pipe(handle: bytes, end: int, df: Any) -> Connection:
+    """Make a pipe's end in the process that a message or a start brought it to."""
+    attach = getattr(df, "attach", None)
+    if attach is not None:
+        conn: Connection = attach(handle, end)
+        return conn
+    return Connection.from_parts(handle, end, df.detach())
+
+
+reduction.register(Connection, reduce_connection)
