@@ -44,7 +44,7 @@ _SUBMODULES = frozenset(
 
 _reason = unsupported_reason()
 if _reason is None:
-    from . import context, process
+    from . import context
     from ._core import OwnerDied
     from .context import (
         AuthenticationError,

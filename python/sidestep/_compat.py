@@ -10,10 +10,7 @@ from typing import Any
 __all__ = [
     "ATEXIT_IN_CHILDREN",
     "DEFAULT_START_METHOD",
-    "HAVE_DIGEST_PREFIX",
-    "HAVE_QUEUE_SHUTDOWN",
     "MINIMUM_KERNEL",
-    "cpu_count_override",
     "cpu_count_override",
     "fork_exec",
     "kernel_release",
@@ -23,12 +20,6 @@ __all__ = [
 
 #: pidfd waits came with 5.4, the wake-up of a dying lock owner's waiters with 5.5.
 MINIMUM_KERNEL = (5, 5)
-
-#: ``queue.ShutDown`` exists.
-HAVE_QUEUE_SHUTDOWN: bool = sys.version_info >= (3, 13)
-
-#: Challenges carry the name of their digest; before 3.12 it was always MD5.
-HAVE_DIGEST_PREFIX: bool = sys.version_info >= (3, 12)
 
 #: Children run their ``atexit`` functions (gh-83856).
 ATEXIT_IN_CHILDREN: bool = sys.version_info >= (3, 13)
@@ -45,23 +36,6 @@ def cpu_count_override() -> int | None:
     if not isinstance(text, str) or not text.isdecimal():
         return None
     return int(text) or None
-
-
-#: What the running Python starts processes with on Linux when nobody chose.
-DEFAULT_START_METHOD: str = "forkserver" if sys.version_info >= (3, 14) else "fork"
-
-
-def cpu_count_override() -> int | None:
-    """Return the count given with ``-X cpu_count`` or ``PYTHON_CPU_COUNT``, if any."""
-    if sys.version_info < (3, 13):
-        return None
-    given = sys._xoptions.get("cpu_count")
-    if given is None and not sys.flags.ignore_environment:
-        given = os.environ.get("PYTHON_CPU_COUNT")
-    try:
-        return int(given) if given else None  # type: ignore[arg-type]
-    except ValueError:
-        return None
 
 
 def kernel_release() -> tuple[int, int]:

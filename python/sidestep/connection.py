@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import select
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from . import _core, context, process, reduction, util
 from .context import AuthenticationError, BufferTooShort
@@ -158,7 +158,10 @@ def arbitrary_address(family: str) -> Any:
     if family == "AF_UNIX":
         import tempfile
 
-        return tempfile.mktemp(prefix="listener-", dir=util.get_temp_dir())
+        # The directory is ours alone, so nobody can take the name meanwhile.
+        return tempfile.mktemp(  # noqa: S306
+            prefix="listener-", dir=util.get_temp_dir()
+        )
     raise ValueError("unrecognized family")
 
 
@@ -187,7 +190,7 @@ def _connection_over(sock: socket.socket) -> Connection:
     """Turn a connected socket into a connection, which owns it."""
     import socket
 
-    sock.setblocking(True)
+    sock.settimeout(None)
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
         # Messages are small; waiting for more to send costs 40 ms each.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -203,7 +206,7 @@ class SocketListener:
         self._socket = socket.socket(getattr(socket, family))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.setblocking(True)
+            self._socket.settimeout(None)
             self._socket.bind(address)
             self._socket.listen(backlog)
             self._address = self._socket.getsockname()
@@ -238,7 +241,7 @@ def SocketClient(address: Any) -> Connection:
     import socket
 
     with socket.socket(getattr(socket, address_type(address))) as sock:
-        sock.setblocking(True)
+        sock.settimeout(None)
         sock.connect(address)
         return _connection_over(sock)
 
@@ -296,7 +299,7 @@ class Listener:
         """The address of the last peer, None if there was none or it has none."""
         return self._open()._last_accepted
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> None:

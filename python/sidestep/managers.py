@@ -9,7 +9,7 @@ run; starting or connecting a manager raises NotImplementedError. Until then
 from __future__ import annotations
 
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -97,7 +97,7 @@ def MakeProxyType(name: str, exposed: Iterable[str]) -> type[BaseProxy]:
 class BaseManager:
     """The base of managers; types are registered with it."""
 
-    _registry: dict[str, tuple[Any, ...]] = {}
+    _registry: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class BaseManager:
     def join(self, timeout: float | None = None) -> None:
         """Do nothing: no server was started."""
 
-    def __enter__(self) -> BaseManager:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

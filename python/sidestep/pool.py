@@ -16,7 +16,7 @@ import threading
 import traceback
 import types
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from . import get_context, util
 from .context import TimeoutError
@@ -616,7 +616,7 @@ class Pool:
         for worker in self._pool:
             worker.join()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         self._check_running()
         return self
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import types
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from . import _core, context, reduction
 
@@ -86,7 +86,7 @@ class _End:
         end = None if size is None else offset + size
         self.send(reduction.ForkingPickler.loads(memoryview(buf)[offset:end]))
 
-    def __enter__(self) -> _End:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> None:

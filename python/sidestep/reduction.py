@@ -19,7 +19,7 @@ import os
 import pickle
 import sys
 from abc import ABCMeta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from . import _core, context
 
@@ -43,8 +43,6 @@ __all__ = [
 #: Descriptors can be sent to other processes.
 HAVE_SEND_HANDLE = True
 
-_Reducer = "Callable[[Any], tuple[Any, ...] | str]"
-
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
@@ -53,7 +51,7 @@ class _HasFileno(Protocol):
 class ForkingPickler(pickle.Pickler):
     """Pickler with reducers for what travels between processes only."""
 
-    _extra_reducers: dict[type, Callable[[Any], Any]] = {}
+    _extra_reducers: ClassVar[dict[type, Callable[[Any], Any]]] = {}
     _copyreg_dispatch_table = copyreg.dispatch_table
 
     def __init__(self, *args: Any) -> None:

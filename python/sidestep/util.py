@@ -400,7 +400,7 @@ def _close_stdin() -> None:
     try:
         fd = os.open(os.devnull, os.O_RDONLY)
         try:
-            sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+            sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115
         except BaseException:
             os.close(fd)
             raise

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
 
-    from ..pool import ThreadPool
+    from sidestep.pool import ThreadPool
 
 __all__ = [
     "Array",
@@ -64,7 +64,7 @@ class DummyProcess(threading.Thread):
         target: Callable[..., object] | None = None,
         name: str | None = None,
         args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] = {},  # noqa: B006 - Thread copies it
+        kwargs: Mapping[str, Any] = {},
     ) -> None:
         super().__init__(group, target, name, args, kwargs)
         self._pid: int | None = None
@@ -165,7 +165,7 @@ def Pool(
     initargs: Iterable[Any] = (),
 ) -> ThreadPool:
     """Return a pool of threads."""
-    from ..pool import ThreadPool
+    from sidestep.pool import ThreadPool
 
     return ThreadPool(processes, initializer, initargs)
 
@@ -173,5 +173,5 @@ def Pool(
 JoinableQueue = Queue
 
 # A manager's methods of these names. Last, for above they mean the built-ins.
-dict = dict
-list = list
+dict = dict  # noqa: PLW0127
+list = list  # noqa: PLW0127

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from queue import Queue
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["Client", "Listener", "Pipe"]
 
@@ -32,7 +32,7 @@ class Connection:
     def close(self) -> None:
         """Do nothing: the queues go with their last user."""
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -61,7 +61,7 @@ class Listener:
         """What to give to `Client`."""
         return self._backlog_queue
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> None:
