@@ -194,6 +194,7 @@ SST_API SST_MUST_CHECK int sst_mutex_release(struct sst_mutex *mutex);
 /* Free a mutex whose owner died. 1 when there was something to recover, else 0. */
 SST_API SST_MUST_CHECK int sst_mutex_recover(struct sst_mutex *mutex);
 SST_API bool sst_mutex_is_locked(const struct sst_mutex *mutex);
+SST_API bool sst_mutex_is_recursive(const struct sst_mutex *mutex);
 /* Times the calling thread (recursive) or process (plain) holds it. */
 SST_API uint32_t sst_mutex_count(const struct sst_mutex *mutex);
 
@@ -208,6 +209,7 @@ SST_API SST_MUST_CHECK int sst_semaphore_acquire(struct sst_semaphore *semaphore
 /* `count` units; SST_EOVERFLOW beyond value_max, changing nothing. */
 SST_API SST_MUST_CHECK int sst_semaphore_release(struct sst_semaphore *semaphore, uint32_t count);
 SST_API uint32_t sst_semaphore_value(const struct sst_semaphore *semaphore);
+SST_API uint32_t sst_semaphore_value_max(const struct sst_semaphore *semaphore);
 
 struct sst_condition;
 SST_API SST_MUST_CHECK int sst_condition_create(struct sst_arena *arena, struct sst_condition **out, struct sst_error *err);
