@@ -32,9 +32,6 @@ OPT_OUTS: dict[tuple[str, str, str], str] = {
     ("raw_atomics", "binding/block_atomic.c", "__atomic_"): (
         "numbers of the user's widths in the user's memory, no state of the engine"
     ),
-    ("libc_locks", "core/src/proc/reap.c", "pthread_mutex"): (
-        "guards this process's own table of children, which is never shared"
-    ),
 }
 SHOWN = 10  # findings of a check that are printed
 

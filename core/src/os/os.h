@@ -28,8 +28,9 @@ struct ssti_os_wait {
  * SST_ETIMEDOUT, SST_EINTR. */
 int ssti_os_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t deadline_ns);
 
-/* Sleep while all words have their values (at most 8). The same results. Where the kernel
- * lacks futex_waitv it sleeps on the first word in slices of 20 ms and looks at the others in between. */
+/* Sleep while all words have their values (at most 8). The same results. The words are looked at
+ * and queued on one after the other, in their order. Where the kernel lacks futex_waitv it
+ * sleeps on the last word in slices of 20 ms and looks at the others in between. */
 int ssti_os_futex_waitv(const struct ssti_os_wait *words, uint32_t count,
                         int64_t deadline_ns);
 
@@ -76,6 +77,31 @@ int ssti_os_tether(bool packets, int *parent, int *child);
 int ssti_os_close(int fd);
 /* Bytes sent, at least one; never SIGPIPE. Waits for room only with SST_FOREVER. */
 int64_t ssti_os_send(int fd, const void *data, uint64_t size, int64_t deadline_ns);
+
+/* What is there now: bytes, 0 at the end, SST_EAGAIN. */
+int64_t ssti_os_receive_now(int fd, void *out, uint64_t size);
+
+/* ---- Packets with descriptors (os_pass.c) ---- */
+
+enum {
+    SSTI_OS_PASS_MAX = 252,
+};
+
+struct ssti_os_packet {
+    void *data;
+    uint64_t size; /* room; then the size of what came */
+    int *fds;      /* passed, or room for SSTI_OS_PASS_MAX of them */
+    uint32_t fd_count;
+    int sender_pid; /* as the kernel says; 0 when it does not */
+    uint32_t sender_uid;
+};
+
+/* 0; SST_EPIPE, SST_EINTR. Never SIGPIPE. */
+int ssti_os_packet_send(int fd, const struct ssti_os_packet *packet);
+/* 0; SST_EOF; SST_EINTR. Descriptors that come are close-on-exec and the caller's. */
+int ssti_os_packet_receive(int fd, struct ssti_os_packet *packet);
+/* Packets received here tell who sent them. */
+int ssti_os_packet_ask_sender(int fd);
 
 /* Which file the descriptor stands for, to see whether its number was reused; 0: none. */
 uint64_t ssti_os_file_id(int fd);

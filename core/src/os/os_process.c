@@ -206,6 +206,14 @@ ssti_os_send(int fd, const void *data, uint64_t size, int64_t deadline_ns)
     return rc < 0 ? -errno : rc;
 }
 
+int64_t
+ssti_os_receive_now(int fd, void *out, uint64_t size)
+{
+    const ssize_t rc = recv(fd, out, size, MSG_DONTWAIT);
+
+    return rc < 0 ? -errno : rc;
+}
+
 uint64_t
 ssti_os_file_id(int fd)
 {
