@@ -97,12 +97,14 @@ ssti_os_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t deadline_ns)
     return status_of_sleep();
 }
 
-/* Without futex_waitv: sleep on the first word, and look at the others now and then. */
+/* Without futex_waitv: sleep on the last word, and look at the others now and then. */
 static int
 wait_in_slices(const struct ssti_os_wait *words, uint32_t count, int64_t deadline_ns)
 {
+    const struct ssti_os_wait *const last = &words[count - 1];
+
     for (;;) {
-        for (uint32_t i = 1; i < count; i++) {
+        for (uint32_t i = 0; i + 1 < count; i++) {
             if (ssti_load_acq(words[i].word) != words[i].value) {
                 return SST_EAGAIN;
             }
@@ -110,7 +112,7 @@ wait_in_slices(const struct ssti_os_wait *words, uint32_t count, int64_t deadlin
 
         const int64_t slice = ssti_os_now_ns() + SLICE_NS;
         const int64_t until = deadline_ns < slice ? deadline_ns : slice;
-        const int rc = ssti_os_futex_wait(words[0].word, words[0].value, until);
+        const int rc = ssti_os_futex_wait(last->word, last->value, until);
 
         if (rc != SST_ETIMEDOUT || until == deadline_ns) {
             return rc;

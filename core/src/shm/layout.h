@@ -29,7 +29,7 @@ struct sst_leaf_shm {
     _Atomic uint32_t intent_class;               /* redo record, guarded by word: */
     _Atomic uint32_t intent_waiting;             /*   waiting[intent_class] becomes this, */
     _Atomic uint32_t intent_state;               /*   the wait record's state this, */
-    _Atomic uint32_t reserved;
+    _Atomic uint32_t turn;                       /* what contenders sleep on; any writer */
     _Atomic uint64_t intent_record;              /*   of the record at this offset; 0 = none */
 };
 _Static_assert(sizeof(struct sst_leaf_shm) == 56, "leaf layout");
@@ -45,7 +45,7 @@ _Static_assert(sizeof(struct sst_wait_shm) == 16, "wait record layout");
 
 enum ssti_wait_state {
     SSTI_WAIT_FREE,
-    SSTI_WAIT_MOVING,  /* a contender's count is being changed: the sweeper leaves it alone */
+    SSTI_WAIT_MOVING,  /* between the two: leaf.c says what the sweeper makes of it */
     SSTI_WAIT_COUNTED, /* counted in the leaf: the sweeper must take one off */
 };
 
@@ -120,20 +120,21 @@ struct sst_queue_shm {
     struct sst_leaf_shm leaf; /* A getters, B putters waiting for room, C joiners */
     struct sst_ring_shm ring;
 
-    _Atomic uint32_t bells_armed; /* bit i: bell[i] wants to be rung; guarded by the leaf */
+    _Atomic uint32_t bells_armed; /* bit i: bell[i] wants to be rung */
     _Atomic uint32_t joinable;    /* const */
     _Atomic uint64_t takers;      /* extent of the table of takers; 0 until the first take */
     _Atomic uint64_t taken;       /* sum of the takers' counts and of `lost`; recounted */
     _Atomic uint64_t lost;        /* counts of takers that died */
-    _Atomic uint32_t takers_new;  /* a taker the joiners do not watch yet has come */
-    _Atomic uint32_t undo;        /* 1: a take under way began with the next three: */
-    _Atomic uint64_t undo_count;  /*   the taker's count, */
-    _Atomic uint32_t undo_taker;  /*   index of the taker, */
-    _Atomic uint32_t undo_cursor; /*   get_cursor; the take was committed if it is another now, */
-    _Atomic uint64_t undo_chunk;  /*   or this chunk */
+    _Atomic uint32_t takers_new;  /* a taker has come that the joiners do not watch yet */
+    _Atomic uint32_t intent;      /* redo record: enum ssti_takers_intent, written last; */
+    _Atomic uint64_t intent_value;  /* what these mean is in takers.c */
+    _Atomic uint64_t intent_extent;
+    _Atomic uint32_t intent_taker;
+    _Atomic uint32_t intent_cursor;
+    _Atomic uint64_t offset;      /* of this slot; const */
     struct sst_bell_shm bell[SSTI_QUEUE_BELLS];
 };
-_Static_assert(sizeof(struct sst_queue_shm) == 472, "queue layout");
+_Static_assert(sizeof(struct sst_queue_shm) == 480, "queue layout");
 
 /* One end of a pipe, in the pipe. Guarded by the pipe's leaf, but for the const ones. */
 struct sst_pipe_end_shm {
@@ -154,8 +155,9 @@ struct sst_pipe_shm {
     struct sst_leaf_shm leaf; /* nobody sleeps on it but for the lock: sleepers poll */
     struct sst_ring_shm ring[2]; /* [e] is what end e reads */
     struct sst_pipe_end_shm end[2];
+    _Atomic uint64_t offset; /* of this slot; const */
 };
-_Static_assert(sizeof(struct sst_pipe_shm) == 416, "pipe layout");
+_Static_assert(sizeof(struct sst_pipe_shm) == 424, "pipe layout");
 
 /* The slot that stands for one end: as long as it is held somebody has the end open. */
 struct sst_pipe_hold_shm {

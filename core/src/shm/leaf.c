@@ -9,11 +9,19 @@
  * sleeper is woken in any case; if it dies while somebody else owns it nothing happens, and
  * it is the owner's unlock that must wake.
  *
- * Two kinds of threads sleep. *Contenders* want the lock and sleep on `word` alone, at a value
- * that names an owner. *Waiters* of a class want the object to change; they sleep
- * on two words at once, futex_waitv(seq[class], word). A waker changes `seq` under the lock
- * and wakes on it, so a waiter that is still on its way to bed finds the value changed; `word`
- * is there for the kernel, which knows no other word of ours.
+ * Two kinds of threads sleep, both on two words at once. *Contenders* want the lock: they sleep
+ * on (word, turn), at a value of `word` that names an owner. *Waiters* of a class want the
+ * object to change: they sleep on (word, seq[class]). A waker changes `seq` under the lock,
+ * or `turn` after it gave the lock back, and wakes on that, so that whoever is still on his way
+ * to bed finds the value changed; `word` is there for the kernel, which knows no other word of
+ * ours. Nobody but the kernel wakes on `word`: a contender's wake that hit a waiter would be
+ * passed on by a thread with nothing to do, and with a count that is too high (I5) two such
+ * threads would wake each other for ever.
+ *
+ * The order of the two words matters, since futex_waitv queues one after the other. A dying
+ * owner changes seq, frees the word, and the kernel wakes on the word. A sleeper that was
+ * queued on `word` by then is woken; one that was not looks at `seq` later still. The
+ * other way round it could look at an old seq, and then at a word that is free again.
  *
  * Invariants
  *   I1  whoever sleeps was counted before (`contenders`, or `waiting[class]` under the lock)
@@ -26,6 +34,8 @@
  *       owner at that moment (I3), wakes the next
  *   I5  counts are too high at worst (a dead sleeper not yet swept), which costs a system
  *       call per unlock; they are never too low
+ *   I6  a wait record that an intent names is not FREE: the sweeper of its process takes the
+ *       leaf, and thereby has the intent redone, before the record gets another user
  *
  * Death table (thread dies after ...)
  *   taking the word           word is OWNER_DIED; the next to lock redoes the intent, and the
@@ -38,6 +48,8 @@
  *   being woken               I4
  *   counting a contender      record says MOVING: the sweeper leaves the count, perhaps one
  *                             too high
+ *   counting a waiter         record says MOVING: the sweeper takes the leaf (redo), then
+ *                             knows whether it was counted
  *
  * docs/internals/waiting.rst tells the story of the designs that lost wake-ups. */
 
@@ -93,13 +105,14 @@ redo(struct sst_arena *arena, struct sst_leaf_shm *leaf)
 }
 
 /* Change waiting[index] and the wait record's state as one step that survives death. The
- * caller holds the lock. Pairs with redo(). */
+ * caller holds the lock. The record is MOVING before and while it is not counted (I6).
+ * Pairs with redo(). */
 static void
 recount(struct sst_arena *arena, struct sst_leaf_shm *leaf, struct sst_wait_shm *record,
         uint32_t index, int change)
 {
     const uint32_t waiting = ssti_load_rlx(&leaf->waiting[index]) + (uint32_t)change;
-    const uint32_t state = change > 0 ? SSTI_WAIT_COUNTED : SSTI_WAIT_FREE;
+    const uint32_t state = change > 0 ? SSTI_WAIT_COUNTED : SSTI_WAIT_MOVING;
 
     if (record == NULL) {
         ssti_store_rlx(&leaf->waiting[index], waiting);
@@ -137,6 +150,7 @@ take(struct sst_leaf_shm *leaf, uint32_t tid)
 static void
 sleep_contended(struct sst_leaf_shm *leaf)
 {
+    const uint32_t turn = ssti_load_acq(&leaf->turn);
     uint32_t word = ssti_load_acq(&leaf->word);
 
     if ((word & FUTEX_TID_MASK) == 0) {
@@ -148,8 +162,11 @@ sleep_contended(struct sst_leaf_shm *leaf)
         }
         word |= FUTEX_WAITERS;
     }
+
+    const struct ssti_os_wait words[2] = {{&leaf->word, word}, {&leaf->turn, turn}};
+
     /* Whatever it returns, the caller looks at the word again. */
-    (void)ssti_os_futex_wait(&leaf->word, word, SST_FOREVER);
+    (void)ssti_os_futex_waitv(words, 2, SST_FOREVER);
 }
 
 static int
@@ -240,8 +257,10 @@ release(struct sst_leaf_shm *leaf, uint32_t free_word, uint32_t wake, int count)
             ssti_os_futex_wake(&leaf->seq[i], count);
         }
     }
+    ssti_fence(); /* a contender counts itself, then looks at the word; we the other way */
     if (ssti_load_acq(&leaf->contenders) != 0) {
-        ssti_os_futex_wake(&leaf->word, 1);
+        ssti_fetch_add(&leaf->turn, 1); /* pairs with the load in sleep_contended() */
+        ssti_os_futex_wake(&leaf->turn, 1);
     }
 }
 
@@ -269,19 +288,20 @@ sleep_waiting(struct sst_leaf_shm *leaf, uint32_t index, uint32_t seq,
             return 0;
         }
 
+        const bool lives = sleep->life != NULL;
         const struct ssti_os_wait words[3] = {
-            {&leaf->seq[index], seq},
-            {&leaf->word, word},
             {sleep->life, sleep->life_value},
+            {&leaf->word, word},
+            {&leaf->seq[index], seq},
         };
 
-        rc = ssti_os_futex_waitv(words, sleep->life != NULL ? 3 : 2, sleep->deadline_ns);
+        rc = ssti_os_futex_waitv(words + !lives, 2U + lives, sleep->deadline_ns);
         if (rc != SST_EAGAIN) {
             return rc;
         }
         /* One of the values was another already. If it is the word, somebody is only
          * passing through: his unlock wakes us if there is reason (I3). */
-        if (sleep->life != NULL && ssti_load_acq(sleep->life) != sleep->life_value) {
+        if (lives && ssti_load_acq(sleep->life) != sleep->life_value) {
             return 0;
         }
         rc = 0;
@@ -299,6 +319,9 @@ ssti_leaf_wait(struct sst_arena *arena, struct sst_leaf_shm *leaf,
     int slept;
     int locked;
 
+    if (record != NULL) {
+        ssti_store_rel(&record->state, SSTI_WAIT_MOVING); /* I6 */
+    }
     recount(arena, leaf, record, index, +1);
     release(leaf, FUTEX_WAITERS, sleep->wake & ~(uint32_t)sleep->class, sleep->count);
 
@@ -307,6 +330,7 @@ ssti_leaf_wait(struct sst_arena *arena, struct sst_leaf_shm *leaf,
     locked = ssti_leaf_lock(arena, leaf);
     recount(arena, leaf, record, index, -1);
     if (record != NULL) {
+        ssti_store_rel(&record->state, SSTI_WAIT_FREE);
         ssti_waits_give(arena, record);
     }
     return locked != 0 ? locked : slept;
@@ -344,6 +368,7 @@ ssti_leaf_forget(struct sst_arena *arena, struct sst_wait_shm *record)
     if (ssti_load_acq(&record->state) == SSTI_WAIT_COUNTED) {
         recount(arena, leaf, record, index, -1);
     }
+    ssti_store_rel(&record->state, SSTI_WAIT_FREE);
     release(leaf, FUTEX_WAITERS | died, SSTI_LEAF_ALL, SSTI_LEAF_EVERYBODY);
     ssti_unpend(ssti_self());
 }
