@@ -7,8 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import headerdoc  # noqa: E402
 import tomllib  # noqa: E402
+
+import headerdoc  # noqa: E402
 
 project = "sidestep"
 author = "The sidestep authors"
@@ -33,9 +34,15 @@ autodoc_member_order = "bysource"
 # Names of the standard library and of typing that annotations mention; there is no
 # network in which to look up their pages.
 nitpick_ignore_regex = [
-    ("py:.*", r"(typing|collections|ctypes|types|queue|socket|logging|threading|array)\..*"),
+    (
+        "py:.*",
+        r"(typing|collections|ctypes|types|queue|socket|logging|threading|array)\..*",
+    ),
     ("py:.*", r"(multiprocessing|concurrent|asyncio|os|io|pickle|_?_future__|sys)\..*"),
-    ("py:class", r"(_\w+|Any|Callable|Iterable|Iterator|Sequence|Mapping|Self|_T|_.*\._T\w*)"),
+    (
+        "py:class",
+        r"(_\w+|Any|Callable|Iterable|Iterator|Sequence|Mapping|Self|_T|_.*\._T\w*)",
+    ),
     ("py:class", r"(optional|function|callable|context manager|bytes-like object)"),
 ]
 
@@ -49,5 +56,21 @@ def write_reference_c(app: object) -> None:
         target.write_text(text)
 
 
+def write_changelog(app: object) -> None:
+    """CHANGELOG.md as a page; it uses titles, lists and single backticks only."""
+    lines = []
+    for line in (ROOT / "CHANGELOG.md").read_text().splitlines():
+        marks, _, title = line.partition(" ")
+        if marks in {"#", "##"}:
+            lines += [title, ("=" if marks == "#" else "-") * len(title)]
+        else:
+            lines.append(line.replace("`", "``"))
+    target = Path(__file__).parent / "changelog.rst"
+    text = "\n".join(lines) + "\n"
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)
+
+
 def setup(app: object) -> None:
-    app.connect("builder-inited", write_reference_c)  # type: ignore[attr-defined]
+    for write in (write_reference_c, write_changelog):
+        app.connect("builder-inited", write)  # type: ignore[attr-defined]

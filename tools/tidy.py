@@ -23,6 +23,7 @@ import symbols
 FILE_LINES = 800
 FUNCTION_LINES = 70
 COLUMNS = 88
+CODE_BLOCK_LINES = 3
 
 # (check, file, what): why it may stand there. An entry that no longer matches is a finding.
 OPT_OUTS: dict[tuple[str, str, str], str] = {
@@ -378,6 +379,25 @@ def death_tables(tree: Tree) -> Iterator[Finding]:
             yield Finding(
                 name, 1, "writes shared memory and has no death table in its essay"
             )
+
+
+@check
+def code_blocks_come_from_examples(tree: Tree) -> Iterator[Finding]:
+    """A block of code longer than three lines is quoted from a file that runs as a test."""
+    for name in tree.under("docs/", ".rst"):
+        if name == "docs/reference/c/functions.rst":
+            continue
+        blocks = re.finditer(
+            r"^( *)\.\. code-block:: (\w+)\n((?:\1   .*\n|\s*\n)*)",
+            tree.text(name) + "\n",
+            re.MULTILINE,
+        )
+        for block in blocks:
+            lines = [line for line in block.group(3).splitlines() if line.strip()]
+            options = sum(line.strip().startswith(":") for line in lines)
+            if len(lines) - options > CODE_BLOCK_LINES:
+                line = tree.text(name)[: block.start()].count("\n") + 1
+                yield Finding(name, line, f"a block of {len(lines)} lines of its own")
 
 
 @check
