@@ -1,0 +1,482 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The codec: what a message's bytes mean.
+ *
+ * A message is a tag byte and a payload. The tags are letters; a first byte from 0x80 up is
+ * kept for later versions of the format and refused by this one.
+ *
+ *   N  None            -
+ *   T  True            -
+ *   F  False           -
+ *   i  int             8 bytes, little endian, two's complement
+ *   d  float           8 bytes, IEEE 754, little endian
+ *   s  str             UTF-8
+ *   b  bytes           as they are
+ *   P  anything else   a pickle
+ *   R  raw             what Connection.send_bytes sent
+ *
+ * Only exact types have tags of their own: a subclass is more than its value. Encoding
+ * comes first and may run Python code; the commit afterwards runs none, so a message is
+ * either put whole or not at all, and a put from a signal handler or a finalizer meets no
+ * half-done put of its own thread.
+ *
+ * Nothing large is copied twice: the payload of a str, bytes or pickle is a slice of the
+ * object's own memory, and a large pickle is read where the message lies, through a
+ * memoryview that owns the message.
+ *
+ * What arrives is not trusted to be well-formed: sizes are checked before they are used. */
+
+#include "codec.h"
+
+#include <string.h>
+
+#include "compat.h"
+#include "errors.h"
+
+enum tag {
+    TAG_NONE = 'N',
+    TAG_TRUE = 'T',
+    TAG_FALSE = 'F',
+    TAG_INT = 'i',
+    TAG_FLOAT = 'd',
+    TAG_STR = 's',
+    TAG_BYTES = 'b',
+    TAG_PICKLE = 'P',
+    TAG_RAW = 'R',
+};
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are copied as they are");
+
+/* ---- Pickle ---- */
+
+/* The stdlib's function under that name, for when none was registered. */
+static PyObject *
+pickle_default(const char *name)
+{
+    PyObject *const module = PyImport_ImportModule("pickle");
+
+    if (module == NULL) {
+        return NULL;
+    }
+
+    PyObject *const function = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return function;
+}
+
+static PyObject *
+pickle_call(PyObject **function, const char *name, PyObject *arg)
+{
+    if (*function == NULL) {
+        *function = pickle_default(name);
+        if (*function == NULL) {
+            return NULL;
+        }
+    }
+
+    /* set_pickler may replace it while it runs */
+    PyObject *const held = Py_NewRef(*function);
+    PyObject *const result = PyObject_CallOneArg(held, arg);
+    Py_DECREF(held);
+    return result;
+}
+
+PyObject *
+sstpy_pickle(struct sstpy_state *state, PyObject *obj)
+{
+    return pickle_call(&state->dumps, "dumps", obj);
+}
+
+PyObject *
+sstpy_unpickle(struct sstpy_state *state, PyObject *buffer)
+{
+    return pickle_call(&state->loads, "loads", buffer);
+}
+
+/* ---- Encoding ---- */
+
+static int
+encode_fixed(struct sstpy_encoded *out, enum tag tag, const void *payload, size_t size)
+{
+    out->small[0] = (unsigned char)tag;
+    memcpy(out->small + 1, payload, size);
+    out->slices[0] = (struct sst_slice){out->small, size + 1};
+    out->count = 1;
+    out->size = size + 1;
+    return 0;
+}
+
+/* A payload of any size, which stays where it is when it is large. */
+static int
+encode_payload(struct sstpy_encoded *out, enum tag tag, const void *payload, uint64_t size)
+{
+    if (size <= SSTPY_ENCODED_SMALL) {
+        return encode_fixed(out, tag, payload, (size_t)size);
+    }
+    out->small[0] = (unsigned char)tag;
+    out->slices[0] = (struct sst_slice){out->small, 1};
+    out->slices[1] = (struct sst_slice){payload, size};
+    out->count = 2;
+    out->size = size + 1;
+    return 0;
+}
+
+static int
+encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
+{
+    PyObject *const pickled = sstpy_pickle(state, obj);
+
+    if (pickled == NULL) {
+        return -1;
+    }
+    if (PyObject_GetBuffer(pickled, &out->view, PyBUF_SIMPLE) < 0) {
+        out->view.obj = NULL;
+        Py_DECREF(pickled);
+        return -1;
+    }
+    out->owner = pickled;
+    return encode_payload(out, TAG_PICKLE, out->view.buf, (uint64_t)out->view.len);
+}
+
+static int
+encode_str(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
+{
+    if (PyUnicode_IS_ASCII(obj)) {
+        /* its characters are its UTF-8: no cache is made in the object */
+        return encode_payload(out, TAG_STR, PyUnicode_DATA(obj),
+                              (uint64_t)PyUnicode_GET_LENGTH(obj));
+    }
+
+    PyObject *const utf8 = PyUnicode_AsUTF8String(obj);
+    if (utf8 == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return encode_pickle(state, obj, out); /* lone surrogates */
+    }
+    out->owner = utf8;
+    return encode_payload(out, TAG_STR, PyBytes_AS_STRING(utf8),
+                          (uint64_t)PyBytes_GET_SIZE(utf8));
+}
+
+static int
+encode_int(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
+{
+    int overflow = 0;
+    const int64_t value = PyLong_AsLongLongAndOverflow(obj, &overflow);
+
+    if (overflow != 0) {
+        return encode_pickle(state, obj, out);
+    }
+    return encode_fixed(out, TAG_INT, &value, sizeof(value));
+}
+
+static int
+encode_any(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
+{
+    if (PyLong_CheckExact(obj)) {
+        return encode_int(state, obj, out);
+    }
+    if (obj == Py_None) {
+        return encode_fixed(out, TAG_NONE, "", 0);
+    }
+    if (PyUnicode_CheckExact(obj)) {
+        return encode_str(state, obj, out);
+    }
+    if (PyBytes_CheckExact(obj)) {
+        return encode_payload(out, TAG_BYTES, PyBytes_AS_STRING(obj),
+                              (uint64_t)PyBytes_GET_SIZE(obj));
+    }
+    if (PyFloat_CheckExact(obj)) {
+        const double value = PyFloat_AS_DOUBLE(obj);
+        return encode_fixed(out, TAG_FLOAT, &value, sizeof(value));
+    }
+    if (PyBool_Check(obj)) {
+        return encode_fixed(out, obj == Py_True ? TAG_TRUE : TAG_FALSE, "", 0);
+    }
+    return encode_pickle(state, obj, out);
+}
+
+int
+sstpy_encode(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
+{
+    out->owner = NULL;
+    out->view.obj = NULL;
+    return encode_any(state, obj, out);
+}
+
+void
+sstpy_encode_raw(const void *data, uint64_t size, struct sstpy_encoded *out)
+{
+    out->owner = NULL;
+    out->view.obj = NULL;
+    (void)encode_payload(out, TAG_RAW, data, size);
+}
+
+void
+sstpy_encoded_release(struct sstpy_encoded *encoded)
+{
+    if (encoded->view.obj != NULL) {
+        PyBuffer_Release(&encoded->view);
+    }
+    Py_CLEAR(encoded->owner);
+}
+
+/* ---- Messages as buffers ---- */
+
+/* A large message under a memoryview: it lives as long as somebody looks at it. */
+typedef struct {
+    PyObject_HEAD
+    struct sst_message message; /* owned */
+    const void *payload;        /* into it */
+    Py_ssize_t size;
+} MessageObject;
+
+static PyObject *
+message_take(struct sstpy_state *state, struct sst_message *message)
+{
+    PyTypeObject *const type = state->message_type;
+    MessageObject *const self = (MessageObject *)type->tp_alloc(type, 0);
+
+    if (self == NULL) {
+        return NULL;
+    }
+    self->message = *message;
+    if (message->data == message->small) {
+        self->message.data = self->message.small; /* it moved with the struct */
+    }
+    self->payload = (const char *)self->message.data + 1;
+    self->size = (Py_ssize_t)self->message.size - 1;
+    message->size = 0;
+    message->data = NULL;
+    return (PyObject *)self;
+}
+
+static int
+message_getbuffer(PyObject *obj, Py_buffer *view, int flags)
+{
+    const MessageObject *const self = (MessageObject *)obj;
+
+    return PyBuffer_FillInfo(view, obj, (void *)self->payload, self->size, 1, flags);
+}
+
+static void
+message_dealloc(PyObject *obj)
+{
+    sst_message_free(&((MessageObject *)obj)->message);
+    sstpy_free(obj);
+}
+
+static PyType_Slot message_slots[] = {
+    {Py_bf_getbuffer, message_getbuffer},
+    {Py_tp_dealloc, message_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec message_spec = {
+    .name = "sidestep._core._Message",
+    .basicsize = sizeof(MessageObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = message_slots,
+};
+
+/* ---- Decoding ---- */
+
+PyObject *
+sstpy_copy_bytes(const void *data, uint64_t size)
+{
+    if (size > PY_SSIZE_T_MAX) {
+        return PyErr_NoMemory();
+    }
+    if (size < SSTPY_DETACH_SIZE) {
+        return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+    }
+
+    PyObject *const bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (bytes == NULL) {
+        return NULL;
+    }
+
+    char *const to = PyBytes_AS_STRING(bytes);
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, data, (size_t)size);
+    Py_END_ALLOW_THREADS
+    return bytes;
+}
+
+/* A large message takes itself along; a small one is copied, which is cheaper. */
+static PyObject *
+decode_pickle(struct sstpy_state *state, struct sst_message *message)
+{
+    PyObject *buffer = NULL;
+
+    if (message->data == message->small) {
+        buffer = PyBytes_FromStringAndSize((const char *)message->data + 1,
+                                           (Py_ssize_t)message->size - 1);
+    }
+    else {
+        PyObject *const holder = message_take(state, message);
+        if (holder != NULL) {
+            buffer = PyMemoryView_FromObject(holder);
+            Py_DECREF(holder);
+        }
+    }
+    if (buffer == NULL) {
+        return NULL;
+    }
+
+    PyObject *const obj = sstpy_unpickle(state, buffer);
+    Py_DECREF(buffer);
+    return obj;
+}
+
+static PyObject *
+decode_bad(const struct sst_message *message)
+{
+    if (message->size == 0) {
+        PyErr_SetString(PyExc_ValueError, "the message is empty, not an object");
+    }
+    else {
+        PyErr_Format(PyExc_ValueError,
+                     "the message is not an object of this version of sidestep: %llu "
+                     "bytes, the first is 0x%02x",
+                     (unsigned long long)message->size,
+                     *(const unsigned char *)message->data);
+    }
+    return NULL;
+}
+
+static PyObject *
+decode_fixed(const struct sst_message *message, enum tag tag)
+{
+    const char *const payload = (const char *)message->data + 1;
+
+    if (message->size != 1 + sizeof(int64_t)) {
+        return decode_bad(message);
+    }
+    if (tag == TAG_INT) {
+        long long value = 0;
+        memcpy(&value, payload, sizeof(value));
+        return PyLong_FromLongLong(value);
+    }
+
+    double value = 0;
+    memcpy(&value, payload, sizeof(value));
+    return PyFloat_FromDouble(value);
+}
+
+static PyObject *
+decode_any(struct sstpy_state *state, struct sst_message *message)
+{
+    const char *const data = message->data;
+    const uint64_t size = message->size;
+
+    if (size == 0 || size > PY_SSIZE_T_MAX) {
+        return decode_bad(message);
+    }
+    switch (data[0]) {
+    case TAG_INT:
+    case TAG_FLOAT:
+        return decode_fixed(message, (enum tag)data[0]);
+    case TAG_NONE:
+        Py_RETURN_NONE;
+    case TAG_TRUE:
+        Py_RETURN_TRUE;
+    case TAG_FALSE:
+        Py_RETURN_FALSE;
+    case TAG_STR:
+        return PyUnicode_DecodeUTF8(data + 1, (Py_ssize_t)size - 1, NULL);
+    case TAG_BYTES:
+        return sstpy_copy_bytes(data + 1, size - 1);
+    case TAG_PICKLE:
+    case TAG_RAW: /* the stdlib's recv() unpickles what send_bytes() sent */
+        return decode_pickle(state, message);
+    default:
+        return decode_bad(message);
+    }
+}
+
+PyObject *
+sstpy_decode(struct sstpy_state *state, struct sst_message *message)
+{
+    PyObject *const obj = decode_any(state, message);
+
+    if (message->data != NULL) {
+        sst_message_free(message);
+    }
+    return obj;
+}
+
+PyObject *
+sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message, int64_t size_max)
+{
+    const char *const data = message->data;
+    PyObject *bytes = NULL;
+
+    if (message->size > 0 && (data[0] == TAG_RAW || data[0] == TAG_PICKLE)) {
+        const uint64_t size = message->size - 1;
+        if (size_max < 0 || size <= (uint64_t)size_max) {
+            bytes = sstpy_copy_bytes(data + 1, size);
+        }
+        sst_message_free(message);
+        return bytes;
+    }
+
+    /* An object sent, bytes wanted: those the stdlib would have sent. */
+    PyObject *const obj = sstpy_decode(state, message);
+    if (obj == NULL) {
+        return NULL;
+    }
+
+    PyObject *const pickled = sstpy_pickle(state, obj);
+    Py_DECREF(obj);
+    if (pickled == NULL) {
+        return NULL;
+    }
+    bytes = PyBytes_FromObject(pickled);
+    Py_DECREF(pickled);
+    if (bytes != NULL && size_max >= 0 && PyBytes_GET_SIZE(bytes) > size_max) {
+        Py_CLEAR(bytes);
+    }
+    return bytes;
+}
+
+/* ---- Registration ---- */
+
+PyDoc_STRVAR(set_pickler_doc,
+             "set_pickler($module, dumps, loads, /)\n--\n\n"
+             "The functions that pickle what the codec does not know: dumps(obj) gives "
+             "an object with the buffer protocol, loads(buffer) the object. Until told, "
+             "those of the module pickle.");
+
+static PyObject *
+core_set_pickler(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct sstpy_state *const state = sstpy_module_state(module);
+
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "set_pickler() takes 2 positional arguments");
+        return NULL;
+    }
+    if (!PyCallable_Check(args[0]) || !PyCallable_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "dumps and loads must be callable");
+        return NULL;
+    }
+    Py_XSETREF(state->dumps, Py_NewRef(args[0]));
+    Py_XSETREF(state->loads, Py_NewRef(args[1]));
+    Py_RETURN_NONE;
+}
+
+PyMethodDef sstpy_codec_methods[] = {
+    {"set_pickler", (PyCFunction)(void (*)(void))core_set_pickler, METH_FASTCALL,
+     set_pickler_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+sstpy_codec_exec(PyObject *module, struct sstpy_state *state)
+{
+    return sstpy_type_add(module, &message_spec, &state->message_type);
+}

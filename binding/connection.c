@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Connection: one class for two things.
+ *
+ *   an end of a pipe of ours     messages in shared memory, a socket pair underneath for
+ *                                sleeping and for end of file (Connection.pipe)
+ *   a byte stream                any descriptor, with the stdlib's framing
+ *                                (Connection(fd))
+ *
+ * Error texts and the order of checks are those of Lib/multiprocessing/connection.py.
+ *
+ * close() in one thread while another is inside a blocking call: the object is closed at
+ * once, what is underneath when the last such thread leaves. A forked child has none of the
+ * parent's other threads, so it starts counting afresh. */
+
+#include "connection.h"
+
+#include "compat.h"
+#include "errors.h"
+
+/* ---- Checks ---- */
+
+static int
+connection_check_open(const ConnectionObject *self)
+{
+    if (self->closed) {
+        PyErr_SetString(PyExc_OSError, "handle is closed");
+        return -1;
+    }
+    return 0;
+}
+
+int
+sstpy_connection_check_readable(const ConnectionObject *self)
+{
+    if (connection_check_open(self) < 0) {
+        return -1;
+    }
+    if (!self->readable) {
+        PyErr_SetString(PyExc_OSError, "connection is write-only");
+        return -1;
+    }
+    return 0;
+}
+
+int
+sstpy_connection_check_writable(const ConnectionObject *self)
+{
+    if (connection_check_open(self) < 0) {
+        return -1;
+    }
+    if (!self->writable) {
+        PyErr_SetString(PyExc_OSError, "connection is read-only");
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- Closing ---- */
+
+static int
+connection_release(ConnectionObject *self)
+{
+    const int fd = self->fd;
+
+    self->fd = -1;
+    self->pipe = sst_pipe_close(self->pipe);
+    return fd >= 0 ? sst_stream_close(fd) : 0;
+}
+
+static void
+connection_count(ConnectionObject *self)
+{
+    const unsigned long epoch = sstpy_fork_epoch();
+
+    if (self->epoch != epoch) {
+        self->epoch = epoch;
+        self->users = 0;
+    }
+}
+
+void
+sstpy_connection_pin(ConnectionObject *self)
+{
+    connection_count(self);
+    self->users++;
+}
+
+void
+sstpy_connection_unpin(ConnectionObject *self)
+{
+    /* a signal handler may have forked: then the child counts this thread no more */
+    if (self->epoch == sstpy_fork_epoch() && self->users > 0) {
+        self->users--;
+    }
+    if (self->closed && self->users == 0) {
+        (void)connection_release(self); /* close() has returned: nobody to tell */
+    }
+}
+
+int
+sstpy_connection_close(ConnectionObject *self)
+{
+    if (self->closed) {
+        return 0;
+    }
+    self->closed = true;
+    connection_count(self);
+    if (self->users > 0) {
+        return 0;
+    }
+
+    const int rc = connection_release(self);
+    if (rc < 0) {
+        (void)sstpy_raise_errno(rc);
+        return -1;
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(connection_close_doc, "close($self, /)\n--\n\n"
+                                   "Close it. The other end sees the end of file once "
+                                   "every process has closed this one.");
+
+static PyObject *
+connection_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (sstpy_connection_close((ConnectionObject *)self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+connection_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(self);
+}
+
+static PyObject *
+connection_exit(PyObject *self, PyObject *const *Py_UNUSED(args),
+                Py_ssize_t Py_UNUSED(nargs))
+{
+    return connection_close(self, NULL);
+}
+
+PyDoc_STRVAR(connection_detach_doc, "_detach($self, /)\n--\n\n"
+                                    "The descriptor of a byte stream, which is the "
+                                    "caller's from now on; the connection is closed.");
+
+static PyObject *
+connection_detach(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    ConnectionObject *const self = (ConnectionObject *)obj;
+
+    if (connection_check_open(self) < 0) {
+        return NULL;
+    }
+    if (self->pipe != NULL) {
+        PyErr_SetString(PyExc_ValueError, "an end of a pipe is more than a descriptor");
+        return NULL;
+    }
+
+    PyObject *const fd = PyLong_FromLong(self->fd);
+    if (fd != NULL) {
+        self->fd = -1;
+        self->closed = true;
+    }
+    return fd;
+}
+
+/* ---- Looking ---- */
+
+PyDoc_STRVAR(connection_fileno_doc, "fileno($self, /)\n--\n\n"
+                                    "A descriptor that is readable whenever a message or "
+                                    "the end is there.");
+
+static PyObject *
+connection_fileno(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    ConnectionObject *const self = (ConnectionObject *)obj;
+
+    if (connection_check_open(self) < 0) {
+        return NULL;
+    }
+
+    const int fd = self->pipe != NULL ? sst_pipe_fd(self->pipe) : self->fd;
+    return fd < 0 ? sstpy_raise(self->state, fd, NULL) : PyLong_FromLong(fd);
+}
+
+PyDoc_STRVAR(connection_statistics_doc,
+             "statistics($self, /)\n--\n\n"
+             "kind (\"pipe\" or \"stream\"), closed, users: threads of this process inside "
+             "a call.");
+
+static PyObject *
+connection_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    ConnectionObject *const self = (ConnectionObject *)obj;
+
+    connection_count(self);
+    return Py_BuildValue("{s:s,s:N,s:I}", "kind", self->pipe != NULL ? "pipe" : "stream",
+                         "closed", PyBool_FromLong(self->closed), "users",
+                         (unsigned int)self->users);
+}
+
+static PyObject *
+connection_get_closed(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((ConnectionObject *)self)->closed);
+}
+
+static PyObject *
+connection_get_readable(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((ConnectionObject *)self)->readable);
+}
+
+static PyObject *
+connection_get_writable(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((ConnectionObject *)self)->writable);
+}
+
+static PyObject *
+connection_get_handle(PyObject *obj, void *Py_UNUSED(closure))
+{
+    const ConnectionObject *const self = (ConnectionObject *)obj;
+
+    if (self->closed) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(self->pipe != NULL ? sst_pipe_socket(self->pipe) : self->fd);
+}
+
+/* Programs set it to None to keep a connection from closing its descriptor. */
+static int
+connection_set_handle(PyObject *obj, PyObject *value, void *Py_UNUSED(closure))
+{
+    ConnectionObject *const self = (ConnectionObject *)obj;
+    int fd = -1;
+
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "cannot delete _handle");
+        return -1;
+    }
+    if (self->pipe != NULL) {
+        PyErr_SetString(PyExc_AttributeError, "_handle of an end of a pipe is fixed");
+        return -1;
+    }
+    if (value != Py_None && sstpy_to_int(value, 0, &fd) < 0) {
+        return -1;
+    }
+    self->fd = fd;
+    self->closed = fd < 0;
+    return 0;
+}
+
+/* ---- Life ---- */
+
+static int
+connection_init(PyObject *obj, PyObject *args, PyObject *kwargs)
+{
+    static const char *const names[] = {"handle", "readable", "writable"};
+    static const struct sstpy_signature signature = SSTPY_SIGNATURE("Connection", 1, names);
+    ConnectionObject *const self = (ConnectionObject *)obj;
+    PyObject *given[3];
+    bool readable = true;
+    bool writable = true;
+    int fd = -1;
+
+    if (sstpy_parse_tuple(&signature, args, kwargs, given) < 0 ||
+        sstpy_to_int(given[0], 0, &fd) < 0 ||
+        sstpy_to_bool(given[1], true, &readable) < 0 ||
+        sstpy_to_bool(given[2], true, &writable) < 0) {
+        return -1;
+    }
+    if (fd < 0) {
+        PyErr_SetString(PyExc_ValueError, "invalid handle");
+        return -1;
+    }
+    if (!readable && !writable) {
+        PyErr_SetString(PyExc_ValueError,
+                        "at least one of `readable` and `writable` must be True");
+        return -1;
+    }
+    if (!self->closed) {
+        PyErr_SetString(PyExc_RuntimeError, "the object is initialised already");
+        return -1;
+    }
+    self->fd = fd;
+    self->readable = readable;
+    self->writable = writable;
+    self->closed = false;
+    return 0;
+}
+
+static PyObject *
+connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    ConnectionObject *const self = (ConnectionObject *)sstpy_new(type, args, kwargs);
+
+    if (self != NULL) {
+        self->fd = -1;
+        self->closed = true; /* until it has something to be open on */
+        self->epoch = sstpy_fork_epoch();
+    }
+    return (PyObject *)self;
+}
+
+/* An object of the type around an end, which is closed when there is none. */
+static PyObject *
+connection_wrap(PyTypeObject *type, struct sst_pipe *pipe)
+{
+    ConnectionObject *const self = (ConnectionObject *)connection_new(type, NULL, NULL);
+
+    if (self == NULL) {
+        (void)sst_pipe_close(pipe);
+        return NULL;
+    }
+    self->pipe = pipe;
+    self->readable = sst_pipe_is_readable(pipe);
+    self->writable = sst_pipe_is_writable(pipe);
+    self->closed = false;
+    return (PyObject *)self;
+}
+
+PyDoc_STRVAR(connection_pipe_doc, "_pipe($type, duplex=True, /)\n--\n\n"
+                                  "Two connections to each other. Without duplex the "
+                                  "first can only receive, the second only send.");
+
+static PyObject *
+connection_pipe(PyObject *cls, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const char *const names[] = {"duplex"};
+    static const struct sstpy_signature signature = SSTPY_SIGNATURE("_pipe", 0, names);
+    PyTypeObject *const type = (PyTypeObject *)cls;
+    struct sst_pipe *end0 = NULL;
+    struct sst_pipe *end1 = NULL;
+    struct sst_error err = {0};
+    PyObject *given[1];
+    bool duplex = true;
+
+    if (sstpy_parse(&signature, args, nargs, NULL, given) < 0 ||
+        sstpy_to_bool(given[0], true, &duplex) < 0) {
+        return NULL;
+    }
+
+    struct sstpy_state *const state = sstpy_state_of(type);
+    struct sst_arena *const arena = state != NULL ? sstpy_arena(state) : NULL;
+    if (arena == NULL) {
+        return NULL;
+    }
+
+    const int rc = sst_pipe_create(arena, duplex, &end0, &end1, &err);
+    if (rc < 0) {
+        return sstpy_raise(state, rc, &err);
+    }
+
+    PyObject *const first = connection_wrap(type, end0);
+    PyObject *const second = connection_wrap(type, end1);
+    PyObject *const pair =
+        first != NULL && second != NULL ? PyTuple_Pack(2, first, second) : NULL;
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    return pair;
+}
+
+PyDoc_STRVAR(connection_parts_doc,
+             "_parts($self, /)\n--\n\n"
+             "What from_parts() needs in another process: (handle, end, fd), or for a "
+             "byte stream (None, 0, fd). The descriptor is still ours.");
+
+static PyObject *
+connection_parts(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    const ConnectionObject *const self = (ConnectionObject *)obj;
+    struct sst_handle handle;
+    int end = 0;
+
+    if (connection_check_open(self) < 0) {
+        return NULL;
+    }
+    if (self->pipe == NULL) {
+        return Py_BuildValue("Oii", Py_None, 0, self->fd);
+    }
+    sst_pipe_handle(self->pipe, &handle, &end);
+    return Py_BuildValue("Nii", sstpy_handle_new(&handle), end,
+                         sst_pipe_socket(self->pipe));
+}
+
+PyDoc_STRVAR(connection_from_parts_doc,
+             "from_parts($type, handle, end, fd, /)\n--\n\n"
+             "The end of a pipe that another process took apart. Takes over the "
+             "descriptor.");
+
+static PyObject *
+connection_from_parts(PyObject *cls, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const char *const names[] = {"handle", "end", "fd"};
+    static const struct sstpy_signature signature = SSTPY_SIGNATURE("from_parts", 3, names);
+    PyTypeObject *const type = (PyTypeObject *)cls;
+    struct sst_pipe *pipe = NULL;
+    struct sst_handle handle;
+    struct sst_error err = {0};
+    PyObject *given[3];
+    int end = 0;
+    int fd = 0;
+
+    if (sstpy_parse(&signature, args, nargs, NULL, given) < 0 ||
+        sstpy_handle_parse(given[0], &handle) < 0 || sstpy_to_int(given[1], 0, &end) < 0 ||
+        sstpy_to_int(given[2], 0, &fd) < 0) {
+        return NULL;
+    }
+
+    struct sstpy_state *const state = sstpy_state_of(type);
+    struct sst_arena *const arena = state != NULL ? sstpy_arena(state) : NULL;
+    if (arena == NULL) {
+        return NULL;
+    }
+
+    const int rc = sst_pipe_attach(arena, &handle, end, fd, &pipe, &err);
+    return rc < 0 ? sstpy_raise(state, rc, &err) : connection_wrap(type, pipe);
+}
+
+static void
+connection_dealloc(PyObject *obj)
+{
+    PyObject_GC_UnTrack(obj);
+    (void)connection_release((ConnectionObject *)obj); /* nobody to tell */
+    sstpy_free(obj);
+}
+
+PyDoc_STRVAR(connection_enter_doc, "__enter__($self, /)\n--\n\n");
+PyDoc_STRVAR(connection_exit_doc, "__exit__($self, /, *args)\n--\n\n");
+
+#define CONNECTION_FASTCALL(function) (PyCFunction)(void (*)(void))(function)
+
+static PyMethodDef connection_methods[] = {
+    {"send", sstpy_connection_send, METH_O, sstpy_connection_send_doc},
+    {"recv", sstpy_connection_recv, METH_NOARGS, sstpy_connection_recv_doc},
+    {"send_bytes", CONNECTION_FASTCALL(sstpy_connection_send_bytes),
+     METH_FASTCALL | METH_KEYWORDS, sstpy_connection_send_bytes_doc},
+    {"recv_bytes", CONNECTION_FASTCALL(sstpy_connection_recv_bytes),
+     METH_FASTCALL | METH_KEYWORDS, sstpy_connection_recv_bytes_doc},
+    {"recv_bytes_into", CONNECTION_FASTCALL(sstpy_connection_recv_bytes_into),
+     METH_FASTCALL | METH_KEYWORDS, sstpy_connection_recv_bytes_into_doc},
+    {"poll", CONNECTION_FASTCALL(sstpy_connection_poll), METH_FASTCALL | METH_KEYWORDS,
+     sstpy_connection_poll_doc},
+    {"pending", sstpy_connection_pending, METH_NOARGS, sstpy_connection_pending_doc},
+    {"fileno", connection_fileno, METH_NOARGS, connection_fileno_doc},
+    {"close", connection_close, METH_NOARGS, connection_close_doc},
+    {"__enter__", connection_enter, METH_NOARGS, connection_enter_doc},
+    {"__exit__", CONNECTION_FASTCALL(connection_exit), METH_FASTCALL, connection_exit_doc},
+    {"statistics", connection_statistics, METH_NOARGS, connection_statistics_doc},
+    {"_detach", connection_detach, METH_NOARGS, connection_detach_doc},
+    {"_parts", connection_parts, METH_NOARGS, connection_parts_doc},
+    {"_pipe", CONNECTION_FASTCALL(connection_pipe), METH_FASTCALL | METH_CLASS,
+     connection_pipe_doc},
+    {"from_parts", CONNECTION_FASTCALL(connection_from_parts), METH_FASTCALL | METH_CLASS,
+     connection_from_parts_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef connection_getset[] = {
+    {"closed", connection_get_closed, NULL, "Whether it is closed.", NULL},
+    {"readable", connection_get_readable, NULL, "Whether it can receive.", NULL},
+    {"writable", connection_get_writable, NULL, "Whether it can send.", NULL},
+    {"_handle", connection_get_handle, connection_set_handle,
+     "The descriptor underneath; None when closed.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(connection_doc,
+             "Connection(handle, readable=True, writable=True)\n--\n\n"
+             "Messages over a descriptor, which it takes over, or one end of a pipe.");
+
+static PyType_Slot connection_slots[] = {
+    {Py_tp_doc, (void *)connection_doc},
+    {Py_tp_new, connection_new},
+    {Py_tp_init, connection_init},
+    {Py_tp_dealloc, connection_dealloc},
+    {Py_tp_traverse, sstpy_traverse_type},
+    {Py_tp_methods, connection_methods},
+    {Py_tp_getset, connection_getset},
+    {0, NULL},
+};
+
+static PyType_Spec connection_spec = {
+    .name = "sidestep._core.Connection",
+    .basicsize = sizeof(ConnectionObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = connection_slots,
+};
+
+PyDoc_STRVAR(pipe_doc, "pipe($module, duplex=True, /)\n--\n\n"
+                       "Two connections to each other: Connection._pipe(duplex).");
+
+static PyObject *
+core_pipe(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    const struct sstpy_state *const state = sstpy_module_state(module);
+
+    return connection_pipe((PyObject *)state->connection_type, args, nargs);
+}
+
+PyMethodDef sstpy_connection_methods[] = {
+    {"pipe", CONNECTION_FASTCALL(core_pipe), METH_FASTCALL, pipe_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+sstpy_connection_exec(PyObject *module, struct sstpy_state *state)
+{
+    return sstpy_type_add(module, &connection_spec, &state->connection_type);
+}

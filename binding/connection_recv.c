@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Connection.recv, recv_bytes, recv_bytes_into, poll and pending.
+ *
+ * A message from a pipe of ours arrives whole, in memory of the core, and is decoded after
+ * it was taken. One from a byte stream is read into the object that the caller gets, once
+ * its length is known; a signal handler that raises in the middle leaves the rest in the
+ * stream, as in the stdlib. */
+
+#include "connection.h"
+
+#include <string.h>
+
+#include "codec.h"
+#include "compat.h"
+#include "errors.h"
+#include "wait.h"
+
+/* ---- Errors ---- */
+
+static PyObject *
+connection_raise_recv(const ConnectionObject *self, int rc)
+{
+    if (rc == SSTPY_RAISED) {
+        return NULL;
+    }
+    if (rc == SST_EOF) {
+        PyErr_SetNone(PyExc_EOFError);
+        return NULL;
+    }
+    if (self->pipe != NULL) {
+        return sstpy_raise(self->state, rc, NULL);
+    }
+    if (rc == SST_EPIPE) {
+        PyErr_SetString(PyExc_OSError, "got end of file during message");
+        return NULL;
+    }
+    return sstpy_raise_errno(rc);
+}
+
+/* The stdlib's answer to a message longer than allowed: the stream cannot be trusted. */
+static PyObject *
+connection_bad_length(ConnectionObject *self)
+{
+    if (self->writable) {
+        self->readable = false;
+    }
+    else if (sstpy_connection_close(self) < 0) {
+        return NULL;
+    }
+    PyErr_SetString(PyExc_OSError, "bad message length");
+    return NULL;
+}
+
+/* ---- Pipes ---- */
+
+struct connection_recv_call {
+    struct sst_pipe *pipe;
+    struct sst_message *message;
+};
+
+static int
+connection_call_recv(void *context, int64_t deadline_ns)
+{
+    const struct connection_recv_call *const call = context;
+
+    return sst_pipe_recv(call->pipe, call->message, deadline_ns);
+}
+
+static int
+connection_take(ConnectionObject *self, struct sst_message *message)
+{
+    struct connection_recv_call call = {self->pipe, message};
+
+    sstpy_connection_pin(self);
+    const int rc = sstpy_wait(connection_call_recv, &call, SSTPY_FOREVER);
+    sstpy_connection_unpin(self);
+    return rc;
+}
+
+/* ---- Streams ---- */
+
+struct connection_stream_call {
+    int fd;
+    struct sst_stream_progress *progress;
+    void *data;
+};
+
+static int
+connection_call_size(void *context, int64_t deadline_ns)
+{
+    const struct connection_stream_call *const call = context;
+
+    return sst_stream_recv_size(call->fd, call->progress, deadline_ns);
+}
+
+static int
+connection_call_body(void *context, int64_t deadline_ns)
+{
+    const struct connection_stream_call *const call = context;
+
+    return sst_stream_recv(call->fd, call->progress, call->data, deadline_ns);
+}
+
+/* The pinned caller knows the length and reads that many bytes into a new object. */
+static PyObject *
+connection_stream_body(const ConnectionObject *self, struct connection_stream_call *call)
+{
+    if (call->progress->size > PY_SSIZE_T_MAX) {
+        return PyErr_NoMemory();
+    }
+
+    PyObject *const bytes =
+        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)call->progress->size);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    call->data = PyBytes_AS_STRING(bytes);
+
+    const int rc = sstpy_wait_until(connection_call_body, call, SST_FOREVER);
+    if (rc < 0) {
+        Py_DECREF(bytes);
+        return connection_raise_recv(self, rc);
+    }
+    return bytes;
+}
+
+/* A message as bytes. `size_max` < 0: of any length. NULL with *too_long set and without
+ * an exception: it is longer. */
+static PyObject *
+connection_stream_take(ConnectionObject *self, int64_t size_max, bool *too_long)
+{
+    struct sst_stream_progress progress = {0};
+    struct connection_stream_call call = {self->fd, &progress, NULL};
+    PyObject *bytes = NULL;
+
+    sstpy_connection_pin(self);
+    const int rc = sstpy_wait_until(connection_call_size, &call, SST_FOREVER);
+    if (rc == SST_EMSGSIZE ||
+        (rc == 0 && size_max >= 0 && progress.size > (uint64_t)size_max)) {
+        *too_long = true;
+    }
+    else if (rc < 0) {
+        bytes = connection_raise_recv(self, rc);
+    }
+    else {
+        bytes = connection_stream_body(self, &call);
+    }
+    sstpy_connection_unpin(self);
+    return bytes;
+}
+
+/* ---- recv ---- */
+
+const char sstpy_connection_recv_doc[] =
+    PyDoc_STR("recv($self, /)\n--\n\n"
+              "Receive an object. Waits for one; EOFError when none is left and nobody "
+              "can send any more.");
+
+PyObject *
+sstpy_connection_recv(PyObject *self_obj, PyObject *Py_UNUSED(ignored))
+{
+    ConnectionObject *const self = (ConnectionObject *)self_obj;
+
+    if (sstpy_connection_check_readable(self) < 0) {
+        return NULL;
+    }
+    if (self->pipe != NULL) {
+        struct sst_message message;
+        const int rc = connection_take(self, &message);
+        return rc < 0 ? connection_raise_recv(self, rc)
+                      : sstpy_decode(self->state, &message);
+    }
+
+    bool too_long = false;
+    PyObject *const bytes = connection_stream_take(self, -1, &too_long);
+    if (bytes == NULL) {
+        return too_long ? connection_bad_length(self) : NULL;
+    }
+
+    PyObject *const obj = sstpy_unpickle(self->state, bytes);
+    Py_DECREF(bytes);
+    return obj;
+}
+
+/* ---- recv_bytes ---- */
+
+static PyObject *
+connection_take_bytes(ConnectionObject *self, int64_t size_max)
+{
+    bool too_long = false;
+    PyObject *bytes = NULL;
+
+    if (self->pipe != NULL) {
+        struct sst_message message;
+        const int rc = connection_take(self, &message);
+        if (rc < 0) {
+            return connection_raise_recv(self, rc);
+        }
+        bytes = sstpy_decode_bytes(self->state, &message, size_max);
+        too_long = bytes == NULL && PyErr_Occurred() == NULL;
+    }
+    else {
+        bytes = connection_stream_take(self, size_max, &too_long);
+    }
+    return too_long ? connection_bad_length(self) : bytes;
+}
+
+const char sstpy_connection_recv_bytes_doc[] =
+    PyDoc_STR("recv_bytes($self, /, maxlength=None)\n--\n\n"
+              "Receive a message as bytes. OSError when it is longer than `maxlength`; "
+              "the connection can then not be read any more.");
+
+PyObject *
+sstpy_connection_recv_bytes(PyObject *self_obj, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames)
+{
+    static const char *const names[] = {"maxlength"};
+    static const struct sstpy_signature signature = SSTPY_SIGNATURE("recv_bytes", 0, names);
+    ConnectionObject *const self = (ConnectionObject *)self_obj;
+    PyObject *given[1];
+    Py_ssize_t size_max = -1;
+
+    if (sstpy_parse(&signature, args, nargs, kwnames, given) < 0) {
+        return NULL;
+    }
+    if (given[0] != NULL && given[0] != Py_None) {
+        if (sstpy_to_ssize(given[0], 0, &size_max) < 0) {
+            return NULL;
+        }
+        if (size_max < 0) {
+            if (sstpy_connection_check_readable(self) == 0) {
+                PyErr_SetString(PyExc_ValueError, "negative maxlength");
+            }
+            return NULL;
+        }
+    }
+    if (sstpy_connection_check_readable(self) < 0) {
+        return NULL;
+    }
+    return connection_take_bytes(self, size_max);
+}
+
+/* ---- recv_bytes_into ---- */
+
+/* The buffer is too small: the exception carries the whole message. */
+static PyObject *
+connection_raise_short(const ConnectionObject *self, PyObject *bytes)
+{
+    PyObject *const exception = self->state->buffer_too_short;
+    PyObject *const error = PyObject_CallOneArg(exception, bytes);
+
+    if (error != NULL) {
+        PyErr_SetObject(exception, error);
+        Py_DECREF(error);
+    }
+    return NULL;
+}
+
+/* From a stream straight into the buffer when there is room. */
+static PyObject *
+connection_stream_into(ConnectionObject *self, char *to, uint64_t room)
+{
+    struct sst_stream_progress progress = {0};
+    struct connection_stream_call call = {self->fd, &progress, to};
+    PyObject *result = NULL;
+    PyObject *bytes = NULL;
+    bool too_long = false;
+
+    sstpy_connection_pin(self);
+    int rc = sstpy_wait_until(connection_call_size, &call, SST_FOREVER);
+    if (rc == SST_EMSGSIZE) {
+        too_long = true;
+    }
+    else if (rc == 0 && progress.size > room) {
+        bytes = connection_stream_body(self, &call);
+    }
+    else {
+        rc = rc == 0 ? sstpy_wait_until(connection_call_body, &call, SST_FOREVER) : rc;
+        result = rc < 0 ? connection_raise_recv(self, rc)
+                        : PyLong_FromUnsignedLongLong(progress.size);
+    }
+    sstpy_connection_unpin(self);
+
+    if (too_long) {
+        return connection_bad_length(self);
+    }
+    if (bytes != NULL) {
+        (void)connection_raise_short(self, bytes);
+        Py_DECREF(bytes);
+    }
+    return result;
+}
+
+static PyObject *
+connection_pipe_into(ConnectionObject *self, char *to, Py_ssize_t room)
+{
+    PyObject *const bytes = connection_take_bytes(self, -1);
+    PyObject *result = NULL;
+
+    if (bytes == NULL) {
+        return NULL;
+    }
+
+    const Py_ssize_t size = PyBytes_GET_SIZE(bytes);
+    if (size <= room) {
+        memcpy(to, PyBytes_AS_STRING(bytes), (size_t)size);
+        result = PyLong_FromSsize_t(size);
+    }
+    else {
+        result = connection_raise_short(self, bytes);
+    }
+    Py_DECREF(bytes);
+    return result;
+}
+
+const char sstpy_connection_recv_bytes_into_doc[] =
+    PyDoc_STR("recv_bytes_into($self, /, buf, offset=0)\n--\n\n"
+              "Receive a message into a writable buffer, from `offset` on; its length. "
+              "BufferTooShort, with the message as its argument, when it does not fit.");
+
+PyObject *
+sstpy_connection_recv_bytes_into(PyObject *self_obj, PyObject *const *args,
+                                 Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"buf", "offset"};
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("recv_bytes_into", 1, names);
+    ConnectionObject *const self = (ConnectionObject *)self_obj;
+    PyObject *result = NULL;
+    PyObject *given[2];
+    Py_buffer view;
+    Py_ssize_t offset = 0;
+
+    if (sstpy_parse(&signature, args, nargs, kwnames, given) < 0 ||
+        sstpy_to_ssize(given[1], 0, &offset) < 0 ||
+        sstpy_connection_check_readable(self) < 0 ||
+        PyObject_GetBuffer(given[0], &view, PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+
+    char *const to = (char *)view.buf + offset;
+    if (offset < 0) {
+        PyErr_SetString(PyExc_ValueError, "negative offset");
+    }
+    else if (offset > view.len) {
+        PyErr_SetString(PyExc_ValueError, "offset too large");
+    }
+    else if (self->pipe != NULL) {
+        result = connection_pipe_into(self, to, view.len - offset);
+    }
+    else {
+        result = connection_stream_into(self, to, (uint64_t)(view.len - offset));
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+/* ---- poll ---- */
+
+static int
+connection_call_poll(void *context, int64_t deadline_ns)
+{
+    const ConnectionObject *const self = context;
+    const int rc = self->pipe != NULL ? sst_pipe_poll(self->pipe, deadline_ns)
+                                      : sst_stream_poll(self->fd, deadline_ns);
+
+    return rc == 0 ? SST_ETIMEDOUT : rc;
+}
+
+const char sstpy_connection_poll_doc[] =
+    PyDoc_STR("poll($self, /, timeout=0.0)\n--\n\n"
+              "Whether a message, or the end, is there within `timeout` seconds; None "
+              "waits for ever.");
+
+PyObject *
+sstpy_connection_poll(PyObject *self_obj, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    static const char *const names[] = {"timeout"};
+    static const struct sstpy_signature signature = SSTPY_SIGNATURE("poll", 0, names);
+    ConnectionObject *const self = (ConnectionObject *)self_obj;
+    PyObject *given[1];
+    int64_t duration_ns = SSTPY_POLL;
+
+    if (sstpy_parse(&signature, args, nargs, kwnames, given) < 0 ||
+        (given[0] != NULL && sstpy_to_duration(given[0], &duration_ns) < 0) ||
+        sstpy_connection_check_readable(self) < 0) {
+        return NULL;
+    }
+
+    sstpy_connection_pin(self);
+    const int rc = sstpy_wait(connection_call_poll, self, duration_ns);
+    sstpy_connection_unpin(self);
+    if (rc == SST_ETIMEDOUT) {
+        Py_RETURN_FALSE;
+    }
+    if (rc < 0) {
+        return connection_raise_recv(self, rc);
+    }
+    Py_RETURN_TRUE;
+}
+
+const char sstpy_connection_pending_doc[] =
+    PyDoc_STR("pending($self, /)\n--\n\n"
+              "Whether a message lies in memory already, without a look at the "
+              "descriptor. Never for a byte stream.");
+
+PyObject *
+sstpy_connection_pending(PyObject *self_obj, PyObject *Py_UNUSED(ignored))
+{
+    const ConnectionObject *const self = (ConnectionObject *)self_obj;
+
+    if (sstpy_connection_check_readable(self) < 0) {
+        return NULL;
+    }
+    if (self->pipe == NULL) {
+        Py_RETURN_FALSE;
+    }
+
+    const int rc = sst_pipe_poll(self->pipe, SST_NOW);
+    return rc < 0 ? sstpy_raise(self->state, rc, NULL) : PyBool_FromLong(rc);
+}
