@@ -63,8 +63,13 @@ int ssti_extent_create_zeroed(struct sst_arena *arena, uint64_t size, uint32_t *
 void ssti_extent_inherit(struct sst_arena *arena, uint32_t held);
 /* Free an extent that this process owns through `held`. */
 void ssti_extent_drop(struct sst_arena *arena, uint32_t held);
-/* Free an extent that belongs to an object being destroyed (from its destroy). Idempotent. */
+/* Free the extent that an 8-byte word in shared memory names, and store `value` (0, or the next one of a chain) there, as
+ * one step: for a destroy, which may be run again after a death. Nothing when the word names none. */
+void ssti_extent_free_at(struct sst_arena *arena, uint64_t word_offset, uint64_t value);
+/* Free an extent by its offset. Only where it cannot happen twice: in between somebody else may have got it. */
 void ssti_extent_free(struct sst_arena *arena, uint64_t offset);
+/* Move an extent from a held entry, which is given back, to such a word, as one step. */
+void ssti_extent_give(struct sst_arena *arena, uint32_t held, uint64_t word_offset);
 /* Usable size of an extent; 0 when `offset` is not the start of a live one. */
 uint64_t ssti_extent_size(struct sst_arena *arena, uint64_t offset);
 
@@ -121,6 +126,9 @@ void ssti_proc_drop_gifts(struct sst_arena *arena);
 void ssti_proc_abandon(struct sst_arena *arena, uint64_t proc);
 /* The watcher has read how the child ended. */
 void ssti_proc_release(struct sst_arena *arena, uint64_t proc);
+/* Undo what this process holds; objects must not be used any more. Before descriptors are closed, because what it
+ * destroys may have to be mapped. */
+void ssti_proc_undo(struct sst_arena *arena);
 /* Leave in order: undo what this process holds, store the exit code, set done, wake. Only _exit may follow. */
 void ssti_proc_leave(struct sst_arena *arena, int32_t exit_code);
 
