@@ -1,0 +1,674 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Message rings: any number of processes put, any number take, one at a time, under the leaf
+ * of the queue or pipe that the ring is part of.
+ *
+ * Records lie one behind the other in chunks (chunk.c), 8-aligned: a word with the payload's
+ * size and the kind of record, then the payload. Payloads above SSTI_RING_INLINE_MAX are
+ * written to an extent of their own before the leaf is taken, and the record names it; so
+ * a section under the leaf copies a page at most. When the rest of a circle is too short for
+ * a record, a record of kind SKIP fills it and the next begins at 0.
+ *
+ *     header | payload ... | header | payload ... | free ......... | skip
+ *     ^ get_cursor                                ^ put_cursor
+ *
+ * A put is committed by one store of put_cursor, a take by one store of get_cursor.
+ * The counts and bytes follow, and are hints for those who look without the leaf; who finds
+ * that the leaf's owner died counts them anew from the records between the cursors. An
+ * extent changes hands together with the cursor: that takes a redo record (PUT, TAKE). A
+ * put is rolled forward, the record being complete; a take is rolled back unless it was
+ * committed, so that a message is lost only with a process that really had it.
+ *
+ * Cursors, sizes and offsets come from shared memory, where a wild process may have written:
+ * each is copied once and checked against the chunk before it is used. What cannot be is
+ * SST_ECORRUPT, for this and all later calls.
+ *
+ * Death table (owner of the leaf dies after ...)
+ *   writing a record         put_cursor is behind it: it is not there
+ *   moving put_cursor        the message is there; counts are recounted
+ *   the PUT intent           the next owner moves the cursor and empties the held entry
+ *   making extent or chunk   they are in the dead's held table: dropped with it
+ *   copying a message out    get_cursor is before it: still there
+ *   the TAKE intent, before  the held entry is emptied again, the message still there
+ *    get_cursor moved
+ *   moving get_cursor        the message is gone with the one who took it; its extent
+ *                            is in the dead's held table: dropped with it
+ *
+ * docs/internals/rings.rst has the reasons and what else was considered. */
+
+#include "ring/ring.h"
+
+#include <linux/futex.h>
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/crashpoint.h"
+#include "ring/chunk.h"
+#include "ring/record.h"
+#include "shm/arena.h"
+
+enum {
+    MISFITS_MAX = 3,
+};
+
+#define HELD_NONE UINT32_MAX /* no held entry */
+
+_Static_assert(SSTI_RING_CHUNK_MIN >= sizeof(struct sst_chunk_shm) +
+                                          SSTI_RECORD_HEADER_SIZE + SSTI_RING_INLINE_MAX,
+               "a record fits into any chunk");
+_Static_assert(SSTI_RING_CHUNK_MAX < SSTI_CURSOR_LAP, "a cursor holds any place");
+
+/* Sticky: the first to find damage keeps all others from following it. */
+static int
+damaged(struct ssti_ring *ring)
+{
+    ssti_store_rel(&ring->shm->flags,
+                   ssti_load_rlx(&ring->shm->flags) | SSTI_RING_CORRUPT);
+    return SST_ECORRUPT;
+}
+
+/* Begin a section: is the ring sound, are the view's addresses the present ones? */
+static inline int
+enter(struct ssti_ring *ring)
+{
+    if (__builtin_expect(
+            (ssti_load_rlx(&ring->shm->flags) & SSTI_RING_CORRUPT) != 0, 0)) {
+        return SST_ECORRUPT;
+    }
+    if (__builtin_expect(ssti_load_rlx(&ring->shm->generation) != ring->generation, 0)) {
+        return ssti_chunk_refresh(ring) != 0 ? damaged(ring) : 0;
+    }
+    return 0;
+}
+
+void
+ssti_ring_format(struct sst_ring_shm *shm, uint32_t item_max, uint64_t byte_max)
+{
+    ssti_store_rlx(&shm->generation, 1);
+    ssti_store_rlx(&shm->item_max, item_max);
+    ssti_store_rlx(&shm->byte_max, byte_max);
+}
+
+void
+ssti_ring_view(struct ssti_ring *ring, struct sst_arena *arena, struct sst_ring_shm *shm,
+               uint64_t object)
+{
+    *ring = (struct ssti_ring){.arena = arena, .shm = shm, .object = object};
+}
+
+bool
+ssti_ring_is_orphaned(const struct sst_leaf_shm *leaf)
+{
+    return (ssti_load_acq(&leaf->word) & FUTEX_OWNER_DIED) != 0;
+}
+
+bool
+ssti_ring_is_full(const struct ssti_ring *ring, uint64_t size)
+{
+    const struct sst_ring_shm *const shm = ring->shm;
+    const uint32_t item_max = ssti_load_rlx(&shm->item_max);
+    const uint64_t byte_max = ssti_load_rlx(&shm->byte_max);
+
+    if (item_max == 0 && byte_max == 0) {
+        return false;
+    }
+
+    const uint64_t count = ssti_ring_count(ring);
+
+    if (item_max != 0 && count >= item_max) {
+        return true;
+    }
+    /* A message longer than the bound goes through alone. */
+    if (byte_max == 0 || count == 0) {
+        return false;
+    }
+
+    const uint64_t bytes = ssti_ring_bytes(ring);
+
+    return bytes >= byte_max || size > byte_max - bytes;
+}
+
+/* ---- Putting ---- */
+
+static void
+copy_slices_in(unsigned char *to, const struct sst_slice *slices, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (slices[i].size != 0) {
+            ssti_copy_in(to, slices[i].data, slices[i].size);
+            to += slices[i].size;
+        }
+    }
+}
+
+/* Write a long payload to an extent of its own. */
+static int
+make_extent(struct ssti_ring *ring, struct ssti_parcel *parcel)
+{
+    uint64_t extent;
+    int rc = ssti_extent_create(ring->arena, parcel->size, &parcel->extent_held, &extent,
+                                NULL);
+
+    if (rc != 0) {
+        return rc;
+    }
+
+    void *const data = ssti_arena_ptr(ring->arena, extent, parcel->size);
+
+    if (data == NULL) {
+        ssti_extent_drop(ring->arena, parcel->extent_held);
+        return SST_ENOMEM;
+    }
+    copy_slices_in(data, parcel->slices, parcel->count);
+    SST_CRASHPOINT(ring_extent_written);
+    ssti_held_tie(ring->arena, parcel->extent_held, ring->object);
+    parcel->extent = extent;
+    return 0;
+}
+
+int
+ssti_parcel_init(struct ssti_ring *ring, struct ssti_parcel *parcel,
+                 const struct sst_slice *slices, uint32_t count)
+{
+    uint64_t size = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (slices[i].size > INT64_MAX - size) {
+            return SST_EINVAL;
+        }
+        size += slices[i].size;
+    }
+
+    parcel->slices = slices;
+    parcel->count = count;
+    parcel->size = size;
+    parcel->extent = 0;
+    parcel->chunk = 0;
+    parcel->extent_held = HELD_NONE;
+    parcel->chunk_held = HELD_NONE;
+    if (size <= SSTI_RING_INLINE_MAX) {
+        parcel->length = ssti_record_length(size);
+        return 0;
+    }
+    parcel->length = ssti_record_length(SSTI_RECORD_EXTENT_SIZE);
+    return make_extent(ring, parcel);
+}
+
+/* Give back an extent that is still ours, or the entry of one that is not. */
+static void
+give_back(struct ssti_ring *ring, uint64_t extent, uint32_t held)
+{
+    if (held == HELD_NONE) {
+        return;
+    }
+    ssti_held_tie(ring->arena, held, 0);
+    if (extent != 0) {
+        ssti_extent_drop(ring->arena, held);
+    }
+    else {
+        ssti_held_release(ring->arena, held);
+    }
+}
+
+void
+ssti_parcel_fini(struct ssti_ring *ring, struct ssti_parcel *parcel)
+{
+    give_back(ring, parcel->extent, parcel->extent_held);
+    give_back(ring, parcel->chunk, parcel->chunk_held);
+    parcel->extent_held = HELD_NONE;
+    parcel->chunk_held = HELD_NONE;
+}
+
+int
+ssti_ring_make_chunk(struct ssti_ring *ring, struct ssti_parcel *parcel)
+{
+    const uint32_t size = ssti_chunk_next_size(ring);
+    uint64_t offset;
+    int rc = ssti_extent_create(ring->arena, size, &parcel->chunk_held, &offset, NULL);
+
+    if (rc != 0) {
+        return rc;
+    }
+
+    struct sst_chunk_shm *const chunk = ssti_arena_ptr(ring->arena, offset, size);
+
+    if (chunk == NULL) {
+        ssti_extent_drop(ring->arena, parcel->chunk_held);
+        parcel->chunk_held = HELD_NONE;
+        return SST_ENOMEM;
+    }
+    ssti_chunk_format(chunk, size - (uint32_t)sizeof *chunk);
+    ssti_held_tie(ring->arena, parcel->chunk_held, ring->object);
+    parcel->chunk = offset;
+    return 0;
+}
+
+/* A place for the parcel in the last chunk. 0, SST_EAGAIN, SST_ECORRUPT. */
+static int
+find_place(struct ssti_ring *ring, struct ssti_parcel *parcel)
+{
+    const uint32_t size = ring->put_size;
+    const uint32_t put = ssti_load_rlx(&ring->shm->put_cursor);
+    /* Nobody takes yet from a last chunk that is not also the first. */
+    const uint32_t get =
+        ring->put == ring->get ? ssti_load_rlx(&ring->shm->get_cursor) : 0;
+    const uint32_t at = ssti_cursor_place(put);
+    const uint32_t end = ssti_cursor_place(get);
+    const bool circle_is_open = ssti_cursor_same_lap(put, get); /* free: [at, size) and [0, end) */
+
+    if (!ssti_cursor_is_sane(put, size) || !ssti_cursor_is_sane(get, size) ||
+        (circle_is_open ? at < end : at > end)) {
+        return SST_ECORRUPT;
+    }
+
+    parcel->put_cursor = put;
+    parcel->at = at;
+    parcel->skip = 0;
+    if ((circle_is_open ? size : end) - at >= parcel->length) {
+        parcel->next_cursor = ssti_cursor_at(put, at + parcel->length, size);
+        return 0;
+    }
+    if (!circle_is_open || end < parcel->length) {
+        return SST_EAGAIN;
+    }
+    parcel->at = 0;
+    parcel->skip = size - at;
+    parcel->next_cursor = ssti_cursor_at(put ^ SSTI_CURSOR_LAP, parcel->length, size);
+    return 0;
+}
+
+int
+ssti_ring_fit_locked(struct ssti_ring *ring, struct ssti_parcel *parcel)
+{
+    int rc = enter(ring);
+
+    if (rc != 0) {
+        return rc;
+    }
+    if (ssti_ring_is_full(ring, parcel->size)) {
+        return SSTI_RING_FULL;
+    }
+    rc = ring->put != NULL ? find_place(ring, parcel) : SST_EAGAIN;
+    if (rc == SST_EAGAIN) {
+        rc = ssti_chunk_link(ring, parcel);
+        if (rc == 0) {
+            rc = find_place(ring, parcel);
+        }
+    }
+    return rc == SST_ECORRUPT || rc == SST_EAGAIN ? damaged(ring) : rc;
+}
+
+/* Commit a put whose payload is in an extent: cursor and held entry change together. */
+static void
+commit_extent(struct ssti_ring *ring, struct ssti_parcel *parcel)
+{
+    const uint64_t entry = ssti_held_offset(ring->arena, parcel->extent_held);
+
+    ssti_ring_intend(ring, &(struct ssti_intent){
+                               .kind = SSTI_INTENT_PUT,
+                               .cursor = parcel->next_cursor,
+                               .entry = entry,
+                           });
+    ssti_store_rel(&ring->shm->put_cursor, parcel->next_cursor);
+    SST_CRASHPOINT(ring_put_extent_committed);
+    ssti_held_set(ring->arena, entry, 0);
+    SST_CRASHPOINT(ring_put_extent_moved);
+    ssti_ring_intended(ring);
+    parcel->extent = 0;
+}
+
+void
+ssti_ring_put_locked(struct ssti_ring *ring, struct ssti_parcel *parcel)
+{
+    struct sst_ring_shm *const shm = ring->shm;
+    _Atomic uint64_t *const header = ssti_record_header(ring->put, parcel->at);
+    unsigned char *const payload = ssti_chunk_data(ring->put, parcel->at + SSTI_RECORD_HEADER_SIZE);
+
+    sst_dassert(ssti_load_rlx(&shm->put_cursor) == parcel->put_cursor);
+    if (parcel->skip != 0) {
+        ssti_store_rlx(ssti_record_header(ring->put, ssti_cursor_place(parcel->put_cursor)),
+                       ssti_record_word(SSTI_RECORD_SKIP, parcel->skip));
+    }
+    if (parcel->extent == 0) {
+        copy_slices_in(payload, parcel->slices, parcel->count);
+        ssti_store_rlx(header, ssti_record_word(SSTI_RECORD_INLINE, (uint32_t)parcel->size));
+        SST_CRASHPOINT(ring_put_written);
+        ssti_store_rel(&shm->put_cursor, parcel->next_cursor);
+    }
+    else {
+        const uint64_t record[2] = {parcel->extent, parcel->size};
+
+        ssti_copy_in(payload, record, sizeof record);
+        ssti_store_rlx(header, ssti_record_word(SSTI_RECORD_EXTENT, sizeof record));
+        commit_extent(ring, parcel);
+    }
+    SST_CRASHPOINT(ring_put_committed);
+    ssti_store_rlx(&shm->put_bytes, ssti_load_rlx(&shm->put_bytes) + parcel->size);
+    /* Pairs with ssti_ring_count: who sees the count may look for the message. */
+    ssti_store_rel(&shm->put_count, ssti_load_rlx(&shm->put_count) + 1);
+    SST_CRASHPOINT(ring_put_counted);
+}
+
+/* ---- Taking ---- */
+
+/* The next record to take, leaving drained chunks behind. */
+static int
+next_record(struct ssti_ring *ring, struct ssti_record *out)
+{
+    struct sst_ring_shm *const shm = ring->shm;
+    int rc = enter(ring);
+
+    while (rc == 0) {
+        if (ring->get == NULL) {
+            return SSTI_RING_EMPTY;
+        }
+
+        const bool is_last = ring->get == ring->put;
+
+        rc = ssti_record_read(ring->get, ring->get_size, ssti_load_rlx(&shm->get_cursor),
+                         is_last ? ssti_load_rlx(&shm->put_cursor)
+                                 : ssti_load_rlx(&ring->get->end),
+                         out);
+        if (rc != SSTI_RING_EMPTY || is_last) {
+            break;
+        }
+        rc = ssti_chunk_advance(ring);
+    }
+    return rc == SST_ECORRUPT ? damaged(ring) : rc;
+}
+
+int
+ssti_ring_peek_locked(struct ssti_ring *ring)
+{
+    struct ssti_record record;
+
+    return next_record(ring, &record);
+}
+
+void
+ssti_receipt_init(struct ssti_receipt *receipt, struct sst_message *message)
+{
+    receipt->message = message;
+    receipt->buffer = NULL;
+    receipt->mapped = NULL;
+    receipt->want_extent = 0;
+    receipt->want_size = 0;
+    receipt->has_held = false;
+    receipt->misfits = 0;
+}
+
+void
+ssti_receipt_next(struct ssti_receipt *receipt, struct sst_message *message)
+{
+    receipt->message = message;
+    receipt->mapped = NULL;
+    receipt->want_extent = 0;
+    receipt->misfits = 0;
+}
+
+void
+ssti_receipt_fini(struct ssti_ring *ring, struct ssti_receipt *receipt)
+{
+    ssti_free(receipt->buffer);
+    if (receipt->has_held) {
+        give_back(ring, 0, receipt->held);
+    }
+}
+
+int
+ssti_receipt_prepare(struct ssti_ring *ring, struct ssti_receipt *receipt)
+{
+    if (receipt->want_extent == 0) {
+        receipt->buffer = ssti_alloc(SSTI_RING_INLINE_MAX);
+        return receipt->buffer != NULL ? 0 : SST_ENOMEM;
+    }
+    if (!receipt->has_held) {
+        const int rc = ssti_held_reserve(ring->arena, &receipt->held);
+
+        if (rc != 0) {
+            return rc;
+        }
+        ssti_held_tie(ring->arena, receipt->held, ring->object);
+        receipt->has_held = true;
+    }
+    /* It may be taken and freed by others meanwhile: then the next try finds another. */
+    if (ssti_extent_size(ring->arena, receipt->want_extent) < receipt->want_size) {
+        receipt->mapped = NULL;
+        return ++receipt->misfits < MISFITS_MAX ? 0 : SST_ECORRUPT;
+    }
+    receipt->mapped =
+        ssti_arena_ptr(ring->arena, receipt->want_extent, receipt->want_size);
+    return receipt->mapped != NULL ? 0 : SST_ENOMEM;
+}
+
+/* Copy an inline message out. 0, SSTI_RING_RECEIPT. */
+static int
+copy_out(struct ssti_ring *ring, struct ssti_receipt *receipt, const struct ssti_record *record)
+{
+    struct sst_message *const message = receipt->message;
+    void *to = message->small;
+
+    message->owner = NULL;
+    message->extent = 0;
+    if (record->size > sizeof message->small) {
+        if (receipt->buffer == NULL) {
+            receipt->want_extent = 0;
+            return SSTI_RING_RECEIPT;
+        }
+        to = receipt->buffer;
+        message->owner = to;
+        receipt->buffer = NULL;
+    }
+    ssti_copy_out(to, ssti_chunk_data(ring->get, record->at), record->size);
+    message->data = to;
+    message->size = record->size;
+    return 0;
+}
+
+/* Take over the extent of a message and commit. 0, SSTI_RING_RECEIPT, SST_ECORRUPT. */
+static int
+move_out(struct ssti_ring *ring, struct ssti_receipt *receipt, const struct ssti_record *record)
+{
+    struct sst_message *const message = receipt->message;
+    uint64_t named[2];
+
+    ssti_copy_out(named, ssti_chunk_data(ring->get, record->at), sizeof named);
+    if (named[0] == 0 || named[1] == 0 || named[1] > INT64_MAX) {
+        return damaged(ring);
+    }
+    if (!receipt->has_held || receipt->mapped == NULL ||
+        receipt->want_extent != named[0] || receipt->want_size != named[1]) {
+        receipt->mapped = NULL;
+        receipt->want_extent = named[0];
+        receipt->want_size = named[1];
+        return SSTI_RING_RECEIPT;
+    }
+
+    const uint64_t entry = ssti_held_offset(ring->arena, receipt->held);
+
+    ssti_ring_intend(ring, &(struct ssti_intent){
+                               .kind = SSTI_INTENT_TAKE,
+                               .cursor = record->next,
+                               .entry = entry,
+                           });
+    ssti_held_set(ring->arena, entry, named[0]);
+    SST_CRASHPOINT(ring_take_moved);
+    ssti_store_rel(&ring->shm->get_cursor, record->next);
+    SST_CRASHPOINT(ring_take_extent_committed);
+    ssti_ring_intended(ring);
+    ssti_held_tie(ring->arena, receipt->held, 0);
+    ssti_extent_inherit(ring->arena, receipt->held);
+
+    message->data = receipt->mapped;
+    message->size = named[1];
+    message->owner = ring->arena;
+    message->extent = (uint64_t)receipt->held + 1;
+    receipt->has_held = false;
+    receipt->mapped = NULL;
+    return 0;
+}
+
+int
+ssti_ring_take_locked(struct ssti_ring *ring, struct ssti_receipt *receipt)
+{
+    struct sst_ring_shm *const shm = ring->shm;
+    struct ssti_record record;
+    int rc = next_record(ring, &record);
+
+    if (rc != 0) {
+        return rc;
+    }
+    if (record.kind == SSTI_RECORD_EXTENT) {
+        rc = move_out(ring, receipt, &record);
+    }
+    else {
+        rc = copy_out(ring, receipt, &record);
+        if (rc == 0) {
+            SST_CRASHPOINT(ring_take_copied);
+            ssti_store_rel(&shm->get_cursor, record.next);
+        }
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    SST_CRASHPOINT(ring_take_committed);
+
+    ssti_store_rlx(&shm->got_bytes,
+                   ssti_load_rlx(&shm->got_bytes) + receipt->message->size);
+    ssti_store_rel(&shm->got_count, ssti_load_rlx(&shm->got_count) + 1);
+    SST_CRASHPOINT(ring_take_counted);
+    if (ring->get == ring->put &&
+        record.next == ssti_load_rlx(&shm->put_cursor)) {
+        ssti_chunk_empty(ring, false);
+    }
+    return 0;
+}
+
+/* ---- Life ---- */
+
+/* Finish or undo what the dead owner had begun. */
+static void
+redo(struct ssti_ring *ring)
+{
+    struct sst_ring_shm *const shm = ring->shm;
+    const struct ssti_intent intent = {
+        .kind = (enum ssti_ring_intent)ssti_load_acq(&shm->intent),
+        .cursor = ssti_load_rlx(&shm->intent_cursor),
+        .entry = ssti_load_rlx(&shm->intent_entry),
+        .extent = ssti_load_rlx(&shm->intent_extent),
+        .next = ssti_load_rlx(&shm->intent_next),
+    };
+
+    if (intent.kind == SSTI_INTENT_PUT) {
+        ssti_store_rel(&shm->put_cursor, intent.cursor);
+        ssti_held_set(ring->arena, intent.entry, 0);
+    }
+    else if (intent.kind == SSTI_INTENT_TAKE) {
+        if (ssti_load_rlx(&shm->get_cursor) != intent.cursor) {
+            ssti_held_set(ring->arena, intent.entry, 0);
+        }
+    }
+    else if (intent.kind != SSTI_INTENT_NONE) {
+        ssti_chunk_redo(ring, &intent);
+    }
+    ssti_ring_intended(ring);
+}
+
+/* Make counts and bytes agree with the records between the cursors. */
+static int
+recount(struct ssti_ring *ring)
+{
+    struct sst_ring_shm *const shm = ring->shm;
+    uint64_t offset = ssti_load_rlx(&shm->get_chunk);
+    const uint64_t last = ssti_load_rlx(&shm->put_chunk);
+    uint32_t cursor = ssti_load_rlx(&shm->get_cursor);
+    uint64_t count = 0;
+    uint64_t bytes = 0;
+
+    while (offset != 0) {
+        uint32_t size;
+        struct sst_chunk_shm *const chunk = ssti_chunk_at(ring, offset, &size);
+
+        if (chunk == NULL) {
+            return SST_ECORRUPT;
+        }
+
+        const uint32_t limit = offset == last ? ssti_load_rlx(&shm->put_cursor)
+                                              : ssti_load_rlx(&chunk->end);
+
+        if (ssti_record_count(chunk, size, cursor, limit, &count, &bytes) != 0) {
+            return SST_ECORRUPT;
+        }
+        offset = offset == last ? 0 : ssti_load_rlx(&chunk->next);
+        cursor = 0;
+    }
+
+    ssti_store_rlx(&shm->put_bytes, ssti_load_rlx(&shm->got_bytes) + bytes);
+    ssti_store_rel(&shm->put_count, ssti_load_rlx(&shm->got_count) + count);
+    return 0;
+}
+
+void
+ssti_ring_repair_locked(struct ssti_ring *ring)
+{
+    if ((ssti_load_rlx(&ring->shm->flags) & SSTI_RING_CORRUPT) != 0) {
+        return;
+    }
+    redo(ring);
+    if (enter(ring) == 0 && recount(ring) != 0) {
+        (void)damaged(ring);
+    }
+}
+
+bool
+ssti_ring_has_retired(const struct ssti_ring *ring)
+{
+    return ssti_load_rlx(&ring->shm->retired) != 0;
+}
+
+void
+ssti_ring_trim(struct ssti_ring *ring, const struct ssti_ring_section *section)
+{
+    uint32_t held;
+    bool found = true;
+
+    while (found && ssti_ring_has_retired(ring)) {
+        if (ssti_held_reserve(ring->arena, &held) != 0) {
+            return; /* the next one to come by tries again */
+        }
+        ssti_held_tie(ring->arena, held, ring->object);
+        section->lock(section->object);
+        found = enter(ring) == 0 &&
+                ssti_chunk_free(ring, ssti_held_offset(ring->arena, held));
+        section->unlock(section->object);
+        give_back(ring, found ? 1 : 0, held);
+    }
+}
+
+void
+ssti_ring_clear(struct ssti_ring *ring, const struct ssti_ring_section *section, bool last)
+{
+    struct sst_message message;
+    struct ssti_receipt receipt;
+    int rc = 0;
+
+    ssti_receipt_init(&receipt, &message);
+    while (rc == 0) {
+        section->lock(section->object);
+        rc = ssti_ring_take_locked(ring, &receipt);
+        if (rc == SSTI_RING_EMPTY && last) {
+            ssti_chunk_empty(ring, true);
+        }
+        section->unlock(section->object);
+        if (rc == 0) {
+            sst_message_free(&message);
+            ssti_receipt_next(&receipt, &message);
+        }
+        else if (rc == SSTI_RING_RECEIPT) {
+            rc = ssti_receipt_prepare(ring, &receipt);
+        }
+    }
+    ssti_receipt_fini(ring, &receipt);
+    ssti_ring_trim(ring, section);
+}
