@@ -49,7 +49,7 @@ ssti_record_read(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor, ui
         if (ssti_record_length(payload) > end - at) {
             return SST_ECORRUPT;
         }
-        *out = (struct record){
+        *out = (struct ssti_record){
             .kind = kind,
             .size = payload,
             .at = at + SSTI_RECORD_HEADER_SIZE,
