@@ -45,6 +45,10 @@ class Python:
     def is_new_enough(self) -> bool:
         return self.works and tuple(map(int, self.version.split("."))) >= OLDEST
 
+    @property
+    def is_complete(self) -> bool:
+        return self.has_headers and self.has_venv
+
 
 def candidates() -> list[str]:
     """Paths of interpreters to try, the running one first."""
@@ -97,14 +101,16 @@ def missing_on(python: Python | None) -> list[str]:
 
 def require_python() -> Python:
     """The interpreter to use; installs Debian's packages as root, or says what to install."""
+    missing: list[str] = []
     for attempt in range(2):
         pythons = find_pythons()
-        python = pythons[0] if pythons else None
+        complete = [python for python in pythons if python.is_complete]
+        python = next(iter(complete + pythons), None)
         missing = missing_on(python)
         if not missing and python is not None:
             return python
         if attempt == 0 and os.geteuid() == 0 and shutil.which("apt-get"):
-            print("installing for", ", ".join(missing), flush=True)
+            print("installing what is missing:", ", ".join(missing), flush=True)
             subprocess.run(["apt-get", "update", "-q"], check=False)
             subprocess.run(
                 ["apt-get", "install", "-y", "-q", *DEBIAN_PACKAGES], check=False

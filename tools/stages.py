@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import machine
-from workshop import CLOSING_LINE, Outcome, Stage, Workshop, count_junit
+from workshop import Outcome, Stage, Workshop, count_junit
 
 SIM_SEEDS = 20_000
 
@@ -18,8 +18,7 @@ SIM_SEEDS = 20_000
 
 def tidy(shop: Workshop) -> Outcome:
     code, output = shop.call(shop.tools() / "python3", "tools/tidy.py")
-    counts = CLOSING_LINE.findall(output)
-    return Outcome(*map(int, counts[-1])) if counts else Outcome.of(code == 0)
+    return Outcome.read(output) or Outcome.of(code == 0)
 
 
 def ruff(shop: Workshop) -> Outcome:
@@ -180,8 +179,7 @@ def conformance(shop: Workshop) -> Outcome:
     for python in chosen.values():
         inner = shop.environment(python)
         _, output = shop.call(inner, "tests/conformance/run.py", seconds=2400)
-        counts = CLOSING_LINE.findall(output)
-        outcome.add(Outcome(*map(int, counts[-1])) if counts else Outcome(0, 1))
+        outcome.add(Outcome.read(output) or Outcome(0, 1))
         outcome.notes += [
             line for line in output.splitlines() if line.startswith("skipped:")
         ]

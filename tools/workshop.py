@@ -37,6 +37,12 @@ class Outcome:
     def of(cls, good: bool) -> Outcome:
         return cls(int(good), int(not good))
 
+    @classmethod
+    def read(cls, output: str) -> Outcome | None:
+        """What the last closing line says, if there is one."""
+        counts = CLOSING_LINE.findall(output)
+        return cls(int(counts[-1][0]), int(counts[-1][1])) if counts else None
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -201,13 +207,10 @@ class Workshop:
 def count_meson_test(record: dict[str, str]) -> Outcome:
     """What the program's closing line says, or one for the program as a whole."""
     good = record["result"] in {"OK", "SKIP", "EXPECTEDFAIL"}
-    counts = CLOSING_LINE.findall(record.get("stdout") or "")
-    if not counts:
-        return Outcome.of(good)
-    passed, failed = map(int, counts[-1])
-    if not good and failed == 0:
-        failed = 1
-    return Outcome(passed, failed)
+    outcome = Outcome.read(record.get("stdout") or "") or Outcome.of(good)
+    if not good and outcome.failed == 0:
+        outcome.failed = 1
+    return outcome
 
 
 def count_junit(path: Path) -> Outcome:
