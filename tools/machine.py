@@ -20,12 +20,14 @@ DEBIAN_PACKAGES = ("gcc", "libc6-dev", "python3-dev", "python3-venv")
 
 IGNORED = {"build", "__pycache__", ".venv", "_build", ".hypothesis"}
 
-# Asked of an interpreter: its version, whether it can be built for, whether venv works.
+# Asked of an interpreter: its version, whether it can be built for, whether venv works,
+# and where it is.
 PROBE = """
 import importlib.util, os, sys, sysconfig
 print("%d.%d" % sys.version_info[:2])
 print(int(os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))))
 print(int(importlib.util.find_spec("ensurepip") is not None))
+print(sys.executable)
 """
 
 
@@ -33,10 +35,10 @@ class Python:
     """An interpreter and what it has."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
         answer = subprocess.run([path, "-c", PROBE], capture_output=True, check=False)
-        words = answer.stdout.decode().split()
-        self.works = answer.returncode == 0 and len(words) == 3
+        words = answer.stdout.decode().splitlines()
+        self.works = answer.returncode == 0 and len(words) == 4
+        self.path = words[3] if self.works else path  # not the shim in front of it
         self.version = words[0] if self.works else ""
         self.has_headers = self.works and words[1] == "1"
         self.has_venv = self.works and words[2] == "1"
