@@ -179,81 +179,200 @@ SST_API int sst_arena_sweep(struct sst_arena *arena);
  * sst_X_handle, and sst_X_close, which returns NULL and is safe on NULL. The pointer is this process's view. A view is
  * freed by the process that opened it; in a forked child close drops the child's own hold. */
 
+/* ---- Mutexes --------------------------------------------------------------------------
+ *
+ * Owned by a process, because a lock outlives the thread that took it. A plain mutex may be
+ * released by anybody, a recursive one by the thread that holds it. A forked child owns nothing
+ * its parent held. When the owner died holding a mutex, what it protects may be half
+ * done: acquire says so instead of waiting for ever, until somebody recovers or releases it. */
+
 struct sst_mutex;
 enum { SST_MUTEX_RECURSIVE = 1 };
+
+/* A new mutex, free. `flags`: SST_MUTEX_RECURSIVE or 0.
+ * Returns 0, SST_EINVAL, SST_ENOMEM, SST_ELIMIT. Owns: *out until sst_mutex_close. */
 SST_API SST_MUST_CHECK int sst_mutex_create(struct sst_arena *arena, uint32_t flags,
                                             struct sst_mutex **out, struct sst_error *err);
-SST_API SST_MUST_CHECK int sst_mutex_attach(struct sst_arena *arena, const struct sst_handle *handle,
+/* The mutex a handle names.
+ * Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ENOMEM. Owns: as create. */
+SST_API SST_MUST_CHECK int sst_mutex_attach(struct sst_arena *arena,
+                                            const struct sst_handle *handle,
                                             struct sst_mutex **out, struct sst_error *err);
 SST_API void sst_mutex_handle(const struct sst_mutex *mutex, struct sst_handle *out);
+/* Returns NULL. A mutex that is held stays held. */
 SST_API struct sst_mutex *sst_mutex_close(struct sst_mutex *mutex);
-/* 0; SST_ETIMEDOUT; SST_EINTR; SST_EOWNERDEAD: the owner died holding it, the mutex is not taken. */
+/* Take it; a recursive one that is ours already, once more.
+ * Returns 0, SST_ETIMEDOUT, SST_EINTR; SST_EOWNERDEAD: the owner died, or exited, holding it, and
+ * it is not taken; SST_EOVERFLOW: taken 2^32 - 1 times.
+ * Blocks until the deadline. Processes: who waits learns of the owner's death at once. */
 SST_API SST_MUST_CHECK int sst_mutex_acquire(struct sst_mutex *mutex, int64_t deadline_ns);
-/* SST_EOVERFLOW: not locked; SST_ENOTOWNER: recursive and not ours. */
+/* Give it back, also in place of a dead owner if it is a plain one.
+ * Returns 0; SST_EOVERFLOW: plain and not held; SST_ENOTOWNER: recursive and not ours. */
 SST_API SST_MUST_CHECK int sst_mutex_release(struct sst_mutex *mutex);
-/* Free a mutex whose owner died. 1 when there was something to recover, else 0. */
+/* Free a mutex whose owner is dead. Returns 1 when there was something to recover, else 0. */
 SST_API SST_MUST_CHECK int sst_mutex_recover(struct sst_mutex *mutex);
+/* Does anybody hold it, dead or alive? */
 SST_API bool sst_mutex_is_locked(const struct sst_mutex *mutex);
 SST_API bool sst_mutex_is_recursive(const struct sst_mutex *mutex);
 /* Times the calling thread (recursive) or process (plain) holds it. */
 SST_API uint32_t sst_mutex_count(const struct sst_mutex *mutex);
 
+/* ---- Semaphores -----------------------------------------------------------------------
+ *
+ * Units that are taken and given back, by anybody. Units that a process had when it died stay
+ * taken: nobody else can know whether it meant to give them back. A semaphore created full (value ==
+ * value_max) is *bounded*: it notes who holds its units, and tells when none is left and all their
+ * holders are dead. */
+
 struct sst_semaphore;
-SST_API SST_MUST_CHECK int sst_semaphore_create(struct sst_arena *arena, uint32_t value, uint32_t value_max,
-                                                struct sst_semaphore **out, struct sst_error *err);
-SST_API SST_MUST_CHECK int sst_semaphore_attach(struct sst_arena *arena, const struct sst_handle *handle,
-                                                struct sst_semaphore **out, struct sst_error *err);
-SST_API void sst_semaphore_handle(const struct sst_semaphore *semaphore, struct sst_handle *out);
+
+/* Returns 0, SST_EINVAL (value_max 0, or value above it), SST_ENOMEM, SST_ELIMIT.
+ * Owns: *out until sst_semaphore_close. */
+SST_API SST_MUST_CHECK int sst_semaphore_create(struct sst_arena *arena, uint32_t value,
+                                                uint32_t value_max,
+                                                struct sst_semaphore **out,
+                                                struct sst_error *err);
+/* Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ENOMEM. Owns: as create. */
+SST_API SST_MUST_CHECK int sst_semaphore_attach(struct sst_arena *arena,
+                                                const struct sst_handle *handle,
+                                                struct sst_semaphore **out,
+                                                struct sst_error *err);
+SST_API void sst_semaphore_handle(const struct sst_semaphore *semaphore,
+                                  struct sst_handle *out);
+/* Returns NULL. */
 SST_API struct sst_semaphore *sst_semaphore_close(struct sst_semaphore *semaphore);
-SST_API SST_MUST_CHECK int sst_semaphore_acquire(struct sst_semaphore *semaphore, int64_t deadline_ns);
-/* `count` units; SST_EOVERFLOW beyond value_max, changing nothing. */
-SST_API SST_MUST_CHECK int sst_semaphore_release(struct sst_semaphore *semaphore, uint32_t count);
+/* Take one unit.
+ * Returns 0, SST_ETIMEDOUT, SST_EINTR; SST_EOWNERDEAD: bounded, and all units belong to
+ * dead processes. Blocks until the deadline. */
+SST_API SST_MUST_CHECK int sst_semaphore_acquire(struct sst_semaphore *semaphore,
+                                                 int64_t deadline_ns);
+/* Give `count` units back. They come from what this process holds, else from what a dead one
+ * held, else from any.
+ * Returns 0; SST_EOVERFLOW: beyond value_max, and nothing changed. */
+SST_API SST_MUST_CHECK int sst_semaphore_release(struct sst_semaphore *semaphore,
+                                                 uint32_t count);
+/* Give back the units of dead processes; of a bounded semaphore only.
+ * Returns their number. */
+SST_API int sst_semaphore_recover(struct sst_semaphore *semaphore);
+/* Units to be had now. */
 SST_API uint32_t sst_semaphore_value(const struct sst_semaphore *semaphore);
 SST_API uint32_t sst_semaphore_value_max(const struct sst_semaphore *semaphore);
 
+/* ---- Conditions -----------------------------------------------------------------------
+ *
+ * Wait in three steps, so that the caller can release and retake whatever lock it uses: enter
+ * while holding the lock, release it, wait (again after SST_EINTR), leave if wait did not
+ * return 0, retake the lock. notify reaches those who have entered and not been notified,
+ * the earlier rounds first; who enters after a notify does not take it from them. A notification
+ * that a process died with passes on to another. Look at what you wait for again
+ * after every return: after two deaths in a row one waiter too many may be notified. */
+
 struct sst_condition;
-SST_API SST_MUST_CHECK int sst_condition_create(struct sst_arena *arena, struct sst_condition **out, struct sst_error *err);
-SST_API SST_MUST_CHECK int sst_condition_attach(struct sst_arena *arena, const struct sst_handle *handle,
-                                                struct sst_condition **out, struct sst_error *err);
-SST_API void sst_condition_handle(const struct sst_condition *condition, struct sst_handle *out);
+
+/* Returns 0, SST_ENOMEM, SST_ELIMIT. Owns: *out until sst_condition_close. */
+SST_API SST_MUST_CHECK int sst_condition_create(struct sst_arena *arena,
+                                                struct sst_condition **out,
+                                                struct sst_error *err);
+/* Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ENOMEM. Owns: as create. */
+SST_API SST_MUST_CHECK int sst_condition_attach(struct sst_arena *arena,
+                                                const struct sst_handle *handle,
+                                                struct sst_condition **out,
+                                                struct sst_error *err);
+SST_API void sst_condition_handle(const struct sst_condition *condition,
+                                  struct sst_handle *out);
+/* Returns NULL. */
 SST_API struct sst_condition *sst_condition_close(struct sst_condition *condition);
-/* Three steps, so that the caller can release and retake whatever lock it uses: enter while
- * holding the lock, release the lock, wait (again after SST_EINTR), leave if wait did not return 0, retake the lock. */
-SST_API SST_MUST_CHECK int sst_condition_enter(struct sst_condition *condition, uint64_t *ticket);
-SST_API SST_MUST_CHECK int sst_condition_wait(struct sst_condition *condition, uint64_t ticket, int64_t deadline_ns);
-SST_API void sst_condition_leave(struct sst_condition *condition, uint64_t ticket);
-/* Number notified. */
-SST_API int sst_condition_notify(struct sst_condition *condition, uint32_t count);
+/* Become a waiter; *ticket is for the two below, in any thread of this process.
+ * Returns 0; SST_ELIMIT: too many processes wait (248 at least may). */
+SST_API SST_MUST_CHECK int sst_condition_enter(struct sst_condition *condition,
+                                               uint64_t *ticket);
+/* Wait to be notified.
+ * Returns 0: notified, and no waiter any more; SST_ETIMEDOUT, SST_EINTR: a waiter still;
+ * SST_EINVAL: no ticket of this process. Blocks until the deadline. */
+SST_API SST_MUST_CHECK int sst_condition_wait(struct sst_condition *condition,
+                                              uint64_t ticket, int64_t deadline_ns);
+/* Be a waiter no more. Returns whether it was notified after all: the notification is used up then. */
+SST_API bool sst_condition_leave(struct sst_condition *condition, uint64_t ticket);
+/* Notify up to `wanted` waiters. Returns how many. */
+SST_API int sst_condition_notify(struct sst_condition *condition, uint32_t wanted);
+/* Waiters not notified yet. */
 SST_API uint32_t sst_condition_waiters(const struct sst_condition *condition);
 
+/* ---- Events ---------------------------------------------------------------------------
+ *
+ * A flag to wait for. Has no owner: a death leaves it as it is. */
+
 struct sst_event;
-SST_API SST_MUST_CHECK int sst_event_create(struct sst_arena *arena, struct sst_event **out, struct sst_error *err);
-SST_API SST_MUST_CHECK int sst_event_attach(struct sst_arena *arena, const struct sst_handle *handle,
+
+/* A new event, not set. Returns 0, SST_ENOMEM, SST_ELIMIT. Owns: *out until sst_event_close. */
+SST_API SST_MUST_CHECK int sst_event_create(struct sst_arena *arena, struct sst_event **out,
+                                            struct sst_error *err);
+/* Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ENOMEM. Owns: as create. */
+SST_API SST_MUST_CHECK int sst_event_attach(struct sst_arena *arena,
+                                            const struct sst_handle *handle,
                                             struct sst_event **out, struct sst_error *err);
 SST_API void sst_event_handle(const struct sst_event *event, struct sst_handle *out);
+/* Returns NULL. */
 SST_API struct sst_event *sst_event_close(struct sst_event *event);
+/* Set it. Whoever waits now goes on, even if somebody clears it at once. */
 SST_API void sst_event_set(struct sst_event *event);
 SST_API void sst_event_clear(struct sst_event *event);
 SST_API bool sst_event_is_set(const struct sst_event *event);
+/* Returns 0: it is set, or was while we waited; SST_ETIMEDOUT, SST_EINTR.
+ * Blocks until the deadline. */
 SST_API SST_MUST_CHECK int sst_event_wait(struct sst_event *event, int64_t deadline_ns);
 
+/* ---- Barriers -------------------------------------------------------------------------
+ *
+ * Processes meet: each arrives, then waits until the last has come. Who comes last runs an action
+ * if there is one, then opens the barrier for all. A barrier breaks when it is aborted, when somebody runs out of
+ * time waiting, and when somebody who has arrived dies: then everybody gets SST_EBROKEN until it is
+ * reset. */
+
 struct sst_barrier;
+
+/* Returns 0, SST_EINVAL (parties 0, or above 2^20), SST_ENOMEM, SST_ELIMIT.
+ * Owns: *out until sst_barrier_close. */
 SST_API SST_MUST_CHECK int sst_barrier_create(struct sst_arena *arena, uint32_t parties,
-                                              struct sst_barrier **out, struct sst_error *err);
-SST_API SST_MUST_CHECK int sst_barrier_attach(struct sst_arena *arena, const struct sst_handle *handle,
-                                              struct sst_barrier **out, struct sst_error *err);
+                                              struct sst_barrier **out,
+                                              struct sst_error *err);
+/* Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ECORRUPT, SST_ENOMEM. Owns: as create. */
+SST_API SST_MUST_CHECK int sst_barrier_attach(struct sst_arena *arena,
+                                              const struct sst_handle *handle,
+                                              struct sst_barrier **out,
+                                              struct sst_error *err);
 SST_API void sst_barrier_handle(const struct sst_barrier *barrier, struct sst_handle *out);
+/* Returns NULL. */
 SST_API struct sst_barrier *sst_barrier_close(struct sst_barrier *barrier);
-/* Arrive: the arrival index (0..parties-1); parties-1 means: run the action, then sst_barrier_open (or abort).
- * Blocks while the previous round drains. SST_EBROKEN. Then wait with the ticket: 0, SST_EBROKEN, SST_ETIMEDOUT (which breaks it), SST_EINTR (call again). */
-SST_API SST_MUST_CHECK int sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket, int64_t deadline_ns);
+/* Arrive. *ticket is for the functions below, in any thread of this process.
+ * Returns the index of arrival; parties - 1 means: run the action, then sst_barrier_open, or
+ * sst_barrier_abort if it failed; any other: sst_barrier_wait. SST_EBROKEN, SST_ETIMEDOUT, SST_EINTR:
+ * not arrived. Blocks only while the action of the round before runs. */
+SST_API SST_MUST_CHECK int sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket,
+                                              int64_t deadline_ns);
+/* Let everybody through. Returns 0; SST_EBROKEN: it broke meanwhile; SST_EINVAL: not all
+ * have come. */
 SST_API SST_MUST_CHECK int sst_barrier_open(struct sst_barrier *barrier, uint64_t ticket);
-SST_API SST_MUST_CHECK int sst_barrier_wait(struct sst_barrier *barrier, uint64_t ticket, int64_t deadline_ns);
+/* Wait until it opens.
+ * Returns 0, SST_EBROKEN; SST_ETIMEDOUT: broken now, by us; SST_EINTR: call it again, or leave.
+ * Blocks until the deadline, and once all have come until the action is done. */
+SST_API SST_MUST_CHECK int sst_barrier_wait(struct sst_barrier *barrier, uint64_t ticket,
+                                            int64_t deadline_ns);
+/* Look whether it opened. Returns 0, SST_EBROKEN, SST_EAGAIN: not yet. Breaks nothing. */
+SST_API SST_MUST_CHECK int sst_barrier_try_wait(const struct sst_barrier *barrier,
+                                                uint64_t ticket);
+/* Not to have arrived, unless all have: for a waiter who gives up without breaking it. */
+SST_API void sst_barrier_leave(struct sst_barrier *barrier, uint64_t ticket);
+/* Break it. */
 SST_API void sst_barrier_abort(struct sst_barrier *barrier);
+/* Make it empty and whole. Who waits gets SST_EBROKEN. */
 SST_API void sst_barrier_reset(struct sst_barrier *barrier);
 SST_API uint32_t sst_barrier_parties(const struct sst_barrier *barrier);
+/* How many have arrived; 0 when broken. */
 SST_API uint32_t sst_barrier_waiting(const struct sst_barrier *barrier);
 SST_API bool sst_barrier_is_broken(const struct sst_barrier *barrier);
+
+/* ---- Blocks --------------------------------------------------------------------------- */
 
 /* A range of shared bytes: Value, Array, anything. Zeroed. Address valid until close. */
 struct sst_block;
@@ -438,7 +557,7 @@ SST_API SST_MUST_CHECK int sst_process_spawn(struct sst_process *process, const 
                                              struct sst_error *err);
 
 /* The numbers for sst_process_adopt, before the start: of the place, and of the child's end of the tether. */
-SST_API uint64_t sst_process_id(const struct sst_process *process);
+SST_API SST_MUST_CHECK int sst_process_reserve(struct sst_process *process, uint64_t *id);
 SST_API int sst_process_tether(const struct sst_process *process);
 
 /* Bytes down the tether, from *sent on, which advances. 0; SST_EPIPE: the child has let go;
@@ -464,7 +583,7 @@ SST_API int sst_process_reap(void);
 struct sst_origin {
     uint32_t size_of;
     uint32_t die_with_parent;
-    uint64_t id;       /* what sst_process_id gave the starter */
+    uint64_t id;       /* what sst_process_reserve gave the starter */
     int32_t arena_fd;  /* duplicated */
     int32_t tether;    /* taken over */
     int32_t parent_pid;
@@ -512,6 +631,10 @@ SST_API SST_MUST_CHECK int sst_zygote_next(struct sst_zygote *zygote, struct sst
 /* Make the child and tell the owner: SST_CHILD in the child, where *zygote is closed, 0 in the zygote. */
 SST_API SST_MUST_CHECK int sst_zygote_make(struct sst_zygote **zygote, struct sst_zygote_job *job);
 SST_API struct sst_zygote *sst_zygote_close(struct sst_zygote *zygote);
+
+/* Threads of this process, 0 when nobody can say; and its pid. */
+SST_API uint32_t sst_process_threads(void);
+SST_API int sst_process_self(void);
 
 /* CPUs this process may use at a time: the least of machine, affinity mask and the quotas
  * of its control groups (v1 and v2, up the tree), rounded up, at least 1. */

@@ -138,3 +138,15 @@ sst_process_wait_fd(int fd, int64_t deadline_ns)
 
     return rc > 0 ? 1 : rc;
 }
+
+uint32_t
+sst_process_threads(void)
+{
+    return ssti_os_thread_count();
+}
+
+int
+sst_process_self(void)
+{
+    return ssti_os_pid();
+}

@@ -101,10 +101,13 @@ sst_process_hold(struct sst_process *process, const struct sst_handle *handle)
     return rc < 0 ? rc : ssti_proc_hold_for(process->arena, process->gifts, handle);
 }
 
-uint64_t
-sst_process_id(const struct sst_process *process)
+int
+sst_process_reserve(struct sst_process *process, uint64_t *id)
 {
-    return process->gifts;
+    const int rc = reserve(process);
+
+    *id = process->gifts;
+    return rc;
 }
 
 int

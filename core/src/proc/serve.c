@@ -7,7 +7,7 @@
  * reaper's are called by hand; it is safe because the zygote has one thread, so that no lock of
  * libc can be held. Whether the kernel (or a sandbox around us) allows it is tried once,
  * before the hello: a child that exits at once, and that the owner waits for. Where it is
- * refused the zygote forks and is the parent: it keeps the child's end of the tether
+ * refused, or where a preloaded module has started threads, the zygote forks and is the parent: it keeps the child's end of the tether
  * open until it has reaped the child and written the exit code up the tether.
  *
  * The zygote dies with its owner: by the signal that tells of a parent's death, and by end
@@ -41,10 +41,15 @@ struct sst_zygote {
     enum ssti_zygote_way way; /* of the job under way */
 };
 
-/* Make a child that exits at once. Its pid, 0 when the kernel refuses. */
+/* Make a child that exits at once. Its pid, 0 when that way is closed to us: the kernel
+ * refuses, or a module that was loaded has started threads. */
 static int
 probe(void)
 {
+    if (ssti_os_thread_count() != 1) {
+        return 0;
+    }
+
     const int pid = ssti_os_clone_sibling();
 
     if (pid == 0) {
@@ -63,9 +68,6 @@ sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
     int rc;
 
     *out = NULL;
-    if (ssti_os_thread_count() > 1) {
-        return ssti_error_set(err, SST_ETHREADS, "a zygote has one thread");
-    }
     zygote = ssti_alloc(sizeof(*zygote));
     if (zygote == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for a zygote");

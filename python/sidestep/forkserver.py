@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""The fork server: a small process, the zygote, that makes children by copying itself.
+
+It is a fresh interpreter with the modules that ``set_forkserver_preload`` names, and
+one thread. Its children are children of the process that asked for them, not of the
+zygote: they neither notice nor mind its end. Each process that starts children this
+way has a zygote of its own; it ends with that process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from . import _compat, _core, process, spawn, util
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = [
+    "connect_to_new_process",
+    "ensure_running",
+    "get_inherited_fds",
+    "set_forkserver_preload",
+]
+
+MAXFDS_TO_SEND = 256
+_TRIES = 3  # zygotes, until it is clear that no zygote lives long enough
+
+
+class ForkServer:
+    """This process's zygote, started when it is needed and again when it has died."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._zygote: _core.Child | None = None
+        self._owner_pid = 0
+        self._inherited_fds: list[int] | None = None
+        self._preload_modules: list[str] = []
+
+    @property
+    def _forkserver_pid(self) -> int | None:
+        return None if self._zygote is None else self._zygote.pid
+
+    def _stop(self) -> None:
+        """End the zygote, and wait until it is gone."""
+        with self._lock:
+            self._stop_unlocked()
+
+    def _stop_unlocked(self) -> None:
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None and self._owner_pid == os.getpid():
+            zygote.signal(signal.SIGKILL)
+            zygote.wait(None, True)
+            zygote.close()
+
+    def set_forkserver_preload(self, modules_names: list[str]) -> None:
+        """Set the modules that the next zygote imports before its first child.
+
+        ``__main__`` among them means the program's main script.
+        """
+        if not all(type(name) is str for name in modules_names):
+            raise TypeError("module_names must be a list of strings")
+        self._preload_modules = modules_names
+
+    def get_inherited_fds(self) -> list[int] | None:
+        """Return the descriptors that came with the job, None outside of children."""
+        return self._inherited_fds
+
+    def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
+        """Raise: here a child is started by a Process, which has its job by then."""
+        raise RuntimeError(
+            "sidestep's fork server makes a child and its job in one step; "
+            "use Process with the context 'forkserver'"
+        )
+
+    def ensure_running(self) -> None:
+        """Start the zygote unless it runs."""
+        with self._lock:
+            self._running()
+
+    def start(self, child: _core.Child, fds: Sequence[int]) -> None:
+        """Have the zygote make a child, in a new zygote if that is what it takes."""
+        if len(fds) + 4 >= MAXFDS_TO_SEND:
+            raise ValueError("too many fds")
+        with self._lock:
+            for _ in range(_TRIES):
+                zygote = self._running()
+                try:
+                    zygote.start(child, fds)
+                except (BrokenPipeError, PermissionError):
+                    # Dead, or not what this process is any more.
+                    self._stop_unlocked()
+                else:
+                    return
+        raise RuntimeError("the fork server ends before it can start a process")
+
+    def _running(self) -> _core.Child:
+        if self._owner_pid != os.getpid():
+            self._zygote = None  # our parent's
+        if self._zygote is not None and self._zygote.poll() is not None:
+            self._stop_unlocked()
+        if self._zygote is None:
+            self._zygote = self._launch()
+            self._owner_pid = os.getpid()
+        return self._zygote
+
+    def _launch(self) -> _core.Child:
+        zygote = _core.Child(True, True)  # noqa: FBT003 - dies with us, keeps packets
+        arguments = {
+            "tether": zygote.tether,
+            "parent_pid": os.getpid(),
+            "arena_fd": _core.arena_fd(),
+            "process_id": zygote.reserve(),
+            "preload": self._preload_modules,
+            **self._preload_data(),
+        }
+        code = spawn.import_line("forkserver", "main") + f"; main(**{arguments!r})"
+        executable = spawn.get_executable()
+        assert executable is not None, "there is no Python to start"
+        command = [executable, *util._args_from_interpreter_flags(), "-c", code]
+        zygote.spawn(executable, tuple(map(os.fsencode, command)), ())
+        return zygote
+
+    def _preload_data(self) -> dict[str, Any]:
+        if not self._preload_modules:
+            return {}
+        data = spawn.get_preparation_data("ignore")
+        return {
+            "main_path": data.get("init_main_from_path"),
+            "sys_path": data["sys_path"],
+            "alias": data["alias"],
+        }
+
+
+def main(
+    tether: int,
+    parent_pid: int,
+    arena_fd: int,
+    process_id: int,
+    preload: Iterable[str],
+    main_path: str | None = None,
+    sys_path: list[str] | None = None,
+    alias: bool = False,
+) -> None:
+    """Be the zygote: import what is asked for, then make children until the owner ends."""
+    spawn.adopt(arena_fd, process_id, tether, parent_pid, True)  # noqa: FBT003
+    if sys_path is not None:
+        sys.path[:] = sys_path
+    if alias:
+        from . import _alias
+
+        _alias.install()
+    _preload(preload, main_path)
+    util._close_stdin()
+    util._flush_std_streams()
+    # Ctrl-C is for the owner, who decides about its children.
+    old_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What is loaded now is every child's: do not touch it, so that it stays shared.
+    gc.collect()
+    gc.freeze()
+    job = _core.zygote_serve(tether)
+    if job is not None:
+        child_tether, fds, _ = job
+        signal.signal(signal.SIGINT, old_handler)
+        _serve_one(child_tether, fds)
+
+
+def _preload(names: Iterable[str], main_path: str | None) -> None:
+    for name in names:
+        if name == "__main__":
+            if main_path is not None:
+                _preload_main(main_path)
+            continue
+        with contextlib.suppress(ImportError):
+            __import__(name)
+
+
+def _preload_main(main_path: str) -> None:
+    process.current_process()._inheriting = True  # type: ignore[attr-defined]
+    try:
+        spawn.import_main_path(main_path)
+    except Exception:  # noqa: BLE001 - each child runs it again, and says what is wrong
+        pass
+    finally:
+        del process.current_process()._inheriting  # type: ignore[attr-defined]
+
+
+def _serve_one(tether: int, fds: Sequence[int]) -> None:
+    """Be a child of the owner; never returns."""
+    from .popen_fork import exit_process
+
+    code = 1
+    _forkserver._inherited_fds = list(fds)
+    try:
+        if _compat.ATEXIT_IN_CHILDREN:
+            atexit._clear()
+            atexit.register(util._exit_function)
+        code = spawn._main(os.dup(tether))
+    except Exception:  # noqa: BLE001 - as for an interpreter of its own
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        util._flush_std_streams()
+    finally:
+        if _compat.ATEXIT_IN_CHILDREN:
+            atexit._run_exitfuncs()
+        exit_process(code)
+
+
+_forkserver = ForkServer()
+ensure_running: Callable[[], None] = _forkserver.ensure_running
+get_inherited_fds = _forkserver.get_inherited_fds
+connect_to_new_process = _forkserver.connect_to_new_process
+set_forkserver_preload = _forkserver.set_forkserver_preload
