@@ -4,9 +4,9 @@
  *
  * There is one arena per tree of processes. It is made at the first object or the first
  * start of a process, whichever comes first; a forked child has its parent's, a spawned
- * one is given the descriptor and attaches before anything else. Hence one variable of the
- * process and not of a module: importing _core twice must not split the tree. It is guarded
- * by the GIL and never detached: the kernel takes it back with the process. */
+ * one is given the descriptor and attaches before anything else. Hence one variable of
+ * the process and not of a module: importing _core twice must not split the tree. It is
+ * guarded by the GIL and never detached: the kernel takes it back with the process. */
 
 #include <pthread.h>
 #include <string.h>
@@ -18,7 +18,7 @@
 #include "state.h"
 
 static struct sst_arena *default_arena; /* guarded by the GIL */
-static unsigned long fork_epoch;        /* written only by the atfork handler of a child */
+static unsigned long fork_epoch; /* written only by the atfork handler of a child */
 
 static void
 fork_epoch_advance(void)
@@ -88,7 +88,8 @@ sstpy_handle_parse(PyObject *obj, struct sst_handle *out)
     Py_ssize_t size = 0;
 
     if (!PyBytes_Check(obj)) {
-        PyErr_Format(PyExc_TypeError, "a handle is bytes, not %s", Py_TYPE(obj)->tp_name);
+        PyErr_Format(PyExc_TypeError, "a handle is bytes, not %s",
+                     Py_TYPE(obj)->tp_name);
         return -1;
     }
     if (PyBytes_AsStringAndSize(obj, &data, &size) < 0) {
@@ -103,9 +104,10 @@ sstpy_handle_parse(PyObject *obj, struct sst_handle *out)
     return 0;
 }
 
-PyDoc_STRVAR(arena_fd_doc, "arena_fd($module, /)\n--\n\n"
-                           "The descriptor of the arena, which is made if there is none. "
-                           "It belongs to the arena.");
+PyDoc_STRVAR(arena_fd_doc,
+             "arena_fd($module, /)\n--\n\n"
+             "The descriptor of the arena, which is made if there is none. "
+             "It belongs to the arena.");
 
 static PyObject *
 core_arena_fd(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -115,9 +117,10 @@ core_arena_fd(PyObject *module, PyObject *Py_UNUSED(ignored))
     return arena != NULL ? PyLong_FromLong(sst_arena_fd(arena)) : NULL;
 }
 
-PyDoc_STRVAR(arena_id_doc, "arena_id($module, /)\n--\n\n"
-                           "The number of the arena, the same in every process that has "
-                           "it open.");
+PyDoc_STRVAR(arena_id_doc,
+             "arena_id($module, /)\n--\n\n"
+             "The number of the arena, the same in every process that has "
+             "it open.");
 
 static PyObject *
 core_arena_id(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -127,11 +130,12 @@ core_arena_id(PyObject *module, PyObject *Py_UNUSED(ignored))
     return arena != NULL ? PyLong_FromUnsignedLongLong(sst_arena_id(arena)) : NULL;
 }
 
-PyDoc_STRVAR(arena_attach_doc,
-             "arena_attach($module, fd, /)\n--\n\n"
-             "Join the arena behind a descriptor, which is duplicated.\n\n"
-             "For processes that were not forked; before any object is made. RuntimeError "
-             "when this process has another arena already.");
+PyDoc_STRVAR(
+    arena_attach_doc,
+    "arena_attach($module, fd, /)\n--\n\n"
+    "Join the arena behind a descriptor, which is duplicated.\n\n"
+    "For processes that were not forked; before any object is made. RuntimeError "
+    "when this process has another arena already.");
 
 static PyObject *
 core_arena_attach(PyObject *module, PyObject *arg)
@@ -157,11 +161,12 @@ core_arena_attach(PyObject *module, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(arena_statistics_doc,
-             "arena_statistics($module, /)\n--\n\n"
-             "What the arena holds: size, budget and used in bytes; the number of slots, "
-             "extents, processes attached, dead processes swept, windows mapped and holds "
-             "of this process.");
+PyDoc_STRVAR(
+    arena_statistics_doc,
+    "arena_statistics($module, /)\n--\n\n"
+    "What the arena holds: size, budget and used in bytes; the number of slots, "
+    "extents, processes attached, dead processes swept, windows mapped and holds "
+    "of this process.");
 
 static PyObject *
 core_arena_statistics(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -182,13 +187,15 @@ core_arena_statistics(PyObject *module, PyObject *Py_UNUSED(ignored))
         "{s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "size", (unsigned long long)s.size,
         "budget", (unsigned long long)s.budget, "used", (unsigned long long)s.used,
         "slots", (unsigned long long)s.slots, "extents", (unsigned long long)s.extents,
-        "processes", (unsigned long long)s.processes, "swept", (unsigned long long)s.swept,
-        "windows", (unsigned long long)s.windows, "held", (unsigned long long)s.held);
+        "processes", (unsigned long long)s.processes, "swept",
+        (unsigned long long)s.swept, "windows", (unsigned long long)s.windows, "held",
+        (unsigned long long)s.held);
 }
 
-PyDoc_STRVAR(arena_sweep_doc, "arena_sweep($module, /)\n--\n\n"
-                              "Undo what dead processes held. Returns their number. The "
-                              "core does this by itself where it matters.");
+PyDoc_STRVAR(arena_sweep_doc,
+             "arena_sweep($module, /)\n--\n\n"
+             "Undo what dead processes held. Returns their number. The "
+             "core does this by itself where it matters.");
 
 static PyObject *
 core_arena_sweep(PyObject *module, PyObject *Py_UNUSED(ignored))

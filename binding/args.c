@@ -75,7 +75,8 @@ sstpy_parse(const struct sstpy_signature *signature, PyObject *const *args,
     if (kwnames != NULL) {
         const Py_ssize_t kwcount = PyTuple_Size(kwnames);
         for (Py_ssize_t i = 0; i < kwcount; i++) {
-            PyObject *const name = PyTuple_GetItem(kwnames, i); /* borrowed from kwnames */
+            PyObject *const name =
+                PyTuple_GetItem(kwnames, i); /* borrowed from kwnames */
             if (parse_keyword(signature, name, args[nargs + i], out) < 0) {
                 return -1;
             }
@@ -207,7 +208,8 @@ sstpy_to_int(PyObject *obj, int default_value, int *out)
         return -1;
     }
     if (value < INT32_MIN || value > INT32_MAX) {
-        PyErr_SetString(PyExc_OverflowError, "Python int too large to convert to C int");
+        PyErr_SetString(PyExc_OverflowError,
+                        "Python int too large to convert to C int");
         return -1;
     }
     *out = (int)value;

@@ -17,8 +17,9 @@ struct sstpy_signature {
     const char *const *names; /* in order; each may be given by position or keyword */
 };
 
-/* static const struct sstpy_signature put_signature = SSTPY_SIGNATURE("put", 1, put_names); */
-#define SSTPY_SIGNATURE(function, required, names)                                         \
+/* static const struct sstpy_signature put_signature = SSTPY_SIGNATURE("put", 1,
+ * put_names); */
+#define SSTPY_SIGNATURE(function, required, names) \
     {(function), (required), (int)(sizeof(names) / sizeof(*(names))), (names)}
 
 /* Fill out[0..count) with borrowed references, NULL where nothing was given. -1 with
@@ -32,13 +33,14 @@ int sstpy_parse_tuple(const struct sstpy_signature *signature, PyObject *args,
 
 /* How long a call may block: a duration in nanoseconds, or one of these. */
 #define SSTPY_FOREVER INT64_MAX
-#define SSTPY_POLL INT64_C(0)
+#define SSTPY_POLL    INT64_C(0)
 
-/* None and NULL: forever. Negative: poll. Anything else that float() accepts: seconds. */
+/* None and NULL: forever. Negative: poll. Anything else that float() accepts: seconds.
+ * */
 int sstpy_to_duration(PyObject *timeout, int64_t *out);
 
-/* The pair (block=True, timeout=None) of the stdlib. Without block, timeout is not looked
- * at, as in the stdlib. */
+/* The pair (block=True, timeout=None) of the stdlib. Without block, timeout is not
+ * looked at, as in the stdlib. */
 int sstpy_to_patience(PyObject *block, PyObject *timeout, int64_t *out);
 
 /* The absolute deadline of a duration that starts now. */

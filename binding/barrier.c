@@ -59,15 +59,17 @@ barrier_raise(const BarrierObject *self, int rc)
     return sstpy_raise(self->state, rc == SST_ETIMEDOUT ? SST_EBROKEN : rc, NULL);
 }
 
-PyDoc_STRVAR(barrier_arrive_doc,
-             "arrive($self, /, timeout=None)\n--\n\n"
-             "Arrive: (index, ticket). The one with index parties - 1 runs the action, "
-             "then open(ticket) or abort(); all others wait(ticket).\n\n"
-             "Waits while the previous round leaves. BrokenBarrierError when the barrier "
-             "is or gets broken.");
+PyDoc_STRVAR(
+    barrier_arrive_doc,
+    "arrive($self, /, timeout=None)\n--\n\n"
+    "Arrive: (index, ticket). The one with index parties - 1 runs the action, "
+    "then open(ticket) or abort(); all others wait(ticket).\n\n"
+    "Waits while the previous round leaves. BrokenBarrierError when the barrier "
+    "is or gets broken.");
 
 static PyObject *
-barrier_arrive(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+barrier_arrive(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
 {
     static const char *const names[] = {"timeout"};
     static const struct sstpy_signature signature = SSTPY_SIGNATURE("arrive", 0, names);
@@ -107,10 +109,11 @@ barrier_open(PyObject *obj, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(barrier_wait_doc,
-             "wait($self, /, ticket, timeout=None)\n--\n\n"
-             "Wait until the barrier opens. BrokenBarrierError when it breaks first, also "
-             "by running out of time here or by the death of one that waits.");
+PyDoc_STRVAR(
+    barrier_wait_doc,
+    "wait($self, /, ticket, timeout=None)\n--\n\n"
+    "Wait until the barrier opens. BrokenBarrierError when it breaks first, also "
+    "by running out of time here or by the death of one that waits.");
 
 static PyObject *
 barrier_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -128,7 +131,8 @@ barrier_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *k
         return NULL;
     }
 
-    /* No attempt without detaching: here a deadline that has passed breaks the barrier. */
+    /* No attempt without detaching: here a deadline that has passed breaks the barrier.
+     * */
     const int rc =
         sstpy_wait_until(barrier_call_wait, &call, sstpy_deadline(duration_ns));
     if (rc < 0) {
@@ -172,7 +176,8 @@ barrier_get_parties(PyObject *self, void *Py_UNUSED(closure))
 {
     const struct sst_barrier *const barrier = barrier_of(self);
 
-    return barrier != NULL ? PyLong_FromUnsignedLong(sst_barrier_parties(barrier)) : NULL;
+    return barrier != NULL ? PyLong_FromUnsignedLong(sst_barrier_parties(barrier))
+                           : NULL;
 }
 
 static PyObject *
@@ -180,7 +185,8 @@ barrier_get_waiting(PyObject *self, void *Py_UNUSED(closure))
 {
     const struct sst_barrier *const barrier = barrier_of(self);
 
-    return barrier != NULL ? PyLong_FromUnsignedLong(sst_barrier_waiting(barrier)) : NULL;
+    return barrier != NULL ? PyLong_FromUnsignedLong(sst_barrier_waiting(barrier))
+                           : NULL;
 }
 
 static PyObject *
@@ -206,7 +212,8 @@ static int
 barrier_init(PyObject *obj, PyObject *args, PyObject *kwargs)
 {
     static const char *const names[] = {"parties"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("Barrier", 1, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("Barrier", 1, names);
     BarrierObject *const self = (BarrierObject *)obj;
     PyObject *given[1];
     struct sst_error err = {0};
@@ -230,9 +237,10 @@ barrier_init(PyObject *obj, PyObject *args, PyObject *kwargs)
     return rc < 0 ? sstpy_fail(self->state, rc, &err) : 0;
 }
 
-PyDoc_STRVAR(barrier_attach_doc, "_attach($self, handle, /)\n--\n\n"
-                               "Be the barrier that a handle names; for objects made by "
-                               "__new__ alone.");
+PyDoc_STRVAR(barrier_attach_doc,
+             "_attach($self, handle, /)\n--\n\n"
+             "Be the barrier that a handle names; for objects made by "
+             "__new__ alone.");
 
 static PyObject *
 barrier_attach(PyObject *obj, PyObject *arg)
@@ -258,7 +266,7 @@ barrier_attach(PyObject *obj, PyObject *arg)
 }
 
 PyDoc_STRVAR(barrier_from_handle_doc, "from_handle($type, handle, /)\n--\n\n"
-                                    "The same barrier in another process.");
+                                      "The same barrier in another process.");
 
 static void
 barrier_dealloc(PyObject *obj)
@@ -284,8 +292,8 @@ barrier_get_handle(PyObject *self, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef barrier_methods[] = {
-    {"arrive", (PyCFunction)(void (*)(void))barrier_arrive, METH_FASTCALL | METH_KEYWORDS,
-     barrier_arrive_doc},
+    {"arrive", (PyCFunction)(void (*)(void))barrier_arrive,
+     METH_FASTCALL | METH_KEYWORDS, barrier_arrive_doc},
     {"open", barrier_open, METH_O, barrier_open_doc},
     {"wait", (PyCFunction)(void (*)(void))barrier_wait, METH_FASTCALL | METH_KEYWORDS,
      barrier_wait_doc},

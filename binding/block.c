@@ -2,9 +2,9 @@
 
 /* Block: a range of shared bytes with the buffer protocol.
  *
- * `exports` counts the views that Python code holds; close() refuses while there are any,
- * and the deallocator never meets one, because a view keeps the object alive. Guarded by
- * the GIL. */
+ * `exports` counts the views that Python code holds; close() refuses while there are
+ * any, and the deallocator never meets one, because a view keeps the object alive.
+ * Guarded by the GIL. */
 
 #include "block.h"
 
@@ -46,8 +46,9 @@ sstpy_block_check(const BlockObject *self)
     return 0;
 }
 
-PyDoc_STRVAR(block_close_doc, "close($self, /)\n--\n\n"
-                              "Give the block back. BufferError while views of it exist.");
+PyDoc_STRVAR(block_close_doc,
+             "close($self, /)\n--\n\n"
+             "Give the block back. BufferError while views of it exist.");
 
 static PyObject *
 block_close(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -62,8 +63,9 @@ block_close(PyObject *obj, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(block_statistics_doc, "statistics($self, /)\n--\n\n"
-                                   "size in bytes, exports: views of it in this process.");
+PyDoc_STRVAR(block_statistics_doc,
+             "statistics($self, /)\n--\n\n"
+             "size in bytes, exports: views of it in this process.");
 
 static PyObject *
 block_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -73,8 +75,9 @@ block_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
     if (sstpy_block_check(self) < 0) {
         return NULL;
     }
-    return Py_BuildValue("{s:K,s:n}", "size", (unsigned long long)sst_block_size(self->block),
-                         "exports", self->exports);
+    return Py_BuildValue("{s:K,s:n}", "size",
+                         (unsigned long long)sst_block_size(self->block), "exports",
+                         self->exports);
 }
 
 static int
@@ -195,8 +198,9 @@ static PyGetSetDef block_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(block_doc, "Block(size)\n--\n\n"
-                        "A range of shared bytes, zeroed. memoryview(block) shows them.");
+PyDoc_STRVAR(block_doc,
+             "Block(size)\n--\n\n"
+             "A range of shared bytes, zeroed. memoryview(block) shows them.");
 
 static PyType_Slot block_slots[] = {
     {Py_tp_doc, (void *)block_doc},

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Atomic operations on the integers in a block: those of the machine, of the width of the
- * type code, sequentially consistent, without a lock. They run on user data, not on the
- * core's structures, hence on plain addresses and not through base/atomic.h.
+/* Atomic operations on the integers in a block: those of the machine, of the width of
+ * the type code, sequentially consistent, without a lock. They run on user data, not on
+ * the core's structures, hence on plain addresses and not through base/atomic.h.
  *
  * A value travels as 64 bits: sign-extended for signed codes, zero-extended for others.
  * Additions wrap around at the width. */
@@ -75,7 +75,8 @@ atomic_find(const BlockObject *self, Py_ssize_t offset, const struct atomic_code
     out->code = code;
     out->ptr = (char *)sst_block_data(self->block) + offset;
     if ((uintptr_t)out->ptr % code->width != 0) {
-        PyErr_Format(PyExc_ValueError, "offset is not a multiple of %d", (int)code->width);
+        PyErr_Format(PyExc_ValueError, "offset is not a multiple of %d",
+                     (int)code->width);
         return -1;
     }
     return 0;
@@ -170,27 +171,28 @@ atomic_from_value(uint64_t value, const struct atomic_code *code)
     return PyLong_FromUnsignedLongLong(value << shift >> shift);
 }
 
-/* One body per width: the builtins choose the instruction by the type of the pointer. */
-#define ATOMIC_DO(type)                                                                    \
-    static uint64_t atomic_do_##type(type *ptr, enum atomic_op op, uint64_t operand)       \
-    {                                                                                      \
-        switch (op) {                                                                      \
-        case ATOMIC_ADD:                                                                   \
-            return __atomic_fetch_add(ptr, (type)operand, __ATOMIC_SEQ_CST);               \
-        case ATOMIC_EXCHANGE:                                                              \
-            return __atomic_exchange_n(ptr, (type)operand, __ATOMIC_SEQ_CST);              \
-        case ATOMIC_LOAD:                                                                  \
-        default:                                                                           \
-            return __atomic_load_n(ptr, __ATOMIC_SEQ_CST);                                 \
-        }                                                                                  \
-    }                                                                                      \
-                                                                                           \
-    static uint64_t atomic_cas_##type(type *ptr, uint64_t expected, uint64_t desired)      \
-    {                                                                                      \
-        type old = (type)expected;                                                         \
-        (void)__atomic_compare_exchange_n(ptr, &old, (type)desired, 0, __ATOMIC_SEQ_CST,   \
-                                          __ATOMIC_SEQ_CST);                               \
-        return old;                                                                        \
+/* One body per width: the builtins choose the instruction by the type of the pointer.
+ * */
+#define ATOMIC_DO(type)                                                               \
+    static uint64_t atomic_do_##type(type *ptr, enum atomic_op op, uint64_t operand)  \
+    {                                                                                 \
+        switch (op) {                                                                 \
+        case ATOMIC_ADD:                                                              \
+            return __atomic_fetch_add(ptr, (type)operand, __ATOMIC_SEQ_CST);          \
+        case ATOMIC_EXCHANGE:                                                         \
+            return __atomic_exchange_n(ptr, (type)operand, __ATOMIC_SEQ_CST);         \
+        case ATOMIC_LOAD:                                                             \
+        default:                                                                      \
+            return __atomic_load_n(ptr, __ATOMIC_SEQ_CST);                            \
+        }                                                                             \
+    }                                                                                 \
+                                                                                      \
+    static uint64_t atomic_cas_##type(type *ptr, uint64_t expected, uint64_t desired) \
+    {                                                                                 \
+        type old = (type)expected;                                                    \
+        (void)__atomic_compare_exchange_n(ptr, &old, (type)desired, 0,                \
+                                          __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
+        return old;                                                                   \
     }
 
 ATOMIC_DO(uint8_t)
@@ -250,8 +252,9 @@ sstpy_block_load(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     return atomic_from_value(atomic_do(&place, ATOMIC_LOAD, 0), place.code);
 }
 
-const char sstpy_block_store_doc[] = PyDoc_STR("store($self, /, offset, typecode, value)\n--\n\n"
-                                               "Set the integer at `offset`.");
+const char sstpy_block_store_doc[] =
+    PyDoc_STR("store($self, /, offset, typecode, value)\n--\n\n"
+              "Set the integer at `offset`.");
 
 PyObject *
 sstpy_block_store(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -268,7 +271,8 @@ sstpy_block_store(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         atomic_find((BlockObject *)self, a.offset, a.code, &place) < 0) {
         return NULL;
     }
-    (void)atomic_do(&place, ATOMIC_EXCHANGE, a.values[0]); /* the old value is not asked for */
+    (void)atomic_do(&place, ATOMIC_EXCHANGE,
+                    a.values[0]); /* the old value is not asked for */
     Py_RETURN_NONE;
 }
 
@@ -281,7 +285,8 @@ sstpy_block_fetch_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
     static const char *const names[] = {"offset", "typecode", "delta"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("fetch_add", 3, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("fetch_add", 3, names);
     struct atomic_place place;
     struct atomic_args a;
     PyObject *given[3];
@@ -304,7 +309,8 @@ sstpy_block_exchange(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                      PyObject *kwnames)
 {
     static const char *const names[] = {"offset", "typecode", "value"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("exchange", 3, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("exchange", 3, names);
     struct atomic_place place;
     struct atomic_args a;
     PyObject *given[3];
@@ -314,7 +320,8 @@ sstpy_block_exchange(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         atomic_find((BlockObject *)self, a.offset, a.code, &place) < 0) {
         return NULL;
     }
-    return atomic_from_value(atomic_do(&place, ATOMIC_EXCHANGE, a.values[0]), place.code);
+    return atomic_from_value(atomic_do(&place, ATOMIC_EXCHANGE, a.values[0]),
+                             place.code);
 }
 
 const char sstpy_block_compare_exchange_doc[] =

@@ -2,8 +2,8 @@
 
 /* The codec: what a message's bytes mean.
  *
- * A message is a tag byte and a payload. The tags are letters; a first byte from 0x80 up is
- * kept for later versions of the format and refused by this one.
+ * A message is a tag byte and a payload. The tags are letters; a first byte from 0x80
+ * up is kept for later versions of the format and refused by this one.
  *
  *   N  None            -
  *   T  True            -
@@ -17,14 +17,15 @@
  *
  * Only exact types have tags of their own: a subclass is more than its value. Encoding
  * comes first and may run Python code; the commit afterwards runs none, so a message is
- * either put whole or not at all, and a put from a signal handler or a finalizer meets no
- * half-done put of its own thread.
+ * either put whole or not at all, and a put from a signal handler or a finalizer meets
+ * no half-done put of its own thread.
  *
- * Nothing large is copied twice: the payload of a str, bytes or pickle is a slice of the
- * object's own memory, and a large pickle is read where the message lies, through a
+ * Nothing large is copied twice: the payload of a str, bytes or pickle is a slice of
+ * the object's own memory, and a large pickle is read where the message lies, through a
  * memoryview that owns the message.
  *
- * What arrives is not trusted to be well-formed: sizes are checked before they are used. */
+ * What arrives is not trusted to be well-formed: sizes are checked before they are
+ * used. */
 
 #include "codec.h"
 
@@ -45,7 +46,8 @@ enum tag {
     TAG_RAW = 'R',
 };
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are copied as they are");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "numbers are copied as they are");
 
 /* ---- Pickle ---- */
 
@@ -108,7 +110,8 @@ encode_fixed(struct sstpy_encoded *out, enum tag tag, const void *payload, size_
 
 /* A payload of any size, which stays where it is when it is large. */
 static int
-encode_payload(struct sstpy_encoded *out, enum tag tag, const void *payload, uint64_t size)
+encode_payload(struct sstpy_encoded *out, enum tag tag, const void *payload,
+               uint64_t size)
 {
     if (size <= SSTPY_ENCODED_SMALL) {
         return encode_fixed(out, tag, payload, (size_t)size);
@@ -410,7 +413,8 @@ sstpy_decode(struct sstpy_state *state, struct sst_message *message)
 }
 
 PyObject *
-sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message, int64_t size_max)
+sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message,
+                   int64_t size_max)
 {
     const char *const data = message->data;
     PyObject *bytes = NULL;
@@ -445,11 +449,12 @@ sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message, int64
 
 /* ---- Registration ---- */
 
-PyDoc_STRVAR(set_pickler_doc,
-             "set_pickler($module, dumps, loads, /)\n--\n\n"
-             "The functions that pickle what the codec does not know: dumps(obj) gives "
-             "an object with the buffer protocol, loads(buffer) the object. Until told, "
-             "those of the module pickle.");
+PyDoc_STRVAR(
+    set_pickler_doc,
+    "set_pickler($module, dumps, loads, /)\n--\n\n"
+    "The functions that pickle what the codec does not know: dumps(obj) gives "
+    "an object with the buffer protocol, loads(buffer) the object. Until told, "
+    "those of the module pickle.");
 
 static PyObject *
 core_set_pickler(PyObject *module, PyObject *const *args, Py_ssize_t nargs)

@@ -14,7 +14,8 @@
 /* Above this many bytes a copy is worth letting other threads run. */
 #define SSTPY_DETACH_SIZE (64 * 1024)
 
-/* A message that is ready to be put: nothing of Python runs between here and the commit. */
+/* A message that is ready to be put: nothing of Python runs between here and the
+ * commit. */
 struct sstpy_encoded {
     struct sst_slice slices[2]; /* tag, payload; or everything in the first */
     uint32_t count;             /* of slices */
@@ -38,8 +39,8 @@ void sstpy_encoded_release(struct sstpy_encoded *encoded);
 PyObject *sstpy_decode(struct sstpy_state *state, struct sst_message *message);
 
 /* The bytes that the stdlib's recv_bytes would give: raw bytes as they are, objects as
- * their pickle. Takes the message as sstpy_decode. `size_max` < 0: any; otherwise a longer
- * one gives NULL without an exception. */
+ * their pickle. Takes the message as sstpy_decode. `size_max` < 0: any; otherwise a
+ * longer one gives NULL without an exception. */
 PyObject *sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message,
                              int64_t size_max);
 

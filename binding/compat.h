@@ -12,7 +12,7 @@
 /* 3.12 moved the member types to Python.h under names with a prefix. */
 #if PY_VERSION_HEX < 0x030c0000
 # define Py_T_PYSSIZET T_PYSSIZET
-# define Py_READONLY READONLY
+# define Py_READONLY   READONLY
 #endif
 
 /* The thread's identity as threading.get_ident() gives it. */

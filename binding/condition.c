@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Condition: the three steps of waiting, so that Python can release and retake whatever lock it
- * uses between them. Death and passing on of notifications are the core's concern. */
+/* Condition: the three steps of waiting, so that Python can release and retake whatever
+ * lock it uses between them. Death and passing on of notifications are the core's
+ * concern. */
 
 #include "args.h"
 #include "compat.h"
@@ -70,7 +71,8 @@ PyDoc_STRVAR(condition_wait_doc,
              "Unless it returned True, also when it raised, call leave().");
 
 static PyObject *
-condition_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+condition_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
 {
     static const char *const names[] = {"ticket", "timeout"};
     static const struct sstpy_signature signature = SSTPY_SIGNATURE("wait", 1, names);
@@ -117,7 +119,8 @@ PyDoc_STRVAR(condition_notify_doc, "notify($self, /, n=1)\n--\n\n"
                                    "Returns how many.");
 
 static PyObject *
-condition_notify(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+condition_notify(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
 {
     static const char *const names[] = {"n"};
     static const struct sstpy_signature signature = SSTPY_SIGNATURE("notify", 0, names);
@@ -177,9 +180,10 @@ condition_init(PyObject *obj, PyObject *args, PyObject *kwargs)
     return rc < 0 ? sstpy_fail(self->state, rc, &err) : 0;
 }
 
-PyDoc_STRVAR(condition_attach_doc, "_attach($self, handle, /)\n--\n\n"
-                               "Be the condition that a handle names; for objects made by "
-                               "__new__ alone.");
+PyDoc_STRVAR(condition_attach_doc,
+             "_attach($self, handle, /)\n--\n\n"
+             "Be the condition that a handle names; for objects made by "
+             "__new__ alone.");
 
 static PyObject *
 condition_attach(PyObject *obj, PyObject *arg)
@@ -205,7 +209,7 @@ condition_attach(PyObject *obj, PyObject *arg)
 }
 
 PyDoc_STRVAR(condition_from_handle_doc, "from_handle($type, handle, /)\n--\n\n"
-                                    "The same condition in another process.");
+                                        "The same condition in another process.");
 
 static void
 condition_dealloc(PyObject *obj)
@@ -249,17 +253,14 @@ static PyGetSetDef condition_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(condition_doc, "Condition()\n--\n\nThe waiting half of a condition variable.");
+PyDoc_STRVAR(condition_doc,
+             "Condition()\n--\n\nThe waiting half of a condition variable.");
 
 static PyType_Slot condition_slots[] = {
-    {Py_tp_doc, (void *)condition_doc},
-    {Py_tp_new, sstpy_new},
-    {Py_tp_init, condition_init},
-    {Py_tp_dealloc, condition_dealloc},
-    {Py_tp_traverse, sstpy_traverse_type},
-    {Py_tp_methods, condition_methods},
-    {Py_tp_getset, condition_getset},
-    {0, NULL},
+    {Py_tp_doc, (void *)condition_doc},    {Py_tp_new, sstpy_new},
+    {Py_tp_init, condition_init},          {Py_tp_dealloc, condition_dealloc},
+    {Py_tp_traverse, sstpy_traverse_type}, {Py_tp_methods, condition_methods},
+    {Py_tp_getset, condition_getset},      {0, NULL},
 };
 
 static PyType_Spec condition_spec = {

@@ -2,16 +2,16 @@
 
 /* Connection: one class for two things.
  *
- *   an end of a pipe of ours     messages in shared memory, a socket pair underneath for
- *                                sleeping and for end of file (Connection.pipe)
+ *   an end of a pipe of ours     messages in shared memory, a socket pair underneath
+ *                                for sleeping and for end of file (Connection._pipe)
  *   a byte stream                any descriptor, with the stdlib's framing
  *                                (Connection(fd))
  *
  * Error texts and the order of checks are those of Lib/multiprocessing/connection.py.
  *
- * close() in one thread while another is inside a blocking call: the object is closed at
- * once, what is underneath when the last such thread leaves. A forked child has none of the
- * parent's other threads, so it starts counting afresh. */
+ * close() in one thread while another is inside a blocking call: the object is closed
+ * at once, what is underneath when the last such thread leaves. A forked child has none
+ * of the parent's other threads, so it starts counting afresh. */
 
 #include "connection.h"
 
@@ -171,9 +171,10 @@ connection_detach(PyObject *obj, PyObject *Py_UNUSED(ignored))
 
 /* ---- Looking ---- */
 
-PyDoc_STRVAR(connection_fileno_doc, "fileno($self, /)\n--\n\n"
-                                    "A descriptor that is readable whenever a message or "
-                                    "the end is there.");
+PyDoc_STRVAR(connection_fileno_doc,
+             "fileno($self, /)\n--\n\n"
+             "A descriptor that is readable whenever a message or "
+             "the end is there.");
 
 static PyObject *
 connection_fileno(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -188,10 +189,11 @@ connection_fileno(PyObject *obj, PyObject *Py_UNUSED(ignored))
     return fd < 0 ? sstpy_raise(self->state, fd, NULL) : PyLong_FromLong(fd);
 }
 
-PyDoc_STRVAR(connection_statistics_doc,
-             "statistics($self, /)\n--\n\n"
-             "kind (\"pipe\" or \"stream\"), closed, users: threads of this process inside "
-             "a call.");
+PyDoc_STRVAR(
+    connection_statistics_doc,
+    "statistics($self, /)\n--\n\n"
+    "kind (\"pipe\" or \"stream\"), closed, users: threads of this process inside "
+    "a call.");
 
 static PyObject *
 connection_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -199,8 +201,9 @@ connection_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
     ConnectionObject *const self = (ConnectionObject *)obj;
 
     connection_count(self);
-    return Py_BuildValue("{s:s,s:N,s:I}", "kind", self->pipe != NULL ? "pipe" : "stream",
-                         "closed", PyBool_FromLong(self->closed), "users",
+    return Py_BuildValue("{s:s,s:N,s:I}", "kind",
+                         self->pipe != NULL ? "pipe" : "stream", "closed",
+                         PyBool_FromLong(self->closed), "users",
                          (unsigned int)self->users);
 }
 
@@ -262,7 +265,8 @@ static int
 connection_init(PyObject *obj, PyObject *args, PyObject *kwargs)
 {
     static const char *const names[] = {"handle", "readable", "writable"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("Connection", 1, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("Connection", 1, names);
     ConnectionObject *const self = (ConnectionObject *)obj;
     PyObject *given[3];
     bool readable = true;
@@ -398,7 +402,8 @@ static PyObject *
 connection_from_parts(PyObject *cls, PyObject *const *args, Py_ssize_t nargs)
 {
     static const char *const names[] = {"handle", "end", "fd"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("from_parts", 3, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("from_parts", 3, names);
     PyTypeObject *const type = (PyTypeObject *)cls;
     struct sst_pipe *pipe = NULL;
     struct sst_handle handle;
@@ -408,8 +413,8 @@ connection_from_parts(PyObject *cls, PyObject *const *args, Py_ssize_t nargs)
     int fd = 0;
 
     if (sstpy_parse(&signature, args, nargs, NULL, given) < 0 ||
-        sstpy_handle_parse(given[0], &handle) < 0 || sstpy_to_int(given[1], 0, &end) < 0 ||
-        sstpy_to_int(given[2], 0, &fd) < 0) {
+        sstpy_handle_parse(given[0], &handle) < 0 ||
+        sstpy_to_int(given[1], 0, &end) < 0 || sstpy_to_int(given[2], 0, &fd) < 0) {
         return NULL;
     }
 
@@ -451,14 +456,15 @@ static PyMethodDef connection_methods[] = {
     {"fileno", connection_fileno, METH_NOARGS, connection_fileno_doc},
     {"close", connection_close, METH_NOARGS, connection_close_doc},
     {"__enter__", connection_enter, METH_NOARGS, connection_enter_doc},
-    {"__exit__", CONNECTION_FASTCALL(connection_exit), METH_FASTCALL, connection_exit_doc},
+    {"__exit__", CONNECTION_FASTCALL(connection_exit), METH_FASTCALL,
+     connection_exit_doc},
     {"statistics", connection_statistics, METH_NOARGS, connection_statistics_doc},
     {"_detach", connection_detach, METH_NOARGS, connection_detach_doc},
     {"_parts", connection_parts, METH_NOARGS, connection_parts_doc},
     {"_pipe", CONNECTION_FASTCALL(connection_pipe), METH_FASTCALL | METH_CLASS,
      connection_pipe_doc},
-    {"from_parts", CONNECTION_FASTCALL(connection_from_parts), METH_FASTCALL | METH_CLASS,
-     connection_from_parts_doc},
+    {"from_parts", CONNECTION_FASTCALL(connection_from_parts),
+     METH_FASTCALL | METH_CLASS, connection_from_parts_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -476,14 +482,10 @@ PyDoc_STRVAR(connection_doc,
              "Messages over a descriptor, which it takes over, or one end of a pipe.");
 
 static PyType_Slot connection_slots[] = {
-    {Py_tp_doc, (void *)connection_doc},
-    {Py_tp_new, connection_new},
-    {Py_tp_init, connection_init},
-    {Py_tp_dealloc, connection_dealloc},
-    {Py_tp_traverse, sstpy_traverse_type},
-    {Py_tp_methods, connection_methods},
-    {Py_tp_getset, connection_getset},
-    {0, NULL},
+    {Py_tp_doc, (void *)connection_doc},   {Py_tp_new, connection_new},
+    {Py_tp_init, connection_init},         {Py_tp_dealloc, connection_dealloc},
+    {Py_tp_traverse, sstpy_traverse_type}, {Py_tp_methods, connection_methods},
+    {Py_tp_getset, connection_getset},     {0, NULL},
 };
 
 static PyType_Spec connection_spec = {

@@ -20,7 +20,8 @@ typedef struct {
 } ConnectionObject;
 
 /* Everything but the pointers into the core is guarded by the GIL. While `users` is not
- * zero neither `pipe` nor `fd` goes away; who leaves last after a close() closes them. */
+ * zero neither `pipe` nor `fd` goes away; who leaves last after a close() closes them.
+ * */
 
 /* -1 with the stdlib's OSError set. */
 int sstpy_connection_check_readable(const ConnectionObject *self);
@@ -29,7 +30,8 @@ int sstpy_connection_check_writable(const ConnectionObject *self);
 void sstpy_connection_pin(ConnectionObject *self);
 void sstpy_connection_unpin(ConnectionObject *self);
 
-/* Close as close() does. -1 with OSError set when the descriptor could not be closed. */
+/* Close as close() does. -1 with OSError set when the descriptor could not be closed.
+ * */
 int sstpy_connection_close(ConnectionObject *self);
 
 /* connection_send.c */

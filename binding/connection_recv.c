@@ -2,10 +2,10 @@
 
 /* Connection.recv, recv_bytes, recv_bytes_into, poll and pending.
  *
- * A message from a pipe of ours arrives whole, in memory of the core, and is decoded after
- * it was taken. One from a byte stream is read into the object that the caller gets, once
- * its length is known; a signal handler that raises in the middle leaves the rest in the
- * stream, as in the stdlib. */
+ * A message from a pipe of ours arrives whole, in memory of the core, and is decoded
+ * after it was taken. One from a byte stream is read into the object that the caller
+ * gets, once its length is known; a signal handler that raises in the middle leaves the
+ * rest in the stream, as in the stdlib. */
 
 #include "connection.h"
 
@@ -38,7 +38,8 @@ connection_raise_recv(const ConnectionObject *self, int rc)
     return sstpy_raise_errno(rc);
 }
 
-/* The stdlib's answer to a message longer than allowed: the stream cannot be trusted. */
+/* The stdlib's answer to a message longer than allowed: the stream cannot be trusted.
+ * */
 static PyObject *
 connection_bad_length(ConnectionObject *self)
 {
@@ -104,7 +105,8 @@ connection_call_body(void *context, int64_t deadline_ns)
 
 /* The pinned caller knows the length and reads that many bytes into a new object. */
 static PyObject *
-connection_stream_body(const ConnectionObject *self, struct connection_stream_call *call)
+connection_stream_body(const ConnectionObject *self,
+                       struct connection_stream_call *call)
 {
     if (call->progress->size > PY_SSIZE_T_MAX) {
         return PyErr_NoMemory();
@@ -125,8 +127,8 @@ connection_stream_body(const ConnectionObject *self, struct connection_stream_ca
     return bytes;
 }
 
-/* A message as bytes. `size_max` < 0: of any length. NULL with *too_long set and without
- * an exception: it is longer. */
+/* A message as bytes. `size_max` < 0: of any length. NULL with *too_long set and
+ * without an exception: it is longer. */
 static PyObject *
 connection_stream_take(ConnectionObject *self, int64_t size_max, bool *too_long)
 {
@@ -216,7 +218,8 @@ sstpy_connection_recv_bytes(PyObject *self_obj, PyObject *const *args, Py_ssize_
                             PyObject *kwnames)
 {
     static const char *const names[] = {"maxlength"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("recv_bytes", 0, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("recv_bytes", 0, names);
     ConnectionObject *const self = (ConnectionObject *)self_obj;
     PyObject *given[1];
     Py_ssize_t size_max = -1;
@@ -314,10 +317,10 @@ connection_pipe_into(ConnectionObject *self, char *to, Py_ssize_t room)
     return result;
 }
 
-const char sstpy_connection_recv_bytes_into_doc[] =
-    PyDoc_STR("recv_bytes_into($self, /, buf, offset=0)\n--\n\n"
-              "Receive a message into a writable buffer, from `offset` on; its length. "
-              "BufferTooShort, with the message as its argument, when it does not fit.");
+const char sstpy_connection_recv_bytes_into_doc[] = PyDoc_STR(
+    "recv_bytes_into($self, /, buf, offset=0)\n--\n\n"
+    "Receive a message into a writable buffer, from `offset` on; its length. "
+    "BufferTooShort, with the message as its argument, when it does not fit.");
 
 PyObject *
 sstpy_connection_recv_bytes_into(PyObject *self_obj, PyObject *const *args,

@@ -2,10 +2,10 @@
 
 /* Connection.send and send_bytes.
  *
- * To a pipe of ours a message goes in the codec's format, raw bytes under a tag of their own, so
- * that recv() and recv_bytes() at the other end can both read both, as in the stdlib. To a
- * byte stream it goes as the stdlib sends it: a pickle or the bytes, with a length in
- * front. */
+ * To a pipe of ours a message goes in the codec's format, raw bytes under a tag of
+ * their own, so that recv() and recv_bytes() at the other end can both read both, as in
+ * the stdlib. To a byte stream it goes as the stdlib sends it: a pickle or the bytes,
+ * with a length in front. */
 
 #include "connection.h"
 
@@ -44,7 +44,8 @@ connection_call_stream(void *context, int64_t deadline_ns)
 {
     const struct connection_stream_call *const call = context;
 
-    return sst_stream_send(call->fd, call->progress, call->data, call->size, deadline_ns);
+    return sst_stream_send(call->fd, call->progress, call->data, call->size,
+                           deadline_ns);
 }
 
 /* Encoding may have run Python code: whether it is open is asked here, not before. */
@@ -195,7 +196,8 @@ sstpy_connection_send_bytes(PyObject *self_obj, PyObject *const *args, Py_ssize_
                             PyObject *kwnames)
 {
     static const char *const names[] = {"buf", "offset", "size"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("send_bytes", 1, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("send_bytes", 1, names);
     ConnectionObject *const self = (ConnectionObject *)self_obj;
     PyObject *result = NULL;
     PyObject *given[3];

@@ -80,7 +80,8 @@ sstpy_raise_errno(int status)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-/* OSError(errno, text): the constructor picks the subclass that belongs to the errno. */
+/* OSError(errno, text): the constructor picks the subclass that belongs to the errno.
+ * */
 static void
 raise_os_error(int status, const char *text)
 {

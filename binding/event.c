@@ -29,9 +29,10 @@ event_call(void *context, int64_t deadline_ns)
     return sst_event_wait(context, deadline_ns);
 }
 
-PyDoc_STRVAR(event_wait_doc, "wait($self, /, timeout=None)\n--\n\n"
-                             "Wait until the event is set. False when it was not within "
-                             "`timeout` seconds.");
+PyDoc_STRVAR(event_wait_doc,
+             "wait($self, /, timeout=None)\n--\n\n"
+             "Wait until the event is set. False when it was not within "
+             "`timeout` seconds.");
 
 static PyObject *
 event_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -57,7 +58,8 @@ event_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     Py_RETURN_TRUE;
 }
 
-PyDoc_STRVAR(event_set_doc, "set($self, /)\n--\n\nSet it and wake everybody who waits.");
+PyDoc_STRVAR(event_set_doc,
+             "set($self, /)\n--\n\nSet it and wake everybody who waits.");
 
 static PyObject *
 event_set(PyObject *self, PyObject *Py_UNUSED(ignored))

@@ -2,9 +2,10 @@
 
 /* sidestep._core: the module, its state, and what its types have in common.
  *
- * The binding translates between Python objects and the core and decides nothing. Types are
- * heap types made from specs; the state is reached from a type through its module and from
- * an object through a pointer that the object keeps (its type keeps the module alive).
+ * The binding translates between Python objects and the core and decides nothing. Types
+ * are heap types made from specs; the state is reached from a type through its module
+ * and from an object through a pointer that the object keeps (its type keeps the module
+ * alive).
  *
  * See docs/internals/binding.rst. */
 
@@ -67,8 +68,10 @@ sstpy_from_handle(PyObject *cls, PyObject *handle)
         return NULL;
     }
 
-    PyObject *const result = PyObject_CallMethodOneArg(
-        self, ((struct sstpy_object *)self)->state->str_attach, handle);
+    PyObject *const result =
+        PyObject_CallMethodOneArg(self,
+                                  ((struct sstpy_object *)self)->state->str_attach,
+                                  handle);
     if (result == NULL) {
         Py_DECREF(self);
         return NULL;
@@ -110,10 +113,11 @@ sstpy_free(PyObject *self)
 
 /* ---- Exceptions and pickling, registered by the Python side ---- */
 
-PyDoc_STRVAR(set_exceptions_doc,
-             "set_exceptions($module, buffer_too_short, /)\n--\n\n"
-             "The class that Connection.recv_bytes_into raises with the whole message as "
-             "its argument when the buffer is too small. BufferError until told.");
+PyDoc_STRVAR(
+    set_exceptions_doc,
+    "set_exceptions($module, buffer_too_short, /)\n--\n\n"
+    "The class that Connection.recv_bytes_into raises with the whole message as "
+    "its argument when the buffer is too small. BufferError until told.");
 
 static PyObject *
 core_set_exceptions(PyObject *module, PyObject *buffer_too_short)
@@ -197,8 +201,9 @@ exec_names(struct sstpy_state *state)
     state->str_put_failed = PyUnicode_InternFromString("_put_failed");
     state->str_received = PyUnicode_InternFromString("received");
     state->str_count = PyUnicode_InternFromString("count");
-    if (state->str_attach == NULL || state->str_closed_error == NULL || state->str_put_failed == NULL ||
-        state->str_received == NULL || state->str_count == NULL) {
+    if (state->str_attach == NULL || state->str_closed_error == NULL ||
+        state->str_put_failed == NULL || state->str_received == NULL ||
+        state->str_count == NULL) {
         return -1;
     }
     return 0;
@@ -208,9 +213,9 @@ static int
 module_exec(PyObject *module)
 {
     static int (*const execs[])(PyObject *, struct sstpy_state *) = {
-        exec_exceptions,      sstpy_arena_exec,   sstpy_codec_exec,   sstpy_semlock_exec,
-        sstpy_condition_exec, sstpy_event_exec,   sstpy_barrier_exec, sstpy_queue_exec,
-        sstpy_connection_exec, sstpy_block_exec,  sstpy_process_exec,
+        exec_exceptions,       sstpy_arena_exec, sstpy_codec_exec,   sstpy_semlock_exec,
+        sstpy_condition_exec,  sstpy_event_exec, sstpy_barrier_exec, sstpy_queue_exec,
+        sstpy_connection_exec, sstpy_block_exec, sstpy_process_exec,
     };
     static PyMethodDef *const tables[] = {
         sstpy_arena_methods,
@@ -300,18 +305,15 @@ static PyModuleDef_Slot module_slots[] = {
     {0, NULL},
 };
 
-PyDoc_STRVAR(module_doc, "The engine of sidestep, as Python sees it. Private: the names "
-                         "to use are in the package.");
+PyDoc_STRVAR(module_doc,
+             "The engine of sidestep, as Python sees it. Private: the names "
+             "to use are in the package.");
 
 struct PyModuleDef sstpy_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "sidestep._core",
-    .m_doc = module_doc,
-    .m_size = sizeof(struct sstpy_state),
-    .m_methods = module_methods,
-    .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
+    PyModuleDef_HEAD_INIT,         .m_name = "sidestep._core",
+    .m_doc = module_doc,           .m_size = sizeof(struct sstpy_state),
+    .m_methods = module_methods,   .m_slots = module_slots,
+    .m_traverse = module_traverse, .m_clear = module_clear,
     .m_free = module_free,
 };
 

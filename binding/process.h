@@ -4,7 +4,8 @@
 
 #include "state.h"
 
-/* Functions that process.c adds to the module, and what it does when the module starts. */
+/* Functions that process.c adds to the module, and what it does when the module starts.
+ * */
 extern PyMethodDef sstpy_process_methods[];
 int sstpy_process_exec(PyObject *module, struct sstpy_state *state);
 

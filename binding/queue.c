@@ -2,15 +2,16 @@
 
 /* Queue: put and get of objects over a message ring of the core.
  *
- * put:  encode (Python may run) -> try -> detach and wait -> committed, nothing after it
- * get:  try -> detach and wait -> taken -> decode (Python may run)
+ * put:  encode (Python may run) -> try -> detach and wait -> committed, nothing after
+ * it get:  try -> detach and wait -> taken -> decode (Python may run)
  *
- * No signal is looked at between a commit and the return, and none between a take and the
- * decoding, so nothing is lost to a handler that raises.
+ * No signal is looked at between a commit and the return, and none between a take and
+ * the decoding, so nothing is lost to a handler that raises.
  *
- * close() closes this object only: later puts and gets raise. The view of the core stays
- * open until the object goes, so that empty() and qsize() still answer, as in the stdlib,
- * and no blocked thread loses the ground under its feet. `closed` is guarded by the GIL. */
+ * close() closes this object only: later puts and gets raise. The view of the core
+ * stays open until the object goes, so that empty() and qsize() still answer, as in the
+ * stdlib, and no blocked thread loses the ground under its feet. `closed` is guarded by
+ * the GIL. */
 
 #include "queue.h"
 
@@ -21,9 +22,8 @@
 #include "state.h"
 #include "wait.h"
 
-/* The queue of the core, or NULL with ValueError set. */
-static struct sst_queue *
-queue_of(PyObject *self)
+struct sst_queue *
+sstpy_queue_of(PyObject *self)
 {
     struct sst_queue *const queue = ((QueueObject *)self)->queue;
 
@@ -50,8 +50,9 @@ sstpy_queue_raise_closed(QueueObject *self)
     return NULL;
 }
 
-PyDoc_STRVAR(queue_closed_error_doc, "_closed_error($self, /)\n--\n\n"
-                                     "The exception to raise when a closed queue is used.");
+PyDoc_STRVAR(queue_closed_error_doc,
+             "_closed_error($self, /)\n--\n\n"
+             "The exception to raise when a closed queue is used.");
 
 static PyObject *
 queue_closed_error(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -76,12 +77,13 @@ queue_raise_limit(const QueueObject *self)
     if (arena == NULL) {
         return NULL;
     }
-    (void)sst_arena_statistics(arena, &s); /* the text then says 0: still the right error */
+    (void)sst_arena_statistics(arena,
+                               &s); /* the text then says 0: still the right error */
     PyErr_Format(PyExc_MemoryError,
                  "no memory for the message: %llu bytes are queued here, %llu of the "
                  "%llu bytes that may be shared are in use",
-                 (unsigned long long)sst_queue_bytes(self->queue), (unsigned long long)s.used,
-                 (unsigned long long)s.budget);
+                 (unsigned long long)sst_queue_bytes(self->queue),
+                 (unsigned long long)s.used, (unsigned long long)s.budget);
     return NULL;
 }
 
@@ -160,8 +162,9 @@ queue_put_failed(QueueObject *self, PyObject *obj)
         (void)PyException_SetTraceback(value, traceback);
     }
 
-    PyObject *const handled = PyObject_CallMethodObjArgs(
-        (PyObject *)self, self->state->str_put_failed, value, obj, NULL);
+    PyObject *const handled =
+        PyObject_CallMethodObjArgs((PyObject *)self, self->state->str_put_failed, value,
+                                   obj, NULL);
     const int truth = handled != NULL ? PyObject_IsTrue(handled) : -1;
     Py_XDECREF(handled);
     if (truth == 0) {
@@ -198,13 +201,14 @@ queue_put_for(QueueObject *self, PyObject *obj, int64_t duration_ns)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(queue_put_doc,
-             "put($self, /, obj, block=True, timeout=None)\n--\n\n"
-             "Put an object. Visible to every process at return.\n\n"
-             "Waits for room only in a bounded queue: queue.Full when there was none. An "
-             "object that cannot be pickled raises here. MemoryError when the memory that "
-             "may be shared is used up, ShutDown after shutdown(), ValueError after "
-             "close().");
+PyDoc_STRVAR(
+    queue_put_doc,
+    "put($self, /, obj, block=True, timeout=None)\n--\n\n"
+    "Put an object. Visible to every process at return.\n\n"
+    "Waits for room only in a bounded queue: queue.Full when there was none. An "
+    "object that cannot be pickled raises here. MemoryError when the memory that "
+    "may be shared is used up, ShutDown after shutdown(), ValueError after "
+    "close().");
 
 static PyObject *
 queue_put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -238,10 +242,12 @@ PyDoc_STRVAR(queue_put_bytes_doc,
              "unless it has the format of an object.");
 
 static PyObject *
-queue_put_bytes(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+queue_put_bytes(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
 {
     static const char *const names[] = {"data", "block", "timeout"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("put_bytes", 1, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("put_bytes", 1, names);
     QueueObject *const self = (QueueObject *)obj;
     PyObject *given[3];
     Py_buffer view;
@@ -306,10 +312,11 @@ queue_get_for(QueueObject *self, int64_t duration_ns)
     return sstpy_decode(self->state, &message);
 }
 
-PyDoc_STRVAR(queue_get_doc,
-             "get($self, /, block=True, timeout=None)\n--\n\n"
-             "Take the next object. queue.Empty when none came in time, ShutDown when the "
-             "queue was shut down and is empty, ValueError after close().");
+PyDoc_STRVAR(
+    queue_get_doc,
+    "get($self, /, block=True, timeout=None)\n--\n\n"
+    "Take the next object. queue.Empty when none came in time, ShutDown when the "
+    "queue was shut down and is empty, ValueError after close().");
 
 static PyObject *
 queue_get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -341,10 +348,12 @@ PyDoc_STRVAR(queue_get_bytes_doc,
              "Take the next message as it is, for programs in C and put_bytes().");
 
 static PyObject *
-queue_get_bytes(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+queue_get_bytes(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
 {
     static const char *const names[] = {"block", "timeout"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("get_bytes", 0, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("get_bytes", 0, names);
     QueueObject *const self = (QueueObject *)obj;
     struct sst_message message;
     PyObject *given[2];
@@ -370,12 +379,13 @@ queue_get_bytes(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject
 
 /* ---- Looking ---- */
 
-PyDoc_STRVAR(queue_qsize_doc, "qsize($self, /)\n--\n\nHow many objects are there, exactly.");
+PyDoc_STRVAR(queue_qsize_doc,
+             "qsize($self, /)\n--\n\nHow many objects are there, exactly.");
 
 static PyObject *
 queue_qsize(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    const struct sst_queue *const queue = queue_of(self);
+    const struct sst_queue *const queue = sstpy_queue_of(self);
 
     return queue != NULL ? PyLong_FromUnsignedLongLong(sst_queue_count(queue)) : NULL;
 }
@@ -385,18 +395,19 @@ PyDoc_STRVAR(queue_empty_doc, "empty($self, /)\n--\n\nWhether there is none, exa
 static PyObject *
 queue_empty(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    const struct sst_queue *const queue = queue_of(self);
+    const struct sst_queue *const queue = sstpy_queue_of(self);
 
     return queue != NULL ? PyBool_FromLong(sst_queue_count(queue) == 0) : NULL;
 }
 
-PyDoc_STRVAR(queue_full_doc, "full($self, /)\n--\n\n"
-                             "Whether there is no room, exactly. Never without maxsize.");
+PyDoc_STRVAR(queue_full_doc,
+             "full($self, /)\n--\n\n"
+             "Whether there is no room, exactly. Never without maxsize.");
 
 static PyObject *
 queue_full(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
-    const struct sst_queue *const queue = queue_of(obj);
+    const struct sst_queue *const queue = sstpy_queue_of(obj);
 
     if (queue == NULL) {
         return NULL;
@@ -414,9 +425,10 @@ queue_call_poll(void *context, int64_t deadline_ns)
     return rc == 0 ? SST_ETIMEDOUT : rc;
 }
 
-PyDoc_STRVAR(queue_poll_doc, "poll($self, /, timeout=0.0)\n--\n\n"
-                             "Whether an object is there within `timeout` seconds; None "
-                             "waits for ever.");
+PyDoc_STRVAR(queue_poll_doc,
+             "poll($self, /, timeout=0.0)\n--\n\n"
+             "Whether an object is there within `timeout` seconds; None "
+             "waits for ever.");
 
 static PyObject *
 queue_poll(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -429,7 +441,7 @@ queue_poll(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
 
     if (sstpy_parse(&signature, args, nargs, kwnames, given) < 0 ||
         (given[0] != NULL && sstpy_to_duration(given[0], &duration_ns) < 0) ||
-        queue_of(obj) == NULL) {
+        sstpy_queue_of(obj) == NULL) {
         return NULL;
     }
 
@@ -443,11 +455,12 @@ queue_poll(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     Py_RETURN_TRUE;
 }
 
-PyDoc_STRVAR(queue_fileno_doc,
-             "fileno($self, /)\n--\n\n"
-             "A descriptor for select and the like, made at the first call.\n\n"
-             "Readable at the latest when an object is there; may be readable once with "
-             "none: when a get_nowait() after it found nothing call drain().");
+PyDoc_STRVAR(
+    queue_fileno_doc,
+    "fileno($self, /)\n--\n\n"
+    "A descriptor for select and the like, made at the first call.\n\n"
+    "Readable at the latest when an object is there; may be readable once with "
+    "none: when a get_nowait() after it found nothing call drain().");
 
 static PyObject *
 queue_fileno(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -463,16 +476,17 @@ queue_fileno(PyObject *obj, PyObject *Py_UNUSED(ignored))
     return fd < 0 ? sstpy_raise(self->state, fd, &err) : PyLong_FromLong(fd);
 }
 
-PyDoc_STRVAR(queue_drain_doc, "drain($self, /)\n--\n\n"
-                              "Quiet the descriptor of fileno(). True: an object is there "
-                              "after all.");
+PyDoc_STRVAR(queue_drain_doc,
+             "drain($self, /)\n--\n\n"
+             "Quiet the descriptor of fileno(). True: an object is there "
+             "after all.");
 
 static PyObject *
 queue_drain(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
     QueueObject *const self = (QueueObject *)obj;
 
-    if (queue_of(obj) == NULL) {
+    if (sstpy_queue_of(obj) == NULL) {
         return NULL;
     }
 
@@ -480,15 +494,16 @@ queue_drain(PyObject *obj, PyObject *Py_UNUSED(ignored))
     return rc < 0 ? sstpy_raise(self->state, rc, NULL) : PyBool_FromLong(rc);
 }
 
-PyDoc_STRVAR(queue_statistics_doc,
-             "statistics($self, /)\n--\n\n"
-             "count and bytes of what is queued, maxsize (0: unbounded), and unfinished: "
-             "the items of a joinable queue that no task_done() answered.");
+PyDoc_STRVAR(
+    queue_statistics_doc,
+    "statistics($self, /)\n--\n\n"
+    "count and bytes of what is queued, maxsize (0: unbounded), and unfinished: "
+    "the items of a joinable queue that no task_done() answered.");
 
 static PyObject *
 queue_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
-    const struct sst_queue *const queue = queue_of(obj);
+    const struct sst_queue *const queue = sstpy_queue_of(obj);
 
     if (queue == NULL) {
         return NULL;
@@ -500,101 +515,26 @@ queue_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
                          (unsigned long long)sst_queue_unfinished(queue));
 }
 
-/* ---- Joining and ending ---- */
+/* ---- Ending ---- */
 
-PyDoc_STRVAR(queue_task_done_doc, "task_done($self, /)\n--\n\n"
-                                  "An object that was got has been worked on. ValueError "
-                                  "when called more often than there were objects.");
-
-static PyObject *
-queue_task_done(PyObject *obj, PyObject *Py_UNUSED(ignored))
-{
-    QueueObject *const self = (QueueObject *)obj;
-
-    if (queue_of(obj) == NULL) {
-        return NULL;
-    }
-
-    const int rc = sst_queue_task_done(self->queue);
-    if (rc == SST_EOVERFLOW) {
-        PyErr_SetString(PyExc_ValueError, "task_done() called too many times");
-        return NULL;
-    }
-    if (rc < 0) {
-        return sstpy_raise(self->state, rc, NULL);
-    }
-    Py_RETURN_NONE;
-}
-
-static int
-queue_call_join(void *context, int64_t deadline_ns)
-{
-    return sst_queue_join(context, deadline_ns);
-}
-
-PyDoc_STRVAR(queue_join_doc,
-             "join($self, /, timeout=None)\n--\n\n"
-             "Wait until every object has been worked on; False when `timeout` seconds did "
-             "not suffice.\n\n"
-             "OwnerDied when a process died between get() and task_done(); recover() "
-             "counts its objects as done.");
+PyDoc_STRVAR(
+    queue_shutdown_doc,
+    "shutdown($self, /, immediate=False)\n--\n\n"
+    "End the queue for every process: put() raises ShutDown, get() too once it is "
+    "empty, which `immediate` makes it.");
 
 static PyObject *
-queue_join(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    static const char *const names[] = {"timeout"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("join", 0, names);
-    QueueObject *const self = (QueueObject *)obj;
-    PyObject *given[1];
-    int64_t duration_ns = 0;
-
-    if (sstpy_parse(&signature, args, nargs, kwnames, given) < 0 ||
-        sstpy_to_duration(given[0], &duration_ns) < 0 || queue_of(obj) == NULL) {
-        return NULL;
-    }
-
-    const int rc = sstpy_wait(queue_call_join, self->queue, duration_ns);
-    if (rc == SST_ETIMEDOUT) {
-        Py_RETURN_FALSE;
-    }
-    if (rc < 0) {
-        return sstpy_raise(self->state, rc, NULL);
-    }
-    Py_RETURN_TRUE;
-}
-
-PyDoc_STRVAR(queue_recover_doc, "recover($self, /)\n--\n\n"
-                                "Count as done what dead processes had got. Returns how "
-                                "many that were.");
-
-static PyObject *
-queue_recover(PyObject *obj, PyObject *Py_UNUSED(ignored))
-{
-    QueueObject *const self = (QueueObject *)obj;
-
-    if (queue_of(obj) == NULL) {
-        return NULL;
-    }
-
-    const int rc = sst_queue_recover(self->queue);
-    return rc < 0 ? sstpy_raise(self->state, rc, NULL) : PyLong_FromLong(rc);
-}
-
-PyDoc_STRVAR(queue_shutdown_doc,
-             "shutdown($self, /, immediate=False)\n--\n\n"
-             "End the queue for every process: put() raises ShutDown, get() too once it is "
-             "empty, which `immediate` makes it.");
-
-static PyObject *
-queue_shutdown(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+queue_shutdown(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
 {
     static const char *const names[] = {"immediate"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("shutdown", 0, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("shutdown", 0, names);
     PyObject *given[1];
     bool immediate = false;
 
     if (sstpy_parse(&signature, args, nargs, kwnames, given) < 0 ||
-        sstpy_to_bool(given[0], false, &immediate) < 0 || queue_of(obj) == NULL) {
+        sstpy_to_bool(given[0], false, &immediate) < 0 || sstpy_queue_of(obj) == NULL) {
         return NULL;
     }
     sst_queue_shutdown(((QueueObject *)obj)->queue, immediate);
@@ -686,7 +626,7 @@ queue_dealloc(PyObject *obj)
 static PyObject *
 queue_get_handle(PyObject *self, void *Py_UNUSED(closure))
 {
-    const struct sst_queue *const queue = queue_of(self);
+    const struct sst_queue *const queue = sstpy_queue_of(self);
     struct sst_handle handle;
 
     if (queue == NULL) {
@@ -705,7 +645,7 @@ queue_get_closed(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 queue_get_maxsize(PyObject *self, void *Py_UNUSED(closure))
 {
-    const struct sst_queue *const queue = queue_of(self);
+    const struct sst_queue *const queue = sstpy_queue_of(self);
 
     return queue != NULL ? PyLong_FromUnsignedLong(sst_queue_item_max(queue)) : NULL;
 }
@@ -732,9 +672,10 @@ static PyMethodDef queue_methods[] = {
     {"fileno", queue_fileno, METH_NOARGS, queue_fileno_doc},
     {"drain", queue_drain, METH_NOARGS, queue_drain_doc},
     {"statistics", queue_statistics, METH_NOARGS, queue_statistics_doc},
-    {"task_done", queue_task_done, METH_NOARGS, queue_task_done_doc},
-    {"join", QUEUE_FASTCALL(queue_join), METH_FASTCALL | METH_KEYWORDS, queue_join_doc},
-    {"recover", queue_recover, METH_NOARGS, queue_recover_doc},
+    {"task_done", sstpy_queue_task_done, METH_NOARGS, sstpy_queue_task_done_doc},
+    {"join", QUEUE_FASTCALL(sstpy_queue_join), METH_FASTCALL | METH_KEYWORDS,
+     sstpy_queue_join_doc},
+    {"recover", sstpy_queue_recover, METH_NOARGS, sstpy_queue_recover_doc},
     {"shutdown", QUEUE_FASTCALL(queue_shutdown), METH_FASTCALL | METH_KEYWORDS,
      queue_shutdown_doc},
     {"close", queue_close, METH_NOARGS, queue_close_doc},

@@ -2,10 +2,11 @@
 
 /* Queue.put_many and Queue.get_many: many messages by one call of the core.
  *
- * put_many collects small messages one behind the other and puts them together; a large one
- * goes by itself, behind what was collected, so that the order stays. It behaves like a
- * loop of put(): what came before an error has been put. get_many decodes everything it
- * took, also behind a message that fails, so that nothing taken is lost. */
+ * put_many collects small messages one behind the other and puts them together; a large
+ * one goes by itself, behind what was collected, so that the order stays. It behaves
+ * like a loop of put(): what came before an error has been put. get_many decodes
+ * everything it took, also behind a message that fails, so that nothing taken is lost.
+ * */
 
 #include "queue.h"
 
@@ -75,8 +76,9 @@ queue_batch_flush(struct queue_batch *batch)
 
     while (done < batch->count) {
         struct queue_slices_call call = {batch->queue->queue, batch->slices + done,
-                                           batch->count - done};
-        const int rc = queue_wait_deadline(queue_call_put_many, &call, batch->deadline_ns);
+                                         batch->count - done};
+        const int rc =
+            queue_wait_deadline(queue_call_put_many, &call, batch->deadline_ns);
         if (rc < 0) {
             return rc;
         }
@@ -94,8 +96,8 @@ queue_batch_add(struct queue_batch *batch, const struct sstpy_encoded *encoded)
 {
     const uint32_t slots = (uint32_t)(sizeof(batch->slices) / sizeof(*batch->slices));
     const bool small = encoded->count == 1;
-    const bool fits = small && batch->count < slots &&
-                      batch->used + encoded->size <= QUEUE_SCRATCH;
+    const bool fits =
+        small && batch->count < slots && batch->used + encoded->size <= QUEUE_SCRATCH;
 
     if (!fits) {
         const int rc = queue_batch_flush(batch);
@@ -112,16 +114,18 @@ queue_batch_add(struct queue_batch *batch, const struct sstpy_encoded *encoded)
         return 0;
     }
 
-    struct queue_slices_call call = {batch->queue->queue, encoded->slices, encoded->count};
-    const int rc = queue_wait_deadline(queue_call_put_slices, &call, batch->deadline_ns);
+    struct queue_slices_call call = {batch->queue->queue, encoded->slices,
+                                     encoded->count};
+    const int rc =
+        queue_wait_deadline(queue_call_put_slices, &call, batch->deadline_ns);
     if (rc == 0) {
         batch->put++;
     }
     return rc;
 }
 
-/* Set an attribute on the exception that is set; an exception that takes none stays as it
- * is. Steals `value`, which may be NULL. */
+/* Set an attribute on the exception that is set; an exception that takes none stays as
+ * it is. Steals `value`, which may be NULL. */
 static void
 exception_annotate(PyObject *name, PyObject *value)
 {
@@ -158,8 +162,8 @@ queue_put_each(struct queue_batch *batch, PyObject *iterator)
     return rc == 0 && PyErr_Occurred() != NULL ? SSTPY_RAISED : rc;
 }
 
-/* Put what was collected before an exception of the iterator or of pickling, as a loop of
- * puts would have done. The exception stays set. */
+/* Put what was collected before an exception of the iterator or of pickling, as a loop
+ * of puts would have done. The exception stays set. */
 static void
 queue_batch_flush_failed(struct queue_batch *batch)
 {
@@ -174,18 +178,20 @@ queue_batch_flush_failed(struct queue_batch *batch)
     PyErr_Restore(type, error, traceback);
 }
 
-const char sstpy_queue_put_many_doc[] = (
-             "put_many($self, /, iterable, block=True, timeout=None)\n--\n\n"
-             "Put each object of an iterable, as a loop of put() would, but faster.\n\n"
-             "`timeout` is for all of them together. When something raises, what came "
-             "before it has been put; the attribute `count` of the exception says how "
-             "many.");
+const char sstpy_queue_put_many_doc[] =
+    ("put_many($self, /, iterable, block=True, timeout=None)\n--\n\n"
+     "Put each object of an iterable, as a loop of put() would, but faster.\n\n"
+     "`timeout` is for all of them together. When something raises, what came "
+     "before it has been put; the attribute `count` of the exception says how "
+     "many.");
 
 PyObject *
-sstpy_queue_put_many(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+sstpy_queue_put_many(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
 {
     static const char *const names[] = {"iterable", "block", "timeout"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("put_many", 1, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("put_many", 1, names);
     QueueObject *const self = (QueueObject *)obj;
     PyObject *given[3];
     int64_t duration_ns = 0;
@@ -249,7 +255,8 @@ queue_call_get_many(void *context, int64_t deadline_ns)
 /* Decode all that were taken, also behind one that fails: none may be lost. -1 with the
  * first exception set. */
 static int
-queue_decode_each(QueueObject *self, struct sst_message *messages, int count, PyObject *list)
+queue_decode_each(QueueObject *self, struct sst_message *messages, int count,
+                  PyObject *list)
 {
     PyObject *type = NULL;
     PyObject *error = NULL;
@@ -276,18 +283,20 @@ queue_decode_each(QueueObject *self, struct sst_message *messages, int count, Py
     return 0;
 }
 
-const char sstpy_queue_get_many_doc[] = (
-             "get_many($self, /, max_items, block=True, timeout=None)\n--\n\n"
-             "Wait for one object as get(), then take up to `max_items` that are there: a "
-             "list, never empty.\n\n"
-             "When one does not unpickle its exception is raised, with the others in its "
-             "attribute `received`.");
+const char sstpy_queue_get_many_doc[] =
+    ("get_many($self, /, max_items, block=True, timeout=None)\n--\n\n"
+     "Wait for one object as get(), then take up to `max_items` that are there: a "
+     "list, never empty.\n\n"
+     "When one does not unpickle its exception is raised, with the others in its "
+     "attribute `received`.");
 
 PyObject *
-sstpy_queue_get_many(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+sstpy_queue_get_many(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
 {
     static const char *const names[] = {"max_items", "block", "timeout"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("get_many", 1, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("get_many", 1, names);
     QueueObject *const self = (QueueObject *)obj;
     struct sst_message messages[QUEUE_BATCH];
     PyObject *given[3];
@@ -312,9 +321,10 @@ sstpy_queue_get_many(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyO
         return NULL;
     }
     while (wanted > 0) {
-        struct queue_get_many_call call = {
-            self->queue, messages,
-            wanted < QUEUE_BATCH ? (uint32_t)wanted : (uint32_t)QUEUE_BATCH};
+        struct queue_get_many_call call = {self->queue, messages,
+                                           wanted < QUEUE_BATCH
+                                               ? (uint32_t)wanted
+                                               : (uint32_t)QUEUE_BATCH};
         const bool first = PyList_Size(list) == 0;
         const int rc =
             sstpy_wait(queue_call_get_many, &call, first ? duration_ns : SSTPY_POLL);

@@ -32,11 +32,11 @@ enum {
 typedef struct {
     PyObject_HEAD
     struct sstpy_state *state;
-    struct sst_mutex *mutex;         /* set before use, then const; NULL for SEMAPHORE */
+    struct sst_mutex *mutex; /* set before use, then const; NULL for SEMAPHORE */
     struct sst_semaphore *semaphore; /* the same; NULL for the others */
     int kind;
     int value_max;
-    int count;               /* acquired less released here */
+    int count;                /* acquired less released here */
     unsigned long last_ident; /* thread that acquired last */
 } SemLockObject;
 
@@ -79,17 +79,20 @@ semlock_acquire_wait(SemLockObject *self, int64_t duration_ns)
     Py_RETURN_TRUE;
 }
 
-PyDoc_STRVAR(semlock_acquire_doc,
-             "acquire($self, /, block=True, timeout=None)\n--\n\n"
-             "Take it. False when it could not be had within `timeout` seconds.\n\n"
-             "None waits for ever, zero and less do not wait. Raises OwnerDied when the "
-             "process that held the lock died holding it; see recover().");
+PyDoc_STRVAR(
+    semlock_acquire_doc,
+    "acquire($self, /, block=True, timeout=None)\n--\n\n"
+    "Take it. False when it could not be had within `timeout` seconds.\n\n"
+    "None waits for ever, zero and less do not wait. Raises OwnerDied when the "
+    "process that held the lock died holding it; see recover().");
 
 static PyObject *
-semlock_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+semlock_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
 {
     static const char *const names[] = {"block", "timeout"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("acquire", 0, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("acquire", 0, names);
     PyObject *given[2];
     int64_t duration_ns = SSTPY_FOREVER;
 
@@ -112,7 +115,8 @@ semlock_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 semlock_release_failed(const SemLockObject *self, int rc)
 {
-    if (rc == SST_ENOTOWNER || (rc == SST_EOVERFLOW && self->kind == SEMLOCK_RECURSIVE_MUTEX)) {
+    if (rc == SST_ENOTOWNER ||
+        (rc == SST_EOVERFLOW && self->kind == SEMLOCK_RECURSIVE_MUTEX)) {
         PyErr_SetString(PyExc_AssertionError, "attempt to release recursive lock not "
                                               "owned by thread");
         return NULL;
@@ -152,7 +156,8 @@ semlock_release(PyObject *obj, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-semlock_exit(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+semlock_exit(PyObject *self, PyObject *const *Py_UNUSED(args),
+             Py_ssize_t Py_UNUSED(nargs))
 {
     return semlock_release(self, NULL);
 }
@@ -186,7 +191,8 @@ semlock_value(const SemLockObject *self)
     return self->semaphore != NULL ? sst_semaphore_value(self->semaphore) : 0;
 }
 
-/* How often it is taken: by this thread, or as far as this process knows by others of it. */
+/* How often it is taken: by this thread, or as far as this process knows by others of
+ * it. */
 static long
 semlock_count_now(const SemLockObject *self)
 {
@@ -210,8 +216,9 @@ semlock_count(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(semlock_count_now((SemLockObject *)self));
 }
 
-PyDoc_STRVAR(semlock_is_mine_doc, "_is_mine($self, /)\n--\n\n"
-                                  "Whether the calling thread took it last and holds it.");
+PyDoc_STRVAR(semlock_is_mine_doc,
+             "_is_mine($self, /)\n--\n\n"
+             "Whether the calling thread took it last and holds it.");
 
 static PyObject *
 semlock_is_mine(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -288,7 +295,8 @@ semlock_describe(SemLockObject *self)
         self->value_max = (int)sst_semaphore_value_max(self->semaphore);
         return;
     }
-    self->kind = sst_mutex_is_recursive(self->mutex) ? SEMLOCK_RECURSIVE_MUTEX : SEMLOCK_MUTEX;
+    self->kind =
+        sst_mutex_is_recursive(self->mutex) ? SEMLOCK_RECURSIVE_MUTEX : SEMLOCK_MUTEX;
     self->value_max = 1;
 }
 
@@ -310,7 +318,8 @@ semlock_open(SemLockObject *self, int kind, int value, int value_max)
         return rc < 0 ? sstpy_fail(self->state, rc, &err) : 0;
     }
 
-    rc = sst_mutex_create(arena, kind == SEMLOCK_RECURSIVE_MUTEX ? SST_MUTEX_RECURSIVE : 0,
+    rc = sst_mutex_create(arena,
+                          kind == SEMLOCK_RECURSIVE_MUTEX ? SST_MUTEX_RECURSIVE : 0,
                           &self->mutex, &err);
     if (rc < 0) {
         return sstpy_fail(self->state, rc, &err);
@@ -341,7 +350,8 @@ static int
 semlock_init(PyObject *obj, PyObject *args, PyObject *kwargs)
 {
     static const char *const names[] = {"kind", "value", "maxvalue"};
-    static const struct sstpy_signature signature = SSTPY_SIGNATURE("SemLock", 3, names);
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("SemLock", 3, names);
     SemLockObject *const self = (SemLockObject *)obj;
     PyObject *given[3];
     int kind = 0;
@@ -472,8 +482,9 @@ static PyGetSetDef semlock_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(semlock_doc, "SemLock(kind, value, maxvalue)\n--\n\n"
-                          "A lock, recursive lock or semaphore shared between processes.");
+PyDoc_STRVAR(semlock_doc,
+             "SemLock(kind, value, maxvalue)\n--\n\n"
+             "A lock, recursive lock or semaphore shared between processes.");
 
 static PyType_Slot semlock_slots[] = {
     {Py_tp_doc, (void *)semlock_doc},
@@ -511,9 +522,8 @@ sstpy_semlock_exec(PyObject *module, struct sstpy_state *state)
     }
     for (size_t i = 0; i < sizeof(constants) / sizeof(*constants); i++) {
         PyObject *const value = PyLong_FromLong(constants[i].value);
-        if (value == NULL ||
-            PyObject_SetAttrString((PyObject *)state->semlock_type, constants[i].name,
-                                   value) < 0) {
+        if (value == NULL || PyObject_SetAttrString((PyObject *)state->semlock_type,
+                                                    constants[i].name, value) < 0) {
             Py_XDECREF(value);
             return -1;
         }

@@ -2,8 +2,8 @@
 #ifndef SSTPY_STATE_H
 #define SSTPY_STATE_H
 
-/* The state of one import of sidestep._core, and how to find it. Objects keep a borrowed
- * pointer to it: their type keeps the module alive. */
+/* The state of one import of sidestep._core, and how to find it. Objects keep a
+ * borrowed pointer to it: their type keeps the module alive. */
 
 #include <stdbool.h>
 
@@ -51,11 +51,12 @@ sstpy_module_state(PyObject *module)
 
 /* ---- arena.c ---- */
 
-/* The arena of this tree of processes, made at first use. NULL with an exception set. */
+/* The arena of this tree of processes, made at first use. NULL with an exception set.
+ * */
 struct sst_arena *sstpy_arena(struct sstpy_state *state);
 
-/* Make an arena that was opened in another way (sst_process_adopt) the default one, which
- * takes it over. -1 with RuntimeError set when there is one already. */
+/* Make an arena that was opened in another way (sst_process_adopt) the default one,
+ * which takes it over. -1 with RuntimeError set when there is one already. */
 int sstpy_arena_set(struct sst_arena *arena);
 
 /* The default arena if it was made, else NULL without an exception. */
@@ -101,8 +102,8 @@ struct sstpy_object {
  * named by _attach(), so that subclasses may have arguments of their own. */
 PyObject *sstpy_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 
-/* The default arena for an object that is to be filled, `core` being what it has so far.
- * NULL with an exception set, also when it is filled already. */
+/* The default arena for an object that is to be filled, `core` being what it has so
+ * far. NULL with an exception set, also when it is filled already. */
 struct sst_arena *sstpy_begin(struct sstpy_state *state, const void *core);
 
 /* A method was called before __init__. Sets ValueError, returns NULL. */

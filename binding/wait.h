@@ -8,8 +8,8 @@
  *   detach                     other Python threads run
  *   call the core              until the deadline or a signal
  *   attach
- *   check signals              only after SST_EINTR: whatever the core took or put is never
- *                              lost to an exception from a signal handler
+ *   check signals              only after SST_EINTR: whatever the core took or put is
+ *                              never lost to an exception from a signal handler
  *   again, same deadline
  *
  * The caller pins whatever close() could take away meanwhile. */
@@ -19,7 +19,8 @@
 #include "errors.h"
 #include "sidestep/sidestep.h"
 
-/* A call into the core, bound to its arguments. May run without the GIL: no Python in it. */
+/* A call into the core, bound to its arguments. May run without the GIL: no Python in
+ * it. */
 typedef int (*sstpy_call_fn)(void *context, int64_t deadline_ns);
 
 /* Always detaches. For calls that copy much, and behind sstpy_wait. */

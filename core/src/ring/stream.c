@@ -9,12 +9,13 @@
  *   | -1     | length | payload ... |
  *
  * All big endian. A small payload goes out together with its header, in one write: two
- * writes on TCP wait for each other (Nagle), and an empty second one would report a closed
- * peer that has read all it wanted. It is the stdlib's rule, with the stdlib's threshold.
+ * writes on TCP wait for each other (Nagle), and an empty second one would report a
+ * closed peer that has read all it wanted. It is the stdlib's rule, with the stdlib's
+ * threshold.
  *
- * Nothing here is in shared memory. A process that dies inside a message leaves half of it
- * in the stream: the reader gets SST_EPIPE, as from the stdlib "got end of file during
- * message". */
+ * Nothing here is in shared memory. A process that dies inside a message leaves half of
+ * it in the stream: the reader gets SST_EPIPE, as from the stdlib "got end of file
+ * during message". */
 
 #include "ring/stream.h"
 
@@ -66,7 +67,8 @@ stream_write(int fd, struct sst_stream_progress *progress, const uint8_t *data,
 {
     while (progress->done < before + size) {
         const uint64_t at = progress->done - before;
-        const int64_t moved = ssti_os_stream_write(fd, data + at, size - at, deadline_ns);
+        const int64_t moved =
+            ssti_os_stream_write(fd, data + at, size - at, deadline_ns);
         if (moved < 0) {
             return (int)moved;
         }
@@ -100,8 +102,8 @@ sst_stream_send(int fd, struct sst_stream_progress *progress, const void *data,
         return stream_send_joined(fd, progress, data, deadline_ns);
     }
 
-    const int rc = stream_write(fd, progress, progress->header, 0, progress->header_size,
-                                deadline_ns);
+    const int rc = stream_write(fd, progress, progress->header, 0,
+                                progress->header_size, deadline_ns);
     if (rc < 0) {
         return rc;
     }
@@ -110,12 +112,13 @@ sst_stream_send(int fd, struct sst_stream_progress *progress, const void *data,
 
 /* Read until `progress->done` is before + size. */
 static int
-stream_read(int fd, struct sst_stream_progress *progress, uint8_t *data, uint64_t before,
-            uint64_t size, int64_t deadline_ns)
+stream_read(int fd, struct sst_stream_progress *progress, uint8_t *data,
+            uint64_t before, uint64_t size, int64_t deadline_ns)
 {
     while (progress->done < before + size) {
         const uint64_t at = progress->done - before;
-        const int64_t moved = ssti_os_stream_read(fd, data + at, size - at, deadline_ns);
+        const int64_t moved =
+            ssti_os_stream_read(fd, data + at, size - at, deadline_ns);
         if (moved < 0) {
             return (int)moved;
         }
