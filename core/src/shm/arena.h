@@ -48,6 +48,8 @@ struct ssti_kind_ops {
     void (*presence_died)(struct sst_arena *arena, void *object, int64_t value);
 };
 void ssti_kind_register(enum sst_kind kind, const struct ssti_kind_ops *ops);
+/* Registers all kinds there are; defined above all of them, in kinds.c. For create and attach of an arena. */
+void ssti_kinds_init(void);
 
 /* ---- Heap: extents ---- */
 

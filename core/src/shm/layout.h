@@ -248,12 +248,11 @@ struct sst_barrier_shm {
     _Atomic uint32_t parties;       /* const */
     _Atomic uint32_t stays_used;    /* stay[i] is free from here on */
     _Atomic uint64_t extent;        /* where the stays are when there are more; 0 = below */
-    _Atomic uint64_t intent_entry;  /* redo record: the held entry that becomes empty, */
-    _Atomic uint64_t intent_extent; /*   `extent` becomes this; written last, 0 = invalid */
-    _Atomic uint64_t reserved[3];
+    _Atomic uint64_t extent_word;   /* offset of `extent` in the arena; const */
+    _Atomic uint64_t reserved[2];
     struct sst_stay_shm stay[SSTI_BARRIER_STAYS];
 };
-_Static_assert(sizeof(struct sst_barrier_shm) == 488, "barrier layout");
+_Static_assert(sizeof(struct sst_barrier_shm) == 472, "barrier layout");
 
 /* ---- The first page ---- */
 

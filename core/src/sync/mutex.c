@@ -70,18 +70,12 @@ struct asker {
     uint32_t thread; /* 0 for plain mutexes, whose owner is the process */
 };
 
-static bool
-is_recursive(const struct sst_mutex *mutex)
-{
-    return (ssti_load_rlx(&mutex->shm->flags) & SST_MUTEX_RECURSIVE) != 0;
-}
-
 static struct asker
 asker(const struct sst_mutex *mutex)
 {
     return (struct asker){
         .proc = ssti_proc_self(mutex->view.arena),
-        .thread = is_recursive(mutex) ? ssti_self()->tid : 0,
+        .thread = sst_mutex_is_recursive(mutex) ? ssti_self()->tid : 0,
     };
 }
 
@@ -272,6 +266,12 @@ bool
 sst_mutex_is_locked(const struct sst_mutex *mutex)
 {
     return ssti_load_acq(&mutex->shm->owner) != 0;
+}
+
+bool
+sst_mutex_is_recursive(const struct sst_mutex *mutex)
+{
+    return (ssti_load_rlx(&mutex->shm->flags) & SST_MUTEX_RECURSIVE) != 0;
 }
 
 uint32_t

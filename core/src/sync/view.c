@@ -90,7 +90,7 @@ ssti_view_handle(const struct ssti_view *view, struct sst_handle *out)
 }
 
 void
-ssti_view_lock_repair(struct ssti_view *view)
+ssti_view_lock_repair(const struct ssti_view *view)
 {
     do {
         if (view->repair != NULL) {
@@ -101,7 +101,7 @@ ssti_view_lock_repair(struct ssti_view *view)
 }
 
 int
-ssti_view_wait(struct ssti_view *view, const struct ssti_leaf_sleep *sleep,
+ssti_view_wait(const struct ssti_view *view, const struct ssti_leaf_sleep *sleep,
                int64_t deadline_ns)
 {
     const int rc = ssti_leaf_wait(view->arena, view->leaf, sleep);

@@ -15,7 +15,7 @@
 struct ssti_view;
 
 /* Bring what the leaf guards back into order after its holder died. The leaf is held. */
-typedef void (*ssti_repair_fn)(struct ssti_view *view);
+typedef void (*ssti_repair_fn)(const struct ssti_view *view);
 
 /* First member of every view. Set at create or attach, then const. */
 struct ssti_view {
@@ -40,11 +40,11 @@ void ssti_view_handle(const struct ssti_view *view, struct sst_handle *out);
 
 /* The rest of ssti_view_lock when the leaf's last holder died: repair, wake everybody, and
  * take the leaf again. */
-void ssti_view_lock_repair(struct ssti_view *view);
+void ssti_view_lock_repair(const struct ssti_view *view);
 
 /* Take the leaf; what it guards is in order. */
 static inline void
-ssti_view_lock(struct ssti_view *view)
+ssti_view_lock(const struct ssti_view *view)
 {
     if (__builtin_expect(ssti_leaf_lock(view->arena, view->leaf) != 0, 0)) {
         ssti_view_lock_repair(view);
@@ -52,7 +52,7 @@ ssti_view_lock(struct ssti_view *view)
 }
 
 static inline void
-ssti_view_unlock(struct ssti_view *view, uint32_t wake, int count)
+ssti_view_unlock(const struct ssti_view *view, uint32_t wake, int count)
 {
     ssti_leaf_unlock(view->leaf, wake, count);
 }
@@ -60,7 +60,7 @@ ssti_view_unlock(struct ssti_view *view, uint32_t wake, int count)
 /* Sleep; the leaf is held before and after. 0 when it is time to look again, SST_ETIMEDOUT past
  * `deadline_ns`, SST_EINTR. `sleep->deadline_ns` may be earlier than `deadline_ns`: then it is
  * time to look again. */
-int ssti_view_wait(struct ssti_view *view, const struct ssti_leaf_sleep *sleep,
+int ssti_view_wait(const struct ssti_view *view, const struct ssti_leaf_sleep *sleep,
                    int64_t deadline_ns);
 
 /* Let `sleep` end when the process `proc` dies, too. False when it is dead already. Sets

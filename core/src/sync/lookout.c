@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Looking out for the death of other participants; lookout.h tells why. Writes no shared
+ * memory. */
+
+#include "sync/lookout.h"
+
+#include "base/bits.h"
+#include "os/os.h"
+
+enum {
+    NAP_FIRST_NS = 1000000,
+    NAP_LAST_NS = 64000000, /* the naps add up to 127 ms */
+};
+
+void
+ssti_lookout_alarm(struct ssti_lookout *lookout)
+{
+    if (lookout->nap_ns == 0) {
+        lookout->nap_ns = NAP_FIRST_NS;
+    }
+    else {
+        lookout->nap_ns = lookout->nap_ns < NAP_LAST_NS ? 2 * lookout->nap_ns : 0;
+    }
+}
+
+bool
+ssti_lookout_prepare(const struct ssti_lookout *lookout, const struct ssti_view *view,
+                     uint64_t other, struct ssti_leaf_sleep *sleep, int64_t deadline_ns)
+{
+    bool alive = true;
+
+    sleep->life = NULL;
+    sleep->deadline_ns = deadline_ns;
+    if (other != 0) {
+        alive = ssti_view_watch(view, other, sleep, deadline_ns);
+    }
+    if (lookout->nap_ns != 0) {
+        const int64_t soon_ns = ssti_os_now_ns() + lookout->nap_ns;
+
+        if (soon_ns < sleep->deadline_ns) {
+            sleep->deadline_ns = soon_ns;
+        }
+    }
+    return alive;
+}
