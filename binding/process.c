@@ -23,7 +23,7 @@ typedef struct {
     PyObject_HEAD
     struct sstpy_state *state;
     struct sst_process *process; /* NULL once closed; guarded by the GIL */
-    int users;                   /* threads inside the core with it; guarded by the GIL */
+    int users; /* threads inside the core with it; guarded by the GIL */
 } ChildObject;
 
 /* The process of the core, or NULL with ValueError set. */
@@ -94,9 +94,10 @@ child_dealloc(PyObject *obj)
     sstpy_free(obj);
 }
 
-PyDoc_STRVAR(child_close_doc,
-             "close($self, /)\n--\n\n"
-             "Give up the object. A child that runs goes on, and is reaped when it ends.");
+PyDoc_STRVAR(
+    child_close_doc,
+    "close($self, /)\n--\n\n"
+    "Give up the object. A child that runs goes on, and is reaped when it ends.");
 
 static PyObject *
 child_close(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -118,10 +119,11 @@ static void
 warn_about_threads(void)
 {
     if (sst_process_threads() > 1 &&
-        PyErr_WarnFormat(PyExc_DeprecationWarning, 1,
-                         "This process (pid=%d) is multi-threaded, use of %s() may lead to "
-                         "deadlocks in the child.",
-                         sst_process_self(), "fork") < 0) {
+        PyErr_WarnFormat(
+            PyExc_DeprecationWarning, 1,
+            "This process (pid=%d) is multi-threaded, use of %s() may lead to "
+            "deadlocks in the child.",
+            sst_process_self(), "fork") < 0) {
         PyErr_WriteUnraisable(NULL);
     }
 }
@@ -215,7 +217,8 @@ strings_new(PyObject *tuple)
 }
 
 static int
-spawn(ChildObject *self, PyObject *path, PyObject *argv, PyObject *fds, struct sst_error *err)
+spawn(ChildObject *self, PyObject *path, PyObject *argv, PyObject *fds,
+      struct sst_error *err)
 {
     struct sst_program program = {.size_of = sizeof(program)};
     int rc = SSTPY_RAISED;
@@ -231,10 +234,11 @@ spawn(ChildObject *self, PyObject *path, PyObject *argv, PyObject *fds, struct s
     return rc;
 }
 
-PyDoc_STRVAR(child_spawn_doc,
-             "spawn($self, path, argv, fds=(), /)\n--\n\n"
-             "Start a program (bytes) with these arguments (a tuple of bytes). It gets the "
-             "standard streams, the tether, the arena and these descriptors.");
+PyDoc_STRVAR(
+    child_spawn_doc,
+    "spawn($self, path, argv, fds=(), /)\n--\n\n"
+    "Start a program (bytes) with these arguments (a tuple of bytes). It gets the "
+    "standard streams, the tether, the arena and these descriptors.");
 
 static PyObject *
 child_spawn(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
@@ -296,7 +300,8 @@ child_start(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
     self->users++;
     child->users++;
     Py_BEGIN_ALLOW_THREADS
-    rc = sst_zygote_start(call.zygote, call.process, call.fds, call.fd_count, &call.err);
+    rc =
+        sst_zygote_start(call.zygote, call.process, call.fds, call.fd_count, &call.err);
     Py_END_ALLOW_THREADS
     self->users--;
     child->users--;
@@ -307,8 +312,9 @@ child_start(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(child_hold_doc, "hold($self, handle, /)\n--\n\n"
-                             "Keep an object for the child until it has it open itself.");
+PyDoc_STRVAR(child_hold_doc,
+             "hold($self, handle, /)\n--\n\n"
+             "Keep an object for the child until it has it open itself.");
 
 static PyObject *
 child_hold(PyObject *obj, PyObject *arg)
@@ -372,7 +378,8 @@ child_send(PyObject *obj, PyObject *arg)
     ChildObject *const self = (ChildObject *)obj;
     struct send_call call = {.process = process_of(self)};
 
-    if (call.process == NULL || PyObject_GetBuffer(arg, &call.buffer, PyBUF_SIMPLE) < 0) {
+    if (call.process == NULL ||
+        PyObject_GetBuffer(arg, &call.buffer, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
     self->users++;
@@ -425,9 +432,10 @@ join_gone_call(void *context, int64_t deadline_ns)
     return sst_process_join_gone(context, deadline_ns);
 }
 
-PyDoc_STRVAR(child_wait_doc,
-             "wait($self, /, timeout=None, gone=False)\n--\n\n"
-             "Wait until it is done (or gone). The exit code, None after `timeout` seconds.");
+PyDoc_STRVAR(
+    child_wait_doc,
+    "wait($self, /, timeout=None, gone=False)\n--\n\n"
+    "Wait until it is done (or gone). The exit code, None after `timeout` seconds.");
 
 static PyObject *
 child_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -446,7 +454,8 @@ child_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     }
     self->users++;
 
-    const int rc = sstpy_wait(gone ? join_gone_call : join_call, self->process, duration_ns);
+    const int rc =
+        sstpy_wait(gone ? join_gone_call : join_call, self->process, duration_ns);
 
     self->users--;
     if (rc == SST_ETIMEDOUT) {
@@ -480,7 +489,8 @@ child_get_pid(PyObject *obj, void *Py_UNUSED(closure))
 {
     const ChildObject *const self = (ChildObject *)obj;
 
-    return process_of(self) != NULL ? PyLong_FromLong(sst_process_pid(self->process)) : NULL;
+    return process_of(self) != NULL ? PyLong_FromLong(sst_process_pid(self->process))
+                                    : NULL;
 }
 
 static PyObject *
@@ -488,7 +498,8 @@ child_get_fd(PyObject *obj, void *Py_UNUSED(closure))
 {
     const ChildObject *const self = (ChildObject *)obj;
 
-    return process_of(self) != NULL ? PyLong_FromLong(sst_process_fd(self->process)) : NULL;
+    return process_of(self) != NULL ? PyLong_FromLong(sst_process_fd(self->process))
+                                    : NULL;
 }
 
 static PyObject *
@@ -518,8 +529,8 @@ static PyMethodDef child_methods[] = {
 static PyGetSetDef child_getset[] = {
     {"pid", child_get_pid, NULL, "The pid; 0 before the start.", NULL},
     {"fd", child_get_fd, NULL, "A descriptor that is readable once it is gone.", NULL},
-    {"tether", child_get_tether, NULL, "The child's end of the tether, before the start.",
-     NULL},
+    {"tether", child_get_tether, NULL,
+     "The child's end of the tether, before the start.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -546,10 +557,11 @@ static PyType_Spec child_spec = {
 
 /* ---- In a child ---- */
 
-PyDoc_STRVAR(process_adopt_doc,
-             "process_adopt($module, arena_fd, id, tether, parent_pid, die_with_parent, "
-             "/)\n--\n\n"
-             "In a spawned program: join the arena in the place that the starter gave us.");
+PyDoc_STRVAR(
+    process_adopt_doc,
+    "process_adopt($module, arena_fd, id, tether, parent_pid, die_with_parent, "
+    "/)\n--\n\n"
+    "In a spawned program: join the arena in the place that the starter gave us.");
 
 static PyObject *
 process_adopt(PyObject *module, PyObject *args)
@@ -582,9 +594,10 @@ process_adopt(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(process_settle_doc,
-             "process_settle($module, /)\n--\n\n"
-             "The objects that came with the job are open: the starter's holds can go.");
+PyDoc_STRVAR(
+    process_settle_doc,
+    "process_settle($module, /)\n--\n\n"
+    "The objects that came with the job are open: the starter's holds can go.");
 
 static PyObject *
 process_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -623,9 +636,10 @@ process_exit(PyObject *module, PyObject *arg)
     sst_process_exit(arena, (int)code);
 }
 
-PyDoc_STRVAR(process_watch_parent_doc,
-             "process_watch_parent($module, pid, /)\n--\n\n"
-             "A new descriptor that is readable once our parent, of that pid, has ended.");
+PyDoc_STRVAR(
+    process_watch_parent_doc,
+    "process_watch_parent($module, pid, /)\n--\n\n"
+    "A new descriptor that is readable once our parent, of that pid, has ended.");
 
 static PyObject *
 process_watch_parent(PyObject *module, PyObject *arg)
@@ -650,10 +664,11 @@ wait_fd_call(void *context, int64_t deadline_ns)
     return sst_process_wait_fd(*fd, deadline_ns);
 }
 
-PyDoc_STRVAR(process_wait_fd_doc,
-             "process_wait_fd($module, fd, timeout=None, /)\n--\n\n"
-             "Wait until a descriptor is readable. False when it was not within `timeout` "
-             "seconds.");
+PyDoc_STRVAR(
+    process_wait_fd_doc,
+    "process_wait_fd($module, fd, timeout=None, /)\n--\n\n"
+    "Wait until a descriptor is readable. False when it was not within `timeout` "
+    "seconds.");
 
 static PyObject *
 process_wait_fd(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -686,10 +701,11 @@ process_reap(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(sst_process_reap());
 }
 
-PyDoc_STRVAR(cpu_count_doc,
-             "cpu_count($module, /)\n--\n\n"
-             "CPUs this process may use at a time: the least of the machine's, the affinity "
-             "mask's and the quotas of its control groups.");
+PyDoc_STRVAR(
+    cpu_count_doc,
+    "cpu_count($module, /)\n--\n\n"
+    "CPUs this process may use at a time: the least of the machine's, the affinity "
+    "mask's and the quotas of its control groups.");
 
 static PyObject *
 core_cpu_count(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
@@ -747,10 +763,11 @@ make_child(struct next_call *call)
     return rc;
 }
 
-PyDoc_STRVAR(zygote_serve_doc,
-             "zygote_serve($module, tether, /)\n--\n\n"
-             "Make children for the owner until it is gone: None then. In each child: the "
-             "tether, the descriptors it was given, and the owner's pid.");
+PyDoc_STRVAR(
+    zygote_serve_doc,
+    "zygote_serve($module, tether, /)\n--\n\n"
+    "Make children for the owner until it is gone: None then. In each child: the "
+    "tether, the descriptors it was given, and the owner's pid.");
 
 static PyObject *
 zygote_serve(PyObject *module, PyObject *arg)

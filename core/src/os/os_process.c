@@ -17,8 +17,8 @@
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <sidestep/sidestep.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -127,7 +127,8 @@ remaining(int64_t deadline_ns, struct timespec *out)
 }
 
 int
-ssti_os_wait_hangup(const int *fds, uint32_t count, uint32_t readable, int64_t deadline_ns)
+ssti_os_wait_hangup(const int *fds, uint32_t count, uint32_t readable,
+                    int64_t deadline_ns)
 {
     struct pollfd polls[SSTI_OS_HANGUPS_MAX];
     struct timespec left;
@@ -237,7 +238,8 @@ int
 ssti_os_die_with_parent(int parent_pid)
 {
     const int number = SIGRTMAX - SSTI_OS_SIGNAL_PARENT;
-    struct sigaction action = {.sa_sigaction = parent_died, .sa_flags = SA_SIGINFO | SA_RESTART};
+    struct sigaction action = {.sa_sigaction = parent_died,
+                               .sa_flags = SA_SIGINFO | SA_RESTART};
     sigset_t set;
 
     armed_parent = parent_pid;
@@ -337,8 +339,8 @@ ssti_os_clone_sibling(void)
         return -errno;
     }
 
-    const unsigned long flags =
-        CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | (unsigned long)SIGCHLD;
+    const unsigned long flags = CLONE_PARENT | CLONE_CHILD_SETTID |
+                                CLONE_CHILD_CLEARTID | (unsigned long)SIGCHLD;
     const long pid = raw_clone(flags, tid);
 
     if (pid < 0) {

@@ -66,8 +66,8 @@ find_group(char *text, struct hierarchy *out)
         }
         *path = '\0';
 
-        const bool matches = out->unified ? controllers[1] == '\0'
-                                          : has_word(controllers + 1, "cpu");
+        const bool matches =
+            out->unified ? controllers[1] == '\0' : has_word(controllers + 1, "cpu");
 
         if (matches) {
             (void)snprintf(out->group, sizeof(out->group), "%s", path + 1);
@@ -112,7 +112,8 @@ read_numbers(const char *directory, const char *name, int64_t out[2])
 
     out[0] = out[1] = -1;
     (void)snprintf(path, sizeof(path), "%s/%s", directory, name);
-    if (ssti_os_read_text(path, text, sizeof(text)) <= 0 || strncmp(text, "max", 3) == 0) {
+    if (ssti_os_read_text(path, text, sizeof(text)) <= 0 ||
+        strncmp(text, "max", 3) == 0) {
         return;
     }
     out[0] = strtoll(text, &end, 10);

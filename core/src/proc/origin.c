@@ -47,7 +47,8 @@ tether_still_ours(void)
 }
 
 void
-ssti_origin_set(struct sst_arena *arena, uint64_t parent_seat, int parent_pid, int tether)
+ssti_origin_set(struct sst_arena *arena, uint64_t parent_seat, int parent_pid,
+                int tether)
 {
     /* Our parent's tether to its own starter: kept open here it would hang up too late. */
     (void)ssti_os_close(tether_still_ours());
@@ -114,8 +115,8 @@ is_parent(struct sst_arena *arena, int parent_pid)
         return true;
     }
     /* We were forked by other means, or our parent has died. */
-    return arena != NULL && origin.parent_pid == parent_pid && origin.parent_seat != 0 &&
-           ssti_proc_alive(arena, origin.parent_seat);
+    return arena != NULL && origin.parent_pid == parent_pid &&
+           origin.parent_seat != 0 && ssti_proc_alive(arena, origin.parent_seat);
 }
 
 int

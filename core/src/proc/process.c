@@ -67,6 +67,7 @@ sst_process_new(struct sst_arena *arena, const struct sst_process_options *optio
     process->owner_pid = ssti_os_pid();
     process->pidfd = -1;
     process->die_with_parent = chosen->die_with_parent != 0;
+    process->packets = chosen->packets != 0;
     *out = process;
     return 0;
 }
@@ -77,7 +78,8 @@ sst_process_close(struct sst_process *process)
     if (process == NULL) {
         return NULL;
     }
-    if (process->pid == 0 && process->gifts != 0 && process->owner_pid == ssti_os_pid()) {
+    if (process->pid == 0 && process->gifts != 0 &&
+        process->owner_pid == ssti_os_pid()) {
         ssti_proc_abandon(process->arena, process->gifts);
     }
     process->tether = ssti_os_close(process->tether);
@@ -151,7 +153,8 @@ ssti_process_adopt_pid(struct sst_process *process, int pid, struct sst_error *e
 static int
 begin_child(struct sst_process *process, uint64_t parent_seat)
 {
-    ssti_origin_set(process->arena, parent_seat, process->owner_pid, process->tether_child);
+    ssti_origin_set(process->arena, parent_seat, process->owner_pid,
+                    process->tether_child);
     process->tether_child = -1;
     process->tether = ssti_os_close(process->tether);
     if (process->die_with_parent) {
@@ -233,6 +236,9 @@ sst_process_spawn(struct sst_process *process, const struct sst_program *program
         return ssti_error_set(err, SST_EINVAL, "too many descriptors");
     }
     rc = reserve(process);
+    if (rc == 0 && process->packets) {
+        rc = ssti_zygote_remember_identity(process);
+    }
     if (rc < 0) {
         return ssti_error_set(err, rc, "no place for another process in the arena");
     }

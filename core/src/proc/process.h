@@ -26,15 +26,16 @@ enum ssti_zygote_way {
 struct sst_process {
     /* set by new and start, then const */
     struct sst_arena *arena;
-    uint64_t seat;    /* the child's place in the registry; 0 before a fork */
-    int owner_pid;    /* who may join it */
-    int pid;          /* 0 before the start */
+    uint64_t seat; /* the child's place in the registry; 0 before a fork */
+    int owner_pid; /* who may join it */
+    int pid;       /* 0 before the start */
     int pidfd;
     int tether;       /* our end */
     int tether_child; /* the child's end, until it is started */
     bool die_with_parent;
+    bool packets;    /* a zygote's */
     bool is_foreign; /* a zygote is its parent, and reports up the tether */
-    uint64_t gifts;    /* the seat in which objects are held for it; 0: none */
+    uint64_t gifts;  /* the seat in which objects are held for it; 0: none */
 
     /* guarded by the reaper's lock (reap.c) */
     struct sst_process *next;
@@ -47,7 +48,7 @@ struct sst_process {
 
     /* of a zygote, guarded by the owner's lock (zygote.c) */
     enum ssti_zygote_way way;
-    struct ssti_os_credentials *credentials; /* ours when it started */
+    struct ssti_os_credentials *credentials; /* ours when it started, then const */
 };
 
 /* What travels up the tether of a zygote's child. */
@@ -65,7 +66,8 @@ enum ssti_tether_what {
  * end of the tether. On failure the child is killed and reaped. */
 int ssti_process_adopt_pid(struct sst_process *process, int pid, struct sst_error *err);
 /* SST_EINVAL unless it can be started, by us. */
-int ssti_process_check_unstarted(const struct sst_process *process, struct sst_error *err);
+int ssti_process_check_unstarted(const struct sst_process *process,
+                                 struct sst_error *err);
 
 /* The child runs: list it, so that somebody reaps it. */
 void ssti_process_started(struct sst_process *process);
@@ -77,6 +79,8 @@ int ssti_process_prepare_forks(void);
 void ssti_process_fork_child(void);
 
 void ssti_zygote_fork_child(void);
+/* Who we are when the zygote starts. */
+int ssti_zygote_remember_identity(struct sst_process *zygote);
 
 /* In a child: remember where we come from, and close our starter's own tether. */
 void ssti_origin_set(struct sst_arena *arena, uint64_t parent_seat, int parent_pid,

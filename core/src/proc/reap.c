@@ -163,7 +163,8 @@ reap_locked(struct sst_process *process)
 {
     int code = 0;
 
-    if (!process->reaped && (process->is_foreign || ssti_os_reap(process->pidfd, &code) != 0)) {
+    if (!process->reaped &&
+        (process->is_foreign || ssti_os_reap(process->pidfd, &code) != 0)) {
         process->reaped = true; /* by us, or by others before us */
         unlink_locked(process);
     }
@@ -188,7 +189,8 @@ is_done(const struct sst_process *process, int *code)
 {
     int32_t stored = 0;
     _Atomic uint32_t *const done =
-        process->seat != 0 ? ssti_proc_done(process->arena, process->seat, &stored) : NULL;
+        process->seat != 0 ? ssti_proc_done(process->arena, process->seat, &stored)
+                           : NULL;
 
     /* Pairs with the release in ssti_proc_leave: the code was stored before. */
     if (done == NULL || ssti_load_acq(done) == 0) {
@@ -294,7 +296,9 @@ is_over(struct sst_process *process, bool gone, int fds[2])
         over = process->reaped;
     }
     fds[0] = process->pidfd;
-    fds[1] = process->state == SSTI_CHILD_ENDED || process->tether_spent ? -1 : process->tether;
+    fds[1] = process->state == SSTI_CHILD_ENDED || process->tether_spent
+                 ? -1
+                 : process->tether;
     unlock();
     return over;
 }

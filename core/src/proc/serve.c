@@ -168,13 +168,15 @@ close_all(const int *fds, uint32_t count)
 }
 
 int
-sst_zygote_next(struct sst_zygote *zygote, struct sst_zygote_job *job, int64_t deadline_ns)
+sst_zygote_next(struct sst_zygote *zygote, struct sst_zygote_job *job,
+                int64_t deadline_ns)
 {
     for (;;) {
         struct ssti_zygote_request message = {0};
         int fds[SSTI_OS_PASS_MAX];
-        struct ssti_os_packet packet = {
-            .data = &message, .size = sizeof(message), .fds = fds};
+        struct ssti_os_packet packet = {.data = &message,
+                                        .size = sizeof(message),
+                                        .fds = fds};
         int rc = wait_for_request(zygote, deadline_ns);
 
         if (rc == 0) {

@@ -81,26 +81,32 @@ greet(struct sst_process *zygote)
     if (rc < 0) {
         return rc;
     }
-    zygote->way = hello.probe > 0 && ssti_os_reap_pid(hello.probe, &code) == 1 && code == 0
-                      ? SSTI_ZYGOTE_SIBLING
-                      : SSTI_ZYGOTE_CHILD;
+    zygote->way =
+        hello.probe > 0 && ssti_os_reap_pid(hello.probe, &code) == 1 && code == 0
+            ? SSTI_ZYGOTE_SIBLING
+            : SSTI_ZYGOTE_CHILD;
     return 0;
 }
 
+int
+ssti_zygote_remember_identity(struct sst_process *zygote)
+{
+    zygote->credentials = ssti_alloc(sizeof(*zygote->credentials));
+    return zygote->credentials != NULL ? ssti_os_credentials(zygote->credentials)
+                                       : SST_ENOMEM;
+}
+
 static int
-check_identity(struct sst_process *zygote)
+check_identity(const struct sst_process *zygote)
 {
     struct ssti_os_credentials *now = ssti_alloc(sizeof(*now));
     int rc = now != NULL ? ssti_os_credentials(now) : SST_ENOMEM;
 
-    if (rc == 0 && zygote->credentials == NULL) {
-        zygote->credentials = now;
-        return 0;
-    }
-    if (rc == 0 && memcmp(zygote->credentials, now, sizeof(*now)) != 0) {
+    if (rc == 0 && (zygote->credentials == NULL ||
+                    memcmp(zygote->credentials, now, sizeof(*now)) != 0)) {
         rc = SST_EPERM;
     }
-    now = ssti_free(now);
+    (void)ssti_free(now);
     return rc;
 }
 
@@ -144,7 +150,10 @@ ask_child(struct sst_process *process, struct ssti_zygote_reply *reply)
         rc = ssti_os_packet_receive(process->tether, &packet);
     } while (rc == SST_EINTR);
     if (rc < 0 || packet.size != sizeof(note) || note.what != SSTI_TETHER_BORN) {
-        return SST_EPIPE;
+        /* A fresh one, for another zygote. */
+        process->tether = ssti_os_close(process->tether);
+        rc = ssti_os_tether(false, &process->tether, &process->tether_child);
+        return rc < 0 ? rc : SST_EPIPE;
     }
     reply->pid = note.value;
     reply->seat = note.seat;
@@ -171,8 +180,8 @@ exchange(struct sst_process *zygote, struct sst_process *process, const int *fds
 }
 
 int
-sst_zygote_start(struct sst_process *zygote, struct sst_process *process, const int *fds,
-                 uint32_t fd_count, struct sst_error *err)
+sst_zygote_start(struct sst_process *zygote, struct sst_process *process,
+                 const int *fds, uint32_t fd_count, struct sst_error *err)
 {
     struct ssti_zygote_reply reply = {0};
     int rc = ssti_process_check_unstarted(process, err);
