@@ -34,6 +34,7 @@ autodoc_member_order = "bysource"
 # Names of the standard library and of typing that annotations mention; there is no
 # network in which to look up their pages.
 nitpick_ignore_regex = [
+    ("c:identifier", r"u?int\d+_t|size_t|bool"),
     (
         "py:.*",
         r"(typing|collections|ctypes|types|queue|socket|logging|threading|array)\..*",

@@ -153,7 +153,7 @@ def signature(declaration: str) -> str:
     """A function's prototype in one line, without our macros."""
     declaration = declaration[: declaration.rindex(";")]
     plain = re.sub(r"/\*.*?\*/", "", declaration, flags=re.DOTALL)
-    plain = re.sub(r"\bSST_(API|MUST_CHECK)\b", "", plain)
+    plain = re.sub(r"\b(SST_API|SST_MUST_CHECK|_Noreturn)\b", "", plain)
     return re.sub(r"\s+", " ", plain).strip(" ;")
 
 
@@ -162,6 +162,22 @@ def remark(declaration: str) -> str:
     name = re.search(r"\b(sst_\w+)\s*\(", declaration)
     words = re.search(r";\s*/\*(.*?)\*/\s*$", declaration, re.DOTALL)
     return f"`{name.group(1)}`: {words.group(1).strip()}" if name and words else ""
+
+
+def render_type(declaration: str) -> list[str]:
+    """A struct, an enum or a typedef: a target to link to, and its text."""
+    tag = re.match(r"(struct|enum) (\w+)", declaration)
+    text = ["   " + line if line else "" for line in declaration.splitlines()]
+    if tag and re.fullmatch(r"struct \w+;", declaration):
+        return [f".. c:struct:: {tag.group(2)}", "", "   Opaque.", ""]
+    if tag:
+        head = [f".. c:{tag.group(1)}:: {tag.group(2)}", "", "   .. code-block:: c", ""]
+        return [*head, *["   " + line if line else "" for line in text], ""]
+    name = re.match(r"typedef [^(]*\(\*(\w+)\)", declaration)
+    head = [f".. c:type:: {name.group(1)}", ""] if name else []
+    indent = "   " if name else ""
+    code = [indent + line if line else "" for line in text]
+    return [*head, indent + ".. code-block:: c", "", *code, ""]
 
 
 def render_entry(entry: Entry) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import headerdoc
 import machine
 import symbols
 
@@ -230,6 +231,11 @@ def exported_symbols(tree: Tree) -> Iterator[Finding]:
         defined |= set(re.findall(r"^(sst_\w+)\(", tree.text(source), re.MULTILINE))
     for name in sorted(header - defined):
         yield Finding(symbols.HEADER, 1, f"{name} is declared and not defined")
+    page = headerdoc.render(headerdoc.parse(tree.text(symbols.HEADER)))
+    for name in sorted(header - set(re.findall(r"\b(sst_\w+)\(", page))):
+        yield Finding(
+            symbols.HEADER, 1, f"{name} is not on the page of the C reference"
+        )
 
 
 # -- Calls ------------------------------------------------------------------------------
