@@ -42,7 +42,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(multiprocessing|concurrent|asyncio|os|io|pickle|_?_future__|sys)\..*"),
     (
         "py:class",
-        r"(_\w+|Any|Callable|Iterable|Iterator|Sequence|Mapping|Self|_T|_.*\._T\w*)",
+        r"(BaseContext|_\w+|Any|Callable|Iterable|Iterator|Sequence|Mapping|Self|_T|_.*\._T\w*)",
     ),
     ("py:class", r"(optional|function|callable|context manager|bytes-like object)"),
 ]
