@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import machine
+
+if TYPE_CHECKING:
+    import stages
+    import workshop
 
 LEVELS = ("fast", "full", "soak")
 
@@ -30,11 +35,24 @@ def restart_with_newer_python() -> None:
         os.execv(path, [path, *sys.argv])
 
 
+def run(chosen: list[stages.Stage], *, endless: bool) -> workshop.Outcome:
+    """Run the stages once, or again and again until one fails or Ctrl-C."""
+    import workshop
+
+    shop = workshop.Workshop()
+    total = workshop.run_stages(shop, chosen)
+    try:
+        while endless and not total.failed:
+            total.add(workshop.run_stages(shop, chosen))
+    except KeyboardInterrupt:
+        print("interrupted")
+    return total
+
+
 def main() -> int:
     import argparse
 
     import stages
-    import workshop
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("level", nargs="?", default="fast", choices=LEVELS)
@@ -50,13 +68,15 @@ def main() -> int:
     unknown = (only or set()) - {stage.name for stage in stages.STAGES}
     if unknown:
         parser.error(f"no stage {', '.join(sorted(unknown))}; see --list")
-    levels = LEVELS[: LEVELS.index(options.level) + 1]
-    chosen = [
-        stage
-        for stage in stages.STAGES
-        if (stage.name in only if only is not None else stage.level in levels)
-    ]
-    total = workshop.run_stages(workshop.Workshop(), chosen)
+    if only is not None:
+        chosen = [stage for stage in stages.STAGES if stage.name in only]
+    elif options.level == "soak":
+        chosen = [stage for stage in stages.STAGES if stage.level == "soak"]
+    else:
+        levels = LEVELS[: LEVELS.index(options.level) + 1]
+        chosen = [stage for stage in stages.STAGES if stage.level in levels]
+
+    total = run(chosen, endless=options.level == "soak" and only is None)
     print(f"{total.passed} passed, {total.failed} failed")
     return 1 if total.failed or not total.passed else 0
 

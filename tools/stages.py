@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -22,8 +23,11 @@ def tidy(shop: Workshop) -> Outcome:
 
 
 def ruff(shop: Workshop) -> Outcome:
-    code, _ = shop.call(shop.tools() / "ruff", "check", "--no-cache", ".")
-    return Outcome.of(code == 0)
+    outcome = Outcome()
+    for command in (["check"], ["format", "--check"]):
+        code, _ = shop.call(shop.tools() / "ruff", *command, "--no-cache", ".")
+        outcome.add(Outcome.of(code == 0))
+    return outcome
 
 
 def c_format(shop: Workshop) -> Outcome:
@@ -123,10 +127,24 @@ def compile_header(shop: Workshop, language: str, flags: list[str]) -> Outcome:
 
 
 def simulation(shop: Workshop) -> Outcome:
+    return run_simulation(shop, first=1)
+
+
+def run_simulation(shop: Workshop, first: int) -> Outcome:
+    """Seeds of every scenario; the outcome counts runs of the program, the notes seeds."""
     build = shop.c_build("plain")
-    return shop.c_test(
-        build, "sim", env={"SST_SIM_SEEDS": str(SIM_SEEDS)}, seconds=1800
-    )
+    program = build / "tests" / "sim" / "sim"
+    command = [program, "--seeds", str(SIM_SEEDS), "--first", str(first)]
+    code, output = shop.call(*command, seconds=1800)
+    counted = Outcome.read(output)
+    outcome = Outcome.of(code == 0 and counted is not None and counted.passed > 0)
+    if counted:
+        outcome.notes.append(f"{counted.passed} seeds passed, {counted.failed} failed")
+    return outcome
+
+
+def soak_simulation(shop: Workshop) -> Outcome:
+    return run_simulation(shop, first=random.randrange(1 << 48))
 
 
 def deaths(shop: Workshop) -> Outcome:
@@ -211,4 +229,5 @@ STAGES = (
     Stage("pytest-all", "full", 900, pytest_all),
     Stage("start", "full", 240, start),
     Stage("conformance", "full", 1500, conformance),
+    Stage("soak-simulation", "soak", 1800, soak_simulation),
 )
