@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import machine
 
 if TYPE_CHECKING:
-    import stages
     import workshop
 
 LEVELS = ("fast", "full", "soak")
@@ -35,7 +34,7 @@ def restart_with_newer_python() -> None:
         os.execv(path, [path, *sys.argv])
 
 
-def run(chosen: list[stages.Stage], *, endless: bool) -> workshop.Outcome:
+def run(chosen: list[workshop.Stage], *, endless: bool) -> workshop.Outcome:
     """Run the stages once, or again and again until one fails or Ctrl-C."""
     import workshop
 

@@ -134,8 +134,8 @@ def run_simulation(shop: Workshop, first: int) -> Outcome:
     """Seeds of every scenario; the outcome counts runs of the program, the notes seeds."""
     build = shop.c_build("plain")
     program = build / "tests" / "sim" / "sim"
-    command = [program, "--seeds", str(SIM_SEEDS), "--first", str(first)]
-    code, output = shop.call(*command, seconds=1800)
+    seeds = ["--seeds", str(SIM_SEEDS), "--first", str(first)]
+    code, output = shop.call(program, *seeds, seconds=1800)
     counted = Outcome.read(output)
     outcome = Outcome.of(code == 0 and counted is not None and counted.passed > 0)
     if counted:
