@@ -92,7 +92,7 @@ def _run_module(name: str, args: list[str]) -> None:
 
     sys.argv[:] = ["-m", *args]
     _fresh_main()
-    _shielded(lambda: runpy._run_module_as_main(name), "<frozen runpy>")  # type: ignore[attr-defined]
+    _shielded(lambda: runpy._run_module_as_main(name))  # type: ignore[attr-defined]
 
 
 def _run_code(code: str, args: list[str]) -> None:
@@ -116,8 +116,7 @@ def _run_path(path: str, args: list[str]) -> None:
         sys.path.insert(0, path) if sys.flags.safe_path else _set_first_path(path)
         _fresh_main()
         _shielded(
-            lambda: runpy._run_module_as_main("__main__", alter_argv=False),  # type: ignore[attr-defined]
-            "<frozen runpy>",
+            lambda: runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
         )
     else:
         _run_script(path)
@@ -161,22 +160,22 @@ def _run_script(path: str) -> None:
 
 
 def _execute(compile_it: Callable[[], CodeType], module: ModuleType) -> None:
-    _shielded(lambda: exec(compile_it(), module.__dict__), __file__)  # noqa: S102
+    _shielded(lambda: exec(compile_it(), module.__dict__))  # noqa: S102
 
 
-def _shielded(run: Callable[[], object], *own_files: str) -> None:
+def _shielded(run: Callable[[], object]) -> None:
     """Run the program; its uncaught exception is reported as if we were not there."""
     try:
         run()
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - all are reported, as at top level
-        _report(error, {__file__, *own_files})
+        _report(error)
 
 
-def _report(error: BaseException, own_files: set[str]) -> NoReturn:
+def _report(error: BaseException) -> NoReturn:
     traceback = error.__traceback__
-    while traceback is not None and _filename(traceback) in own_files:
+    while traceback is not None and _filename(traceback) == __file__:
         traceback = traceback.tb_next
     error = error.with_traceback(traceback)
     # What the interpreter leaves for a debugger.

@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: MIT
 """What all the Python tests share: options, the two packages, and the leak check."""
 
+import contextlib
 import importlib
 import os
+import sys
+import time
+from pathlib import Path
 
 import pytest
+
+# Children that do not fork import their code by name: it is in children.py.
+sys.path.insert(0, str(Path(__file__).parent))
+
+START_METHODS = ["fork", "spawn", "forkserver"]
 
 
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="run tests marked slow")
-    parser.addoption("--run-stress", action="store_true", help="run tests marked stress")
+    parser.addoption(
+        "--run-stress", action="store_true", help="run tests marked stress"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
@@ -26,6 +37,50 @@ def pytest_collection_modifyitems(config, items):
 def mp(request):
     """Both packages in turn: the same test holds for the standard library."""
     return importlib.import_module(request.param)
+
+
+@pytest.fixture(params=START_METHODS)
+def ctx(request):
+    """Sidestep's context of each start method."""
+    return importlib.import_module("sidestep").get_context(request.param)
+
+
+@pytest.fixture(params=START_METHODS)
+def mp_ctx(mp, request):
+    """The context of each start method, of both packages."""
+    return mp.get_context(request.param)
+
+
+@pytest.fixture
+def start():
+    """Start a process; those that are left at the end are killed."""
+    started = []
+
+    def start_one(ctx, target, *args, **kwargs):
+        process = ctx.Process(target=target, args=args, **kwargs)
+        process.start()
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in started:
+        with contextlib.suppress(ValueError):
+            process.kill()
+            process.join()
+
+
+@pytest.fixture
+def eventually():
+    """Wait for a state: returns the first true value, or fails after 20 seconds."""
+
+    def wait_for(condition):
+        deadline = time.monotonic() + 20
+        while not (value := condition()):
+            assert time.monotonic() < deadline, "it did not come to that"
+            time.sleep(0.001)
+        return value
+
+    return wait_for
 
 
 @pytest.fixture
