@@ -117,7 +117,16 @@ ssti_bell_ring_locked(struct ssti_bell *bell)
 bool
 ssti_bell_is_mine(const struct ssti_bell *bell)
 {
-    return bell->fd >= 0 && bell->owner == ssti_proc_self(bell->arena);
+    return ssti_load_acq(&bell->fd) >= 0 && bell->owner == ssti_proc_self(bell->arena);
+}
+
+void
+ssti_bell_disown(struct ssti_bell *bell)
+{
+    if (ssti_bell_is_there(bell) && !ssti_bell_is_mine(bell)) {
+        ssti_os_close(ssti_load_rlx(&bell->fd));
+        ssti_store_rel(&bell->fd, -1);
+    }
 }
 
 void
@@ -129,7 +138,7 @@ ssti_bell_settle_locked(struct ssti_bell *bell)
         return; /* not rung since the last time: nothing to read */
     }
     ssti_store_rel(bell->armed, armed | 1U << bell->index);
-    ssti_os_bell_drain(bell->fd);
+    ssti_os_bell_drain(ssti_load_rlx(&bell->fd));
 }
 
 int
@@ -155,7 +164,7 @@ int
 ssti_bell_enter_locked(struct ssti_bell *bell, const struct ssti_bell_opening *opening,
                        bool rung)
 {
-    if (bell->fd >= 0) {
+    if (ssti_bell_is_there(bell)) {
         return 0; /* another thread was faster */
     }
     for (uint32_t i = 0; i < SSTI_QUEUE_BELLS; i++) {
@@ -181,7 +190,7 @@ ssti_bell_enter_locked(struct ssti_bell *bell, const struct ssti_bell_opening *o
         SST_CRASHPOINT(bell_entered);
         bell->index = i;
         bell->owner = opening->owner;
-        bell->fd = opening->fd;
+        ssti_store_rel(&bell->fd, opening->fd);
         if (!rung) {
             ssti_store_rel(bell->armed, armed | 1U << i);
         }
@@ -194,11 +203,13 @@ int
 ssti_bell_opened(struct ssti_bell *bell, struct ssti_bell_opening *opening, int rc,
                  struct sst_error *err)
 {
-    if (bell->fd != opening->fd) {
+    const int fd = ssti_load_acq(&bell->fd);
+
+    if (fd != opening->fd) {
         ssti_os_close(opening->fd);
     }
     if (rc == 0) {
-        return bell->fd;
+        return fd;
     }
     if (rc == SST_ELIMIT) {
         return ssti_error_set(err, rc, "%d processes poll this queue's descriptor already",
@@ -217,8 +228,9 @@ ssti_bell_leave_locked(struct ssti_bell *bell)
 void
 ssti_bell_fini(struct ssti_bell *bell)
 {
-    if (bell->fd >= 0) {
-        bell->fd = ssti_os_close(bell->fd);
+    if (ssti_bell_is_there(bell)) {
+        ssti_os_close(ssti_load_rlx(&bell->fd));
+        ssti_store_rel(&bell->fd, -1);
     }
     if (bell->ringer >= 0) {
         bell->ringer = ssti_os_close(bell->ringer);

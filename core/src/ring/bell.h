@@ -19,7 +19,7 @@ struct ssti_bell {
     _Atomic uint32_t *armed;      /* bit i: list[i] wants to be rung */
     uint64_t owner;  /* ssti_proc_self() of who made `fd`; another's in a forked child */
     uint32_t index;  /* of its entry */
-    int fd;          /* the bell; -1 = nobody asked */
+    _Atomic int fd;  /* the bell; -1 = nobody asked. Written under the leaf, last */
     int ringer;      /* what others' bells are rung with; -1 = none yet. Guarded by the leaf */
 };
 
@@ -42,6 +42,14 @@ void ssti_bell_settle_locked(struct ssti_bell *bell);
 
 /* Does this process, not its parent, have a bell here? */
 bool ssti_bell_is_mine(const struct ssti_bell *bell);
+/* Does the view have any, perhaps the parent's? */
+static inline bool
+ssti_bell_is_there(const struct ssti_bell *bell)
+{
+    return ssti_load_rlx(&bell->fd) >= 0;
+}
+/* Close the parent's. */
+void ssti_bell_disown(struct ssti_bell *bell);
 
 /* Make the socket, and find out which entries belong to the dead: without the leaf. Then, with it,
  * enter the list, wanting to be rung; SST_ELIMIT when it is full. `rung` says that there is

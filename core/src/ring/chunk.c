@@ -115,8 +115,9 @@ ssti_chunk_format(struct sst_chunk_shm *chunk, uint32_t size)
     ssti_store_rlx(&chunk->magic, MAGIC);
 }
 
-uint32_t
-ssti_chunk_next_size(const struct ssti_ring *ring)
+/* Bytes, header included, that the next chunk should have. */
+static uint32_t
+next_size(const struct ssti_ring *ring)
 {
     const uint64_t now = ring->put != NULL ? ring->put_size + sizeof *ring->put : 0;
 
@@ -303,6 +304,7 @@ ssti_chunk_link(struct ssti_ring *ring, struct ssti_parcel *parcel)
         intent.entry = ssti_held_offset(ring->arena, parcel->chunk_held);
     }
     else {
+        parcel->chunk_size = next_size(ring);
         return SSTI_RING_CHUNK;
     }
 

@@ -57,10 +57,8 @@ int ssti_chunk_refresh(struct ssti_ring *ring);
 
 /* Write the header of a chunk nobody else knows yet. */
 void ssti_chunk_format(struct sst_chunk_shm *chunk, uint32_t size);
-/* Bytes, header included, that the next chunk should have. */
-uint32_t ssti_chunk_next_size(const struct ssti_ring *ring);
 
-/* Append the spare, if records of `length` fit, or the parcel's chunk. 0, SSTI_RING_CHUNK
+/* Append the spare, if the parcel's record fits, or the chunk it brings. 0, SSTI_RING_CHUNK
  * when there is neither, SST_ECORRUPT. */
 int ssti_chunk_link(struct ssti_ring *ring, struct ssti_parcel *parcel);
 /* The first chunk is drained and another follows. */

@@ -310,7 +310,7 @@ take_locked(struct sst_queue *queue, struct ssti_receipt *receipt)
 void
 ssti_queue_settle_bell_locked(struct sst_queue *queue)
 {
-    if (__builtin_expect(queue->bell.fd >= 0, 0) && ssti_bell_is_mine(&queue->bell)) {
+    if (__builtin_expect(ssti_bell_is_there(&queue->bell), 0) && ssti_bell_is_mine(&queue->bell)) {
         ssti_bell_settle_locked(&queue->bell);
     }
 }
@@ -409,7 +409,7 @@ sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages, uint32
         }
     }
     if (!looks_ready(queue) && !spin_for_message(queue, deadline_ns) &&
-        deadline_ns == SST_NOW && queue->bell.fd < 0) {
+        deadline_ns == SST_NOW && !ssti_bell_is_there(&queue->bell)) {
         return SST_ETIMEDOUT;
     }
 
@@ -454,7 +454,7 @@ sst_queue_poll(struct sst_queue *queue, int64_t deadline_ns)
             return 1;
         }
     }
-    else if (deadline_ns == SST_NOW && queue->bell.fd < 0) {
+    else if (deadline_ns == SST_NOW && !ssti_bell_is_there(&queue->bell)) {
         return 0;
     }
 

@@ -180,11 +180,9 @@ sst_queue_fd(struct sst_queue *queue, struct sst_error *err)
     int rc;
 
     if (ssti_bell_is_mine(&queue->bell)) {
-        return queue->bell.fd;
+        return ssti_load_acq(&queue->bell.fd);
     }
-    if (queue->bell.fd >= 0) {
-        queue->bell.fd = ssti_os_close(queue->bell.fd); /* our parent's */
-    }
+    ssti_bell_disown(&queue->bell);
     rc = ssti_bell_prepare(&queue->bell, &opening, err);
     if (rc != 0) {
         return rc;

@@ -161,6 +161,7 @@ make_extent(struct ssti_ring *ring, struct ssti_parcel *parcel)
         return SST_ENOMEM;
     }
     copy_slices_in(data, parcel->slices, parcel->count);
+    ssti_arena_unmap_large(ring->arena, extent);
     SST_CRASHPOINT(ring_extent_written);
     ssti_held_tie(ring->arena, parcel->extent_held, ring->object);
     parcel->extent = extent;
@@ -223,7 +224,7 @@ ssti_parcel_fini(struct ssti_ring *ring, struct ssti_parcel *parcel)
 int
 ssti_ring_make_chunk(struct ssti_ring *ring, struct ssti_parcel *parcel)
 {
-    const uint32_t size = ssti_chunk_next_size(ring);
+    const uint32_t size = parcel->chunk_size;
     uint64_t offset;
     int rc = ssti_extent_create(ring->arena, size, &parcel->chunk_held, &offset, NULL);
 

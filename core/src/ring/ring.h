@@ -64,6 +64,7 @@ struct ssti_parcel {
     uint64_t size;        /* of the payload */
     uint64_t extent;      /* the payload was written there; 0 = it goes inline */
     uint64_t chunk;       /* made for the ring to link; 0 = none */
+    uint32_t chunk_size;  /* that it should have, set with SSTI_RING_CHUNK */
     uint32_t extent_held; /* the entries that hold these two */
     uint32_t chunk_held;
     uint32_t at; /* where the record goes, decided by ssti_ring_fit_locked: */

@@ -65,18 +65,24 @@ intended(struct ssti_takers *takers)
     ssti_store_rel(&takers->shm->intent, TAKERS_NONE);
 }
 
-/* The table, NULL while there is none. It is never replaced, only made. */
+/* The table in this process's mapping, NULL while there is none. It is never replaced, only
+ * made. */
+static struct sst_taker_shm *
+map_table(const struct ssti_takers *takers)
+{
+    const uint64_t offset = ssti_load_acq(&takers->shm->takers);
+
+    return offset != 0 ? ssti_arena_ptr(takers->view->arena, offset,
+                                        SSTI_QUEUE_TAKERS * sizeof(struct sst_taker_shm))
+                       : NULL;
+}
+
+/* The same under the leaf: not NULL after a successful prepare. */
 static struct sst_taker_shm *
 table_of(struct ssti_takers *takers)
 {
     if (takers->table == NULL) {
-        const uint64_t offset = ssti_load_acq(&takers->shm->takers);
-
-        if (offset != 0) {
-            takers->table =
-                ssti_arena_ptr(takers->view->arena, offset,
-                               SSTI_QUEUE_TAKERS * sizeof(struct sst_taker_shm));
-        }
+        takers->table = map_table(takers);
     }
     return takers->table;
 }
@@ -91,8 +97,11 @@ ssti_takers_prepare(struct ssti_takers *takers)
     uint32_t held;
     int rc;
 
-    if (table_of(takers) != NULL) {
+    if (map_table(takers) != NULL) {
         return 0;
+    }
+    if (ssti_load_acq(&takers->shm->takers) != 0) {
+        return SST_ENOMEM; /* it is there and cannot be mapped */
     }
     rc = ssti_extent_create_zeroed(arena, size, &held, &offset, NULL);
     if (rc != 0) {
@@ -128,7 +137,7 @@ ssti_takers_prepare(struct ssti_takers *takers)
     else {
         ssti_extent_drop(arena, held);
     }
-    return table_of(takers) != NULL ? 0 : SST_ENOMEM;
+    return map_table(takers) != NULL ? 0 : SST_ENOMEM;
 }
 
 /* This process's entry; with `add` a new one if it has none. Else entry 0. */
@@ -219,7 +228,7 @@ ssti_takers_find_dead(struct ssti_takers *takers, struct ssti_takers_dead *dead)
 {
     struct sst_arena *const arena = takers->view->arena;
     const uint64_t self = ssti_proc_self(arena);
-    struct sst_taker_shm *const table = table_of(takers);
+    struct sst_taker_shm *const table = map_table(takers);
     uint64_t busy = 0;
 
     *dead = (struct ssti_takers_dead){0};

@@ -17,8 +17,8 @@ struct ssti_takers {
     struct ssti_view *view;
     struct ssti_ring *ring;
     struct sst_queue_shm *shm;
-    struct sst_taker_shm *table; /* of this process's mapping; NULL until looked up */
-    uint32_t index;              /* where this process was found last; a guess */
+    struct sst_taker_shm *table; /* NULL until looked up; guarded by the leaf, */
+    uint32_t index;              /* as is where this process was found last */
 };
 
 /* Put, and not yet done. */

@@ -140,13 +140,16 @@ _Static_assert(sizeof(struct sst_queue_shm) == 480, "queue layout");
 struct sst_pipe_end_shm {
     _Atomic uint64_t slot;        /* offset of the end's own slot, whose holders are the end's; const */
     _Atomic uint32_t generation;  /* of that slot; const */
-    _Atomic uint32_t bell;        /* enum ssti_pipe_bell */
+    _Atomic uint32_t rung;        /* there is a byte in the end's socket */
     _Atomic uint32_t recv_asleep; /* in poll() for a message; too high after deaths */
     _Atomic uint32_t send_asleep; /* in poll() for room; too high after deaths */
-    _Atomic uint32_t armed;       /* somebody polls the descriptor by himself */
-    _Atomic uint32_t reserved;
 };
-_Static_assert(sizeof(struct sst_pipe_end_shm) == 32, "pipe end layout");
+_Static_assert(sizeof(struct sst_pipe_end_shm) == 24, "pipe end layout");
+
+enum ssti_pipe_role {
+    SSTI_PIPE_RINGS = 1,
+    SSTI_PIPE_HOLD = 2,
+};
 
 struct sst_pipe_shm {
     _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
@@ -157,7 +160,7 @@ struct sst_pipe_shm {
     struct sst_pipe_end_shm end[2];
     _Atomic uint64_t offset; /* of this slot; const */
 };
-_Static_assert(sizeof(struct sst_pipe_shm) == 424, "pipe layout");
+_Static_assert(sizeof(struct sst_pipe_shm) == 408, "pipe layout");
 
 /* The slot that stands for one end: as long as it is held somebody has the end open. */
 struct sst_pipe_hold_shm {
