@@ -57,6 +57,12 @@ ssti_life_start(void *memory)
     return rc;
 }
 
+bool
+ssti_life_is_ours(void *memory)
+{
+    return find_word(memory, ssti_self()->tid) >= 0;
+}
+
 void
 ssti_life_stop(void *memory)
 {

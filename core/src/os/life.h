@@ -7,6 +7,7 @@
  * is set, when the thread ends for whatever reason, exec included. It is the word inside a
  * robust pthread mutex, because the list of robust locks of a thread belongs to libc. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -17,6 +18,9 @@ enum {
  * dead process. Returns the offset of the word in it, or SST_ENOSYS when the
  * libc hides its word. */
 int ssti_life_start(void *memory);
+
+/* Did the calling thread take it? */
+bool ssti_life_is_ours(void *memory);
 
 /* Give it back, on the thread that took it: the word is 0 then. */
 void ssti_life_stop(void *memory);
