@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +31,11 @@ class AliasFinder:
         self.alias = alias
         self.target = target
 
+    def _real_spec(self, fullname: str) -> ModuleSpec | None:
+        from importlib.util import find_spec  # slow to import
+
+        return find_spec(self._real_name(fullname))
+
     def _real_name(self, fullname: str) -> str:
         return self.target + fullname[len(self.alias) :]
 
@@ -44,10 +48,10 @@ class AliasFinder:
         """Return a spec for the alias or a submodule of it, None for the rest."""
         if fullname != self.alias and not fullname.startswith(self.alias + "."):
             return None
-        real = find_spec(self._real_name(fullname))
+        real = self._real_spec(fullname)
         if real is None:
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        spec = ModuleSpec(fullname, self, origin=real.origin)
+        spec = ModuleSpec(fullname, self, origin=real.origin)  # type: ignore[arg-type]
         spec.submodule_search_locations = real.submodule_search_locations
         return spec
 
@@ -65,7 +69,7 @@ class AliasFinder:
 
     def get_code(self, fullname: str) -> object:
         """Return the real module's code: ``-m multiprocessing.x`` asks for it."""
-        spec = find_spec(self._real_name(fullname))
+        spec = self._real_spec(fullname)
         assert spec is not None
         assert spec.loader is not None
         return spec.loader.get_code(spec.name)  # type: ignore[attr-defined]
@@ -75,7 +79,7 @@ def install(alias: str = "multiprocessing", target: str = _HERE) -> None:
     """Answer ``alias`` and its submodules with ``target`` from now on."""
     if is_installed(alias):
         return
-    sys.meta_path.insert(0, AliasFinder(alias, target))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, AliasFinder(alias, target))
     if alias == _HERE:  # the fallback: our own few modules are running now
         return
     for name in [n for n in sys.modules if n == alias or n.startswith(alias + ".")]:

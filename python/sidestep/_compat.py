@@ -84,11 +84,13 @@ def fork_exec(path: str | bytes, args: list[Any], passfds: tuple[int, ...]) -> i
     import subprocess
 
     errpipe_read, errpipe_write = os.pipe()
+    # Its arguments differ from version to version.
+    fork_exec: Any = _posixsubprocess.fork_exec
     tail: tuple[Any, ...] = (False, False, -1, None, None, None, -1, None)
     if sys.version_info < (3, 14):
-        tail += (subprocess._USE_VFORK,)  # type: ignore[attr-defined]
+        tail += (subprocess._USE_VFORK,)
     try:
-        pid: int = _posixsubprocess.fork_exec(
+        pid: int = fork_exec(
             args,
             [os.fsencode(path)],
             True,  # noqa: FBT003 - close_fds

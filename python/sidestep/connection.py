@@ -495,7 +495,7 @@ def reduce_connection(conn: Connection) -> tuple[Any, ...]:
     if not handle:
         df = reduction.DupFd(conn.fileno())
         return rebuild_connection, (df, conn.readable, conn.writable)
-    popen = context.get_spawning_popen()
+    popen: Any = context.get_spawning_popen()
     if popen is not None:
         popen.hold(handle)
         return rebuild_pipe, (handle, end, popen.DupFd(popen.duplicate_for_child(fd)))

@@ -169,7 +169,7 @@ class BaseManager:
 class _TypedProxy(BaseProxy):
     """A proxy that can be written with the type of its items."""
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 class AcquirerProxy(BaseProxy):

@@ -167,7 +167,7 @@ class ApplyResult:
         self._success, self._value = False, error
         self._finish()
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 AsyncResult = ApplyResult

@@ -121,7 +121,7 @@ class _Base(_core.Queue):
     def __setstate__(self, state: Any) -> None:
         self._attach(state)
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 class Queue(_Base):

@@ -84,7 +84,8 @@ def dump(obj: Any, file: Any, protocol: int | None = None) -> None:
 
 def _dumps(obj: Any) -> memoryview:
     # Looked up at each call: the context's reducer may be replaced.
-    return context.reduction.ForkingPickler.dumps(obj)
+    data: memoryview = context.reduction.ForkingPickler.dumps(obj)
+    return data
 
 
 def _loads(data: Any) -> Any:
@@ -166,7 +167,7 @@ def recv_handle(conn: Any) -> int:
 
 def DupFd(fd: int) -> Any:
     """Return a picklable for a descriptor; its ``detach()`` gives one over there."""
-    popen = context.get_spawning_popen()
+    popen: Any = context.get_spawning_popen()
     if popen is not None:
         return popen.DupFd(popen.duplicate_for_child(fd))
     from . import resource_sharer

@@ -52,6 +52,7 @@ class DupPipe:
 
     def __init__(self, conn: Connection) -> None:
         handle, end, fd = conn._parts()
+        assert handle is not None, "not an end of a pipe"
         held = type(conn).from_parts(handle, end, os.dup(fd))
 
         def send(taker: Connection, pid: int) -> None:
@@ -157,7 +158,7 @@ class _ResourceSharer:
                     return
             except Exception:  # noqa: BLE001 - one bad taker must not stop the others
                 if not util.is_exiting():
-                    sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+                    sys.excepthook(*sys.exc_info())
 
     def _serve_one(self) -> bool:
         listener = self._listener

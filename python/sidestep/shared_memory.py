@@ -42,4 +42,4 @@ class ShareableList:
     def __init__(self, sequence: Any = None, *, name: str | None = None) -> None:
         _later("ShareableList")
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)

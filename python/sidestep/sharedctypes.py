@@ -105,7 +105,9 @@ class _Plain:
         self._length_ = length
         self._wrapper = wrapper
         # A wide character is a number here; memoryview knows no such format.
-        self._view = wrapper.create_memoryview().cast("I" if code == "u" else code)
+        self._view: memoryview[Any] = wrapper.create_memoryview().cast(
+            "I" if code == "u" else code  # type: ignore[call-overload]
+        )
 
     @classmethod
     def create(cls, code: str, length: int) -> Any:
@@ -279,7 +281,7 @@ def reduce_ctype(obj: Any) -> tuple[Any, ...]:
     ctypes = _ctypes()
     assert ctypes is not None
     if isinstance(obj, ctypes.Array):
-        return rebuild_ctype, (obj._type_, obj._wrapper, obj._length_)  # type: ignore[attr-defined]
+        return rebuild_ctype, (obj._type_, obj._wrapper, obj._length_)
     return rebuild_ctype, (type(obj), obj._wrapper, None)
 
 

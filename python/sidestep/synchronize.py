@@ -65,12 +65,12 @@ class SemLock(_core.SemLock):
         # Third parties, and Condition, reach for the stdlib's inner object.
         return self
 
-    def __getstate__(self) -> tuple[bytes, int, int, dict[str, Any]]:
-        return _hold(self), self.kind, self.maxvalue, self.__dict__
+    def __getstate__(self) -> tuple[bytes, dict[str, Any]]:
+        return _hold(self), self.__dict__
 
-    def __setstate__(self, state: tuple[bytes, int, int, dict[str, Any]]) -> None:
-        handle, kind, maxvalue, attributes = state
-        self._attach(handle, kind, maxvalue)
+    def __setstate__(self, state: tuple[bytes, dict[str, Any]]) -> None:
+        handle, attributes = state
+        self._attach(handle)
         self.__dict__.update(attributes)
 
     def _value_or_unknown(self) -> int | str:

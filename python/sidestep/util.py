@@ -432,7 +432,7 @@ def spawnv_passfds(path: str | bytes, args: list[Any], passfds: Iterable[int]) -
 
 def _cleanup_tests() -> None:
     """Release what CPython's own test suite checks for after its last test."""
-    from test import support
+    from test import support  # type: ignore[import-not-found]
 
     from . import forkserver, resource_tracker
 
