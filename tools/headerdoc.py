@@ -135,7 +135,7 @@ def prose(text: str, indent: str = "") -> list[str]:
         if not paragraph.strip():
             continue
         if re.search(r"^ +\S", paragraph, re.MULTILINE):
-            lines += [indent + "::", ""]
+            lines += [indent + ".. code-block:: text", ""]
             lines += [
                 (indent + "   " + line).rstrip() for line in paragraph.splitlines()
             ]
@@ -164,14 +164,19 @@ def remark(declaration: str) -> str:
     return f"`{name.group(1)}`: {words.group(1).strip()}" if name and words else ""
 
 
-def render_type(declaration: str) -> list[str]:
+def render_type(declaration: str, functions: set[str]) -> list[str]:
     """A struct, an enum or a typedef: a target to link to, and its text."""
     tag = re.match(r"(struct|enum) (\w+)", declaration)
     text = ["   " + line if line else "" for line in declaration.splitlines()]
     if tag and re.fullmatch(r"struct \w+;", declaration):
         return [f".. c:struct:: {tag.group(2)}", "", "   Opaque.", ""]
     if tag:
-        head = [f".. c:{tag.group(1)}:: {tag.group(2)}", "", "   .. code-block:: c", ""]
+        head = [f".. c:{tag.group(1)}:: {tag.group(2)}"]
+        if (
+            tag.group(2) in functions
+        ):  # the language keeps the two apart, Sphinx does not
+            head.append("   :no-index:")
+        head += ["", "   .. code-block:: c", ""]
         return [*head, *["   " + line if line else "" for line in text], ""]
     name = re.match(r"typedef [^(]*\(\*(\w+)\)", declaration)
     head = [f".. c:type:: {name.group(1)}", ""] if name else []
@@ -180,22 +185,16 @@ def render_type(declaration: str) -> list[str]:
     return [*head, indent + ".. code-block:: c", "", *code, ""]
 
 
-def render_entry(entry: Entry) -> list[str]:
+def render_entry(entry: Entry, names: set[str]) -> list[str]:
     declared = [item for item in entry.declarations if is_function(item)]
     functions = [signature(item) for item in declared]
     remarks = [text for text in map(remark, declared) if text]
     others = [item for item in entry.declarations if not is_function(item)]
     lines: list[str] = []
-    if others:
-        if not functions:
-            lines += prose(entry.text)
-        lines += [".. code-block:: c", ""]
-        lines += [
-            "   " + line if line else ""
-            for item in others
-            for line in item.splitlines()
-        ]
-        lines.append("")
+    if others and not functions:
+        lines += prose(entry.text)
+    for item in others:
+        lines += render_type(item, names)
     if functions:
         lines.append(".. c:function:: " + functions[0])
         lines += ["                " + item for item in functions[1:]]
@@ -210,6 +209,9 @@ def render_entry(entry: Entry) -> list[str]:
 
 def render(manual: Manual) -> str:
     """The whole page."""
+    entries = [entry for section in manual.sections for entry in section.entries]
+    declared = "".join(text for entry in entries for text in entry.declarations)
+    names = set(re.findall(r"\b(sst_\w+)\(", declared))
     lines = [
         ".. Made from sidestep.h by tools/headerdoc.py; change the header instead.",
         "",
@@ -231,7 +233,7 @@ def render(manual: Manual) -> str:
                 ]
             lines.append("")
         for entry in section.entries:
-            lines += render_entry(entry)
+            lines += render_entry(entry, names)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -10,9 +10,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "tests" / "conformance"))
 
+import run as conformance  # noqa: E402
+
 import headerdoc  # noqa: E402
 import machine  # noqa: E402
-import run as conformance  # noqa: E402
 import symbols  # noqa: E402
 import workshop  # noqa: E402
 
