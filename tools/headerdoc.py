@@ -170,13 +170,8 @@ def render_type(declaration: str, functions: set[str]) -> list[str]:
     text = ["   " + line if line else "" for line in declaration.splitlines()]
     if tag and re.fullmatch(r"struct \w+;", declaration):
         return [f".. c:struct:: {tag.group(2)}", "", "   Opaque.", ""]
-    if tag:
-        head = [f".. c:{tag.group(1)}:: {tag.group(2)}"]
-        if (
-            tag.group(2) in functions
-        ):  # the language keeps the two apart, Sphinx does not
-            head.append("   :no-index:")
-        head += ["", "   .. code-block:: c", ""]
+    if tag and tag.group(2) not in functions:  # C keeps the two apart, Sphinx does not
+        head = [f".. c:{tag.group(1)}:: {tag.group(2)}", "", "   .. code-block:: c", ""]
         return [*head, *["   " + line if line else "" for line in text], ""]
     name = re.match(r"typedef [^(]*\(\*(\w+)\)", declaration)
     head = [f".. c:type:: {name.group(1)}", ""] if name else []
