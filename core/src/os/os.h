@@ -45,6 +45,8 @@ int ssti_os_fork(void);
 /* A child of the *caller's parent*, without at-fork handlers; only for a process with one
  * thread. 0 in the child, its pid in the caller, SST_EINVAL, SST_EPERM where refused. */
 int ssti_os_clone_sibling(void);
+/* For tests: answer SST_EPERM, as a sandbox would. */
+void ssti_os_refuse_siblings(bool refuse);
 
 int ssti_os_pid(void);
 int ssti_os_parent_pid(void);

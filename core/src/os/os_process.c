@@ -326,6 +326,14 @@ raw_clone(unsigned long flags, int *child_tid)
 }
 #endif
 
+static bool sibling_refused; /* by a test */
+
+void
+ssti_os_refuse_siblings(bool refuse)
+{
+    sibling_refused = refuse;
+}
+
 int
 ssti_os_clone_sibling(void)
 {
@@ -333,6 +341,9 @@ ssti_os_clone_sibling(void)
     size_t size = 0;
     int *tid = NULL;
 
+    if (sibling_refused) {
+        return SST_EPERM;
+    }
     /* Where libc keeps the thread's id, and its list of robust mutexes. */
     if (prctl(PR_GET_TID_ADDRESS, &tid) != 0 || tid == NULL ||
         syscall(SYS_get_robust_list, 0, &head, &size) != 0) {

@@ -67,7 +67,13 @@ sst_process_new(struct sst_arena *arena, const struct sst_process_options *optio
     process->owner_pid = ssti_os_pid();
     process->pidfd = -1;
     process->die_with_parent = chosen->die_with_parent != 0;
-    process->packets = chosen->packets != 0;
+    if (chosen->packets != 0) {
+        rc = ssti_zygote_remember_identity(process);
+    }
+    if (rc < 0) {
+        (void)sst_process_close(process);
+        return ssti_error_set(err, rc, "cannot tell who we are");
+    }
     *out = process;
     return 0;
 }
@@ -236,9 +242,6 @@ sst_process_spawn(struct sst_process *process, const struct sst_program *program
         return ssti_error_set(err, SST_EINVAL, "too many descriptors");
     }
     rc = reserve(process);
-    if (rc == 0 && process->packets) {
-        rc = ssti_zygote_remember_identity(process);
-    }
     if (rc < 0) {
         return ssti_error_set(err, rc, "no place for another process in the arena");
     }

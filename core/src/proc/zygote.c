@@ -189,6 +189,9 @@ sst_zygote_start(struct sst_process *zygote, struct sst_process *process,
     if (rc < 0) {
         return rc;
     }
+    if (zygote->owner_pid != ssti_os_pid()) {
+        return ssti_error_set(err, SST_ESRCH, "the zygote belongs to our parent");
+    }
     if (fd_count > SST_JOB_FDS_MAX) {
         return ssti_error_set(err, SST_EINVAL, "too many fds");
     }

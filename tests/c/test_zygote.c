@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Children by a zygote: whose they are, what they get, and who may die. The zygote here is a
+ * forked child that runs the loop; the Python side makes it a program of its own. */
+
+#include "runner.h"
+
+#include <fcntl.h>
+#include <sidestep/sidestep.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "os/os.h"
+
+enum {
+    MS = 1000000,
+    MANY = 100,
+    CODE_PARENT_IS_OWNER = 100,
+    CODE_PARENT_IS_OTHER = 101,
+};
+
+/* What the tests ask a child to do: one byte down its tether. */
+enum order {
+    ORDER_EXIT_3 = 'e',
+    ORDER_SLEEP = 's',
+    ORDER_TELL_PARENT = 'p',
+    ORDER_WRITE_TO_FD = 'w',
+    ORDER_KILL_SELF = 'k',
+};
+
+static int
+obey(const struct sst_zygote_job *job)
+{
+    char order;
+
+    if (read(job->tether, &order, 1) != 1) {
+        return 1;
+    }
+    switch (order) {
+    case ORDER_EXIT_3:
+        return 3;
+    case ORDER_TELL_PARENT:
+        return getppid() == job->parent_pid ? CODE_PARENT_IS_OWNER
+                                            : CODE_PARENT_IS_OTHER;
+    case ORDER_WRITE_TO_FD:
+        return job->fd_count == 1 && write(job->fds[0], "x", 1) == 1 ? 0 : 2;
+    case ORDER_KILL_SELF:
+        (void)raise(SIGKILL);
+        return 1;
+    default:
+        for (;;) {
+            (void)pause();
+        }
+    }
+}
+
+static void
+serve(struct sst_arena *arena, int tether)
+{
+    struct sst_zygote *zygote = NULL;
+    struct sst_zygote_job job;
+    int rc = sst_zygote_open(arena, tether, &zygote, NULL);
+
+    while (rc == 0) {
+        rc = sst_zygote_next(zygote, &job, SST_FOREVER);
+        if (rc == 0) {
+            rc = sst_zygote_make(&zygote, &job);
+        }
+    }
+    if (rc == SST_CHILD) {
+        sst_process_exit(arena, obey(&job));
+    }
+    _exit(rc == SST_EOF ? 0 : 1);
+}
+
+static struct sst_arena *
+arena_new(void)
+{
+    struct sst_arena *arena = NULL;
+
+    check_ok(sst_arena_create(NULL, &arena, NULL));
+    return arena;
+}
+
+static struct sst_process *
+zygote_new(struct sst_arena *arena, bool siblings)
+{
+    const struct sst_process_options options = {.size_of = sizeof(options),
+                                                .die_with_parent = 1,
+                                                .packets = 1};
+    struct sst_process *process = NULL;
+
+    check_ok(sst_process_new(arena, &options, &process, NULL));
+
+    const int tether = sst_process_tether(process);
+    const int rc = sst_process_fork(process, NULL);
+
+    if (rc == SST_CHILD) {
+        ssti_os_refuse_siblings(!siblings);
+        serve(arena, tether);
+    }
+    check_ok(rc);
+    return process;
+}
+
+static struct sst_process *
+child_new(struct sst_arena *arena)
+{
+    struct sst_process *process = NULL;
+
+    check_ok(sst_process_new(arena, NULL, &process, NULL));
+    return process;
+}
+
+static void
+order(struct sst_process *process, char what)
+{
+    uint64_t sent = 0;
+
+    check_status(sst_process_send(process, &what, 1, &sent), 0);
+}
+
+static struct sst_process *
+start(struct sst_process *zygote, struct sst_arena *arena, char what)
+{
+    struct sst_process *const process = child_new(arena);
+    struct sst_error err = {0};
+
+    check_ok(sst_zygote_start(zygote, process, NULL, 0, &err));
+    order(process, what);
+    return process;
+}
+
+static void
+finish(struct sst_process *process, int expected)
+{
+    int code = -1000;
+
+    check_status(sst_process_join(process, sst_deadline_after(INT64_C(10000) * MS)), 0);
+    check_ok(sst_process_exit_code(process, &code));
+    check_int(code, ==, expected);
+    check_status(sst_process_join_gone(process,
+                                       sst_deadline_after(INT64_C(10000) * MS)),
+                 0);
+    check_ptr(sst_process_close(process), ==, NULL);
+}
+
+static void
+stop(struct sst_process *zygote)
+{
+    check_ok(sst_process_signal(zygote, SIGKILL));
+    finish(zygote, -SIGKILL);
+}
+
+TEST(its_children_are_the_owners)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+
+    finish(start(zygote, arena, ORDER_TELL_PARENT), CODE_PARENT_IS_OWNER);
+    for (int i = 0; i < MANY; i++) {
+        finish(start(zygote, arena, ORDER_EXIT_3), 3);
+    }
+    finish(start(zygote, arena, ORDER_KILL_SELF), -SIGKILL);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(its_death_harms_no_child)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+    struct sst_process *const running = child_new(arena);
+
+    check_ok(sst_zygote_start(zygote, running, NULL, 0, NULL));
+    stop(zygote);
+    check_status(sst_process_join(running, sst_deadline_after(20 * MS)), SST_ETIMEDOUT);
+    order(running, ORDER_EXIT_3);
+    finish(running, 3);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(a_dead_zygote_is_an_error_and_the_process_can_be_started_by_another)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *zygote = zygote_new(arena, true);
+    struct sst_process *const process = child_new(arena);
+    struct sst_error err = {0};
+
+    check_ok(sst_process_signal(zygote, SIGKILL));
+    check_status(sst_process_join(zygote, SST_FOREVER), 0);
+    check_status(sst_zygote_start(zygote, process, NULL, 0, &err), SST_EPIPE);
+    finish(zygote, -SIGKILL);
+
+    zygote = zygote_new(arena, true);
+    check_ok(sst_zygote_start(zygote, process, NULL, 0, NULL));
+    order(process, ORDER_EXIT_3);
+    finish(process, 3);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+/* Killed at any moment, the zygote either has made the child or has not. */
+TEST(killed_at_random_it_loses_nobody)
+{
+    struct sst_arena *const arena = arena_new();
+
+    for (int i = 0; i < MANY; i++) {
+        struct sst_process *const zygote = zygote_new(arena, true);
+        struct sst_process *const first = start(zygote, arena, ORDER_EXIT_3);
+        struct sst_process *const process = child_new(arena);
+        const pid_t pid = sst_process_pid(zygote);
+        const pid_t killer = fork();
+
+        if (killer == 0) {
+            for (int n = 0; n < i * 1000; n++) {
+                __asm__ volatile("" ::: "memory");
+            }
+            _exit(kill(pid, SIGKILL) == 0 ? 0 : 1);
+        }
+
+        const int rc = sst_zygote_start(zygote, process, NULL, 0, NULL);
+
+        test_join(killer);
+        if (rc == 0) {
+            order(process, ORDER_EXIT_3);
+            finish(process, 3);
+        }
+        else {
+            check_status(rc, SST_EPIPE);
+            check_ptr(sst_process_close(process), ==, NULL);
+        }
+        finish(first, 3);
+        finish(zygote, -SIGKILL);
+    }
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(descriptors_come_with_the_job)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+    struct sst_process *const process = child_new(arena);
+    int fds[2];
+    char byte = 0;
+
+    check_int(pipe2(fds, O_CLOEXEC), ==, 0);
+    check_ok(sst_zygote_start(zygote, process, &fds[1], 1, NULL));
+    (void)close(fds[1]);
+    order(process, ORDER_WRITE_TO_FD);
+    finish(process, 0);
+    check_int(read(fds[0], &byte, 1), ==, 1);
+    check_int(byte, ==, 'x');
+    check_int(read(fds[0], &byte, 1), ==, 0); /* the zygote has closed its copy */
+    (void)close(fds[0]);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(where_siblings_are_refused_it_is_the_parent_and_reports)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, false);
+
+    finish(start(zygote, arena, ORDER_TELL_PARENT), CODE_PARENT_IS_OTHER);
+    for (int i = 0; i < MANY; i++) {
+        finish(start(zygote, arena, ORDER_EXIT_3), 3);
+    }
+    finish(start(zygote, arena, ORDER_KILL_SELF), -SIGKILL);
+
+    struct sst_process *const sleeper = start(zygote, arena, ORDER_SLEEP);
+
+    check_status(sst_process_join(sleeper, sst_deadline_after(20 * MS)), SST_ETIMEDOUT);
+    check_ok(sst_process_signal(sleeper, SIGTERM));
+    finish(sleeper, -SIGTERM);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(many_at_a_time_where_it_is_the_parent)
+{
+    enum {
+        COUNT = 8, /* more than it can watch at once */
+    };
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, false);
+    struct sst_process *processes[COUNT];
+
+    for (int i = 0; i < COUNT; i++) {
+        processes[i] = start(zygote, arena, ORDER_SLEEP);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        check_ok(sst_process_signal(processes[i], SIGKILL));
+        finish(processes[i], -SIGKILL);
+    }
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+struct stranger {
+    struct sst_arena *arena;
+    struct sst_process *zygote;
+};
+
+static int
+start_by_stranger(void *context)
+{
+    const struct stranger *const self = context;
+    struct sst_process *const process = child_new(self->arena);
+    const int rc = sst_zygote_start(self->zygote, process, NULL, 0, NULL);
+
+    return rc == SST_ESRCH ? 0 : 1;
+}
+
+TEST(a_forked_child_cannot_use_its_parents_zygote)
+{
+    struct stranger self = {.arena = arena_new()};
+    struct sst_process *process;
+
+    self.zygote = zygote_new(self.arena, true);
+    process = child_new(self.arena);
+    check_ok(sst_process_run(process, start_by_stranger, &self, NULL));
+    finish(process, 0);
+    stop(self.zygote);
+    check_ptr(sst_arena_detach(self.arena), ==, NULL);
+}
+
+static void
+own_a_zygote(void *context)
+{
+    const int *const fds = context;
+    struct sst_arena *const arena = arena_new();
+
+    (void)close(fds[0]);
+    (void)zygote_new(arena, true);
+    check_int(write(fds[1], "x", 1), ==, 1);
+    for (;;) {
+        (void)pause();
+    }
+}
+
+TEST(it_dies_with_its_owner)
+{
+    int fds[2];
+    char byte;
+
+    check_int(pipe2(fds, O_CLOEXEC), ==, 0);
+
+    const pid_t owner = test_fork(own_a_zygote, fds);
+
+    (void)close(fds[1]);
+    check_int(read(fds[0], &byte, 1), ==, 1);
+    test_kill(owner);
+    check_int(read(fds[0], &byte, 1), ==, 0);
+    (void)close(fds[0]);
+    while (waitpid(-1, NULL, 0) > 0) {
+        /* The zygote, and the child it tried its way with, came to us. */
+    }
+}
