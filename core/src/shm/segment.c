@@ -27,10 +27,6 @@
 #include "os/self.h"
 #include "shm/view.h"
 
-/* The kinds of the layers above, registered by whoever links them all together. Weak, so that
- * this layer stands alone. */
-void ssti_kinds_register_all(void) __attribute__((weak));
-
 bool
 ssti_arena_has(const struct sst_arena *arena, uint64_t offset, uint64_t size)
 {
@@ -134,9 +130,7 @@ join(struct sst_arena *arena, uint64_t reserved, struct sst_error *err)
     uint64_t proc = reserved;
     int rc = 0;
 
-    if (ssti_kinds_register_all != NULL) {
-        ssti_kinds_register_all();
-    }
+    ssti_kinds_init();
     ssti_block_register();
     if (reserved == 0) {
         rc = ssti_proc_seat_reserve(arena, false, &proc);
