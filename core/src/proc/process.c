@@ -88,6 +88,9 @@ sst_process_close(struct sst_process *process)
         process->owner_pid == ssti_os_pid()) {
         ssti_proc_abandon(process->arena, process->gifts);
     }
+    if (process->credentials != NULL && process->owner_pid == ssti_os_pid()) {
+        ssti_zygote_farewell(process);
+    }
     process->tether = ssti_os_close(process->tether);
     process->tether_child = ssti_os_close(process->tether_child);
     process->credentials = ssti_free(process->credentials);

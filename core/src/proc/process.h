@@ -81,6 +81,8 @@ void ssti_process_fork_child(void);
 void ssti_zygote_fork_child(void);
 /* Who we are when the zygote starts. */
 int ssti_zygote_remember_identity(struct sst_process *zygote);
+/* It was never used: reap the child it tried its way with. */
+void ssti_zygote_farewell(struct sst_process *zygote);
 
 /* In a child: remember where we come from, and close our starter's own tether. */
 void ssti_origin_set(struct sst_arena *arena, uint64_t parent_seat, int parent_pid,

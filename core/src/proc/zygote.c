@@ -96,6 +96,20 @@ ssti_zygote_remember_identity(struct sst_process *zygote)
                                        : SST_ENOMEM;
 }
 
+void
+ssti_zygote_farewell(struct sst_process *zygote)
+{
+    struct ssti_zygote_hello hello = {0};
+    int code = 0;
+
+    if (zygote->way == SSTI_ZYGOTE_UNKNOWN && zygote->pid != 0 &&
+        ssti_os_receive_now(zygote->tether, &hello, sizeof(hello)) == sizeof(hello) &&
+        hello.magic == SSTI_ZYGOTE_MAGIC && hello.probe > 0) {
+        /* Not our child where that way is closed. */
+        (void)ssti_os_reap_pid(hello.probe, &code);
+    }
+}
+
 static int
 check_identity(const struct sst_process *zygote)
 {
