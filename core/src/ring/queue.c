@@ -328,10 +328,13 @@ take_run_locked(struct sst_queue *queue, struct ssti_receipt *receipt,
         *taken += 1;
         run++;
         bytes += messages[*taken - 1].size;
-        if (*taken == count || run == RUN_MAX || bytes >= RUN_BYTES_MAX) {
+        if (*taken == count) {
             break;
         }
-        ssti_receipt_next(receipt, &messages[*taken]);
+        ssti_receipt_next(receipt, &messages[*taken]); /* before the next section, too */
+        if (run == RUN_MAX || bytes >= RUN_BYTES_MAX) {
+            break;
+        }
     }
     return rc;
 }
