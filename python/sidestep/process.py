@@ -51,10 +51,13 @@ def active_children() -> list[BaseProcess]:
 
 
 def _cleanup() -> None:
-    """Forget the children that have ended."""
+    """Forget the children that have ended, and take away what is left of them."""
+    from . import _core
+
     for child in list(_children):
         if (popen := child._popen) is not None and popen.poll() is not None:
             _children.discard(child)
+    _core.process_reap()
 
 
 class BaseProcess:
