@@ -280,6 +280,13 @@ unlock(struct sst_arena *arena)
     ssti_leaf_unlock(&heap_of(arena)->leaf, 0, 0);
 }
 
+void
+ssti_heap_settle(struct sst_arena *arena)
+{
+    lock(arena);
+    unlock(arena);
+}
+
 /* ---- Changes ---- */
 
 struct change {

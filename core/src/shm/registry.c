@@ -172,7 +172,7 @@ ssti_proc_stamp(struct sst_arena *arena, uint64_t proc)
     uint32_t unborn = SSTI_PROCESS_UNBORN;
     int word;
 
-    if (seat == NULL) {
+    if (seat == NULL || ssti_load_acq(&seat->state) != SSTI_PROCESS_UNBORN) {
         return SST_ESTALE;
     }
     ssti_store_rlx(&seat->born, ssti_os_boot_ticks());
@@ -185,7 +185,12 @@ ssti_proc_stamp(struct sst_arena *arena, uint64_t proc)
         ssti_store_rel(&seat->life_word, (uint32_t)word + 1);
     }
     SST_CRASHPOINT(seat_alive);
-    return ssti_cas(&seat->state, &unborn, SSTI_PROCESS_LIVE) ? 0 : SST_ESTALE;
+    if (!ssti_cas(&seat->state, &unborn, SSTI_PROCESS_LIVE)) {
+        ssti_life_stop(seat->life);
+        ssti_life_stop(seat->life_parent);
+        return SST_ESTALE;
+    }
+    return 0;
 }
 
 void
@@ -204,6 +209,25 @@ ssti_proc_free_seat(struct sst_arena *arena, uint64_t proc)
         }
     }
     ssti_registry_unlock(arena);
+}
+
+void
+ssti_proc_give_seat(struct sst_arena *arena, uint64_t proc)
+{
+    struct sst_process_shm *seat;
+    bool is_watched = false;
+
+    ssti_registry_lock(arena);
+    seat = ssti_proc_find(arena, proc);
+    if (seat != NULL && ssti_load_acq(&seat->watched) != 0) {
+        is_watched = true;
+        ssti_store_rel(&seat->state, SSTI_PROCESS_DONE);
+        SST_CRASHPOINT(seat_kept);
+    }
+    ssti_registry_unlock(arena);
+    if (!is_watched) {
+        ssti_proc_free_seat(arena, proc);
+    }
 }
 
 /* ---- Who lives ---- */
@@ -227,18 +251,15 @@ life_word(struct sst_arena *arena, struct sst_process_shm *seat)
     return (_Atomic uint32_t *)(void *)((char *)life + offset - 1);
 }
 
-bool
-ssti_proc_alive(struct sst_arena *arena, uint64_t proc)
+/* Of whoever has the seat now. */
+static bool
+seat_is_alive(struct sst_arena *arena, struct sst_process_shm *seat)
 {
-    struct sst_process_shm *const seat = ssti_proc_find(arena, proc);
     _Atomic uint32_t *word;
     uint32_t state;
 
-    if (seat == NULL || ssti_load_acq(&seat->done) != 0) {
+    if (ssti_load_acq(&seat->done) != 0) {
         return false;
-    }
-    if (proc == arena->proc) {
-        return true;
     }
     state = ssti_load_acq(&seat->state);
     if (state != SSTI_PROCESS_LIVE && state != SSTI_PROCESS_UNBORN) {
@@ -254,6 +275,18 @@ ssti_proc_alive(struct sst_arena *arena, uint64_t proc)
     }
     ssti_proc_wake_all(seat);
     return false;
+}
+
+bool
+ssti_proc_alive(struct sst_arena *arena, uint64_t proc)
+{
+    struct sst_process_shm *const seat = ssti_proc_find(arena, proc);
+
+    if (seat == NULL || proc == arena->proc) {
+        return seat != NULL && ssti_load_acq(&seat->done) == 0;
+    }
+    /* Still the same afterwards: then what was read was about this process. */
+    return seat_is_alive(arena, seat) && ssti_proc_find(arena, proc) != NULL;
 }
 
 _Atomic uint32_t *
@@ -279,7 +312,7 @@ ssti_proc_life(struct sst_arena *arena, uint64_t proc, uint32_t *value)
         }
     }
     *value = now;
-    return word;
+    return ssti_proc_find(arena, proc) != NULL ? word : NULL;
 }
 
 int64_t

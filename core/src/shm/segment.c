@@ -163,9 +163,7 @@ get_up(struct sst_arena *arena)
     ssti_life_stop(arena->seat->life_parent);
     ssti_store_rel(&arena->seat->done, 1);
     (void)ssti_os_futex_wake(&arena->seat->done, INT32_MAX);
-    if (ssti_load_acq(&arena->seat->watched) == 0) {
-        ssti_proc_free_seat(arena, proc);
-    }
+    ssti_proc_give_seat(arena, proc);
     return true;
 }
 

@@ -519,6 +519,15 @@ ssti_slot_drop(struct sst_arena *arena, uint32_t held)
      * somebody who knows its kind. */
 }
 
+void
+ssti_slots_settle(struct sst_arena *arena)
+{
+    for (uint32_t i = 0; i < SSTI_SLOT_CLASSES; i++) {
+        lock(arena, &arena->control->classes[i]);
+        unlock(&arena->control->classes[i]);
+    }
+}
+
 uint64_t
 ssti_slots_live(struct sst_arena *arena)
 {

@@ -9,7 +9,8 @@
  * another has died already.
  *
  * A sweeper claims a dead seat under the registry's leaf. Then, in this order:
- *   1  settle the objects its entries are tied to, so that moves under way are done with
+ *   1  settle classes and heap, whose intents may be about to write one of its entries, and the
+ *      objects its entries are tied to, so that moves under way are done with
  *   2  forget where its threads waited
  *   3  tell objects it took part in
  *   4  drop its entries one by one, destroying what it held last
@@ -185,6 +186,9 @@ ssti_proc_undo_seat(struct sst_arena *arena, uint32_t index)
     const uint32_t high = entries_of(arena, index);
     bool is_all = true;
 
+    /* An intent that the dead process signed may be about to write one of its entries. */
+    ssti_slots_settle(arena);
+    ssti_heap_settle(arena);
     for (uint32_t i = 0; i < high; i++) {
         struct sst_held_shm *const entry = ssti_held_at(arena, index, i);
 
@@ -245,23 +249,14 @@ forget_watched(struct sst_arena *arena, uint64_t parent)
 }
 
 static void
-finish(struct sst_arena *arena, struct sst_process_shm *seat, uint64_t proc)
+finish(struct sst_arena *arena, uint64_t proc)
 {
     struct sst_registry_shm *const registry = &arena->control->registry;
-    bool is_watched;
 
     forget_watched(arena, proc);
-    ssti_registry_lock(arena);
-    is_watched = ssti_load_acq(&seat->watched) != 0;
-    ssti_store_rlx(&registry->swept, ssti_load_rlx(&registry->swept) + 1);
-    if (is_watched) {
-        ssti_store_rel(&seat->state, SSTI_PROCESS_DONE);
-    }
+    ssti_fetch_add(&registry->swept, 1);
     SST_CRASHPOINT(sweep_finishing);
-    ssti_registry_unlock(arena);
-    if (!is_watched) {
-        ssti_proc_free_seat(arena, proc);
-    }
+    ssti_proc_give_seat(arena, proc);
 }
 
 /* Sweep one seat if its process is dead. */
@@ -269,14 +264,20 @@ static bool
 sweep_seat(struct sst_arena *arena, uint32_t index)
 {
     struct sst_process_shm *const seat = ssti_proc_seat(arena, index);
-    const uint32_t state = seat != NULL ? ssti_load_acq(&seat->state) : 0;
     uint32_t generation;
+    uint32_t state;
     uint64_t proc;
 
+    if (seat == NULL) {
+        return false;
+    }
+    /* The generation first: if it is the same when we claim, all that is read in between is
+     * about one process. Pairs with prepare_seat(), which writes the state last. */
+    generation = ssti_load_acq(&seat->generation);
+    state = ssti_load_acq(&seat->state);
     if (state == SSTI_PROCESS_FREE || state == SSTI_PROCESS_DONE) {
         return false;
     }
-    generation = ssti_load_acq(&seat->generation);
     proc = ssti_proc_id(generation, index);
     if (proc == arena->proc || arena->beyond_us[index] == proc) {
         return false;
@@ -295,7 +296,7 @@ sweep_seat(struct sst_arena *arena, uint32_t index)
         ssti_store_rel(&seat->sweeper, 0);
         return false;
     }
-    finish(arena, seat, proc);
+    finish(arena, proc);
     ssti_proc_wake_all(seat);
     return true;
 }

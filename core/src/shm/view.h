@@ -120,11 +120,15 @@ int ssti_slot_hold_into(struct sst_arena *arena, const struct sst_handle *handle
                         uint64_t entry_offset, struct sst_error *err);
 const struct ssti_kind_ops *ssti_kind_ops(uint32_t kind);
 uint32_t ssti_kinds_known(void);
+/* Have intents of the dead redone. */
+void ssti_slots_settle(struct sst_arena *arena);
 uint64_t ssti_slots_live(struct sst_arena *arena);
 uint64_t ssti_slots_bytes(struct sst_arena *arena);
 
 /* ---- heap.c ---- */
 
+/* Have an intent of the dead redone. */
+void ssti_heap_settle(struct sst_arena *arena);
 bool ssti_extent_share(struct sst_arena *arena, const struct sst_held_shm *from,
                        uint64_t entry_offset);
 /* The extent a word names becomes free (or loses a share) and the word becomes `value`. */
@@ -157,6 +161,8 @@ char *ssti_proc_area(struct sst_arena *arena, uint32_t index);
 int ssti_proc_seat_reserve(struct sst_arena *arena, bool is_watched, uint64_t *proc);
 /* Sit down in a reserved seat. SST_ESTALE when it was swept in between. */
 int ssti_proc_stamp(struct sst_arena *arena, uint64_t proc);
+/* The member is gone and holds nothing: free its seat, or keep it for who watches. */
+void ssti_proc_give_seat(struct sst_arena *arena, uint64_t proc);
 void ssti_proc_free_seat(struct sst_arena *arena, uint64_t proc);
 /* Take and release the registry's leaf, repairing what a dead owner left. */
 void ssti_registry_lock(struct sst_arena *arena);
