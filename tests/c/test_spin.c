@@ -2,9 +2,10 @@
 
 /* The spin policy: how many looks it grants. Counts looks, not time. */
 
+#include <pthread.h>
 #include <sched.h>
 
-#include "os/self.h"
+#include "os/os.h"
 #include "runner.h"
 #include "sidestep/sidestep.h"
 #include "sync/spin.h"
@@ -75,15 +76,30 @@ TEST(a_glance_is_learned_apart)
     check_int(ssti_load_rlx(&spin.useless[1]), ==, 1);
 }
 
+static _Atomic uint32_t bed;
+
+static void *
+sleep_in_thread(void *arg)
+{
+    while (ssti_load_acq(&bed) == 0) {
+        (void)ssti_os_futex_wait(&bed, 0, SST_FOREVER); /* looks again whatever it says */
+    }
+    return arg;
+}
+
 TEST(who_woke_somebody_does_not_spin)
 {
     struct ssti_spin spin = {0};
+    pthread_t thread;
 
     need_two_cpus();
-    ssti_self()->just_woke = 1;
+    check_int(pthread_create(&thread, NULL, sleep_in_thread, NULL), ==, 0);
+    eventually(ssti_os_futex_wake(&bed, 1) == 1); /* it lies down again */
     check_int(bout(&spin, SST_FOREVER, false), ==, 0);
-    check_int(ssti_self()->just_woke, ==, 0);
     check_int(bout(&spin, SST_FOREVER, false), >, 0);
+    ssti_store_rel(&bed, 1);
+    (void)ssti_os_futex_wake(&bed, 1); /* it may be up already */
+    check_int(pthread_join(thread, NULL), ==, 0);
 }
 
 TEST(one_cpu_never_spins)

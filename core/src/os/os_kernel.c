@@ -39,11 +39,16 @@ struct probe {
     _Atomic uint32_t woken_here;  /* and is moved to this word, which the task leaves pending */
 };
 
+/* The thread sanitizer replaces clone() by one that works in the new task as if it were a
+ * thread of its own; glibc and musl have the plain one under this name as well. */
+extern int __clone(int (*run)(void *), void *stack, int flags, void *arg, ...);
+
 static struct ssti_os_kernel found;
 static const struct ssti_os_kernel *pretended;
 static pthread_once_t found_once = PTHREAD_ONCE_INIT;
 
-static int
+/* Sanitizers keep their records in the thread-local memory of the caller, too. */
+__attribute__((no_sanitize_thread, no_sanitize_address)) static int
 die_with_a_word_pending(void *arg)
 {
     struct probe *const probe = arg;
@@ -78,7 +83,7 @@ probe_deaths(void)
     if (probe == NULL || stack == NULL) {
         goto out;
     }
-    pid = clone(die_with_a_word_pending, stack + STACK_SIZE, CLONE_VM, probe);
+    pid = __clone(die_with_a_word_pending, stack + STACK_SIZE, CLONE_VM, probe);
     if (pid < 0) {
         goto out;
     }
