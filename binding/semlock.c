@@ -36,9 +36,23 @@ typedef struct {
     struct sst_semaphore *semaphore; /* the same; NULL for the others */
     int kind;
     int value_max;
-    int count;                /* acquired less released here */
+    int count;                /* acquired less released in this process */
+    unsigned long epoch;      /* of the fork that `count` belongs to */
     unsigned long last_ident; /* thread that acquired last */
 } SemLockObject;
+
+/* A forked child has acquired nothing yet. */
+static int *
+semlock_own_count(SemLockObject *self)
+{
+    const unsigned long epoch = sstpy_fork_epoch();
+
+    if (self->epoch != epoch) {
+        self->epoch = epoch;
+        self->count = 0;
+    }
+    return &self->count;
+}
 
 static int
 semlock_call_mutex(void *context, int64_t deadline_ns)
@@ -74,7 +88,7 @@ semlock_acquire_wait(SemLockObject *self, int64_t duration_ns)
     if (rc < 0) {
         return sstpy_raise(self->state, rc, NULL);
     }
-    self->count++;
+    ++*semlock_own_count(self);
     self->last_ident = sstpy_thread_ident();
     Py_RETURN_TRUE;
 }
@@ -151,7 +165,7 @@ semlock_release(PyObject *obj, PyObject *Py_UNUSED(ignored))
     if (rc < 0) {
         return semlock_release_failed(self, rc);
     }
-    self->count--;
+    --*semlock_own_count(self);
     Py_RETURN_NONE;
 }
 
@@ -194,17 +208,18 @@ semlock_value(const SemLockObject *self)
 /* How often it is taken: by this thread, or as far as this process knows by others of
  * it. */
 static long
-semlock_count_now(const SemLockObject *self)
+semlock_count_now(SemLockObject *self)
 {
     if (self->mutex == NULL) {
-        return self->count;
+        return *semlock_own_count(self);
     }
 
     const uint32_t held = sst_mutex_count(self->mutex);
     if (held > 0) {
         return held;
     }
-    return sst_mutex_is_locked(self->mutex) && self->count > 0 ? self->count : 0;
+    const int count = *semlock_own_count(self);
+    return sst_mutex_is_locked(self->mutex) && count > 0 ? count : 0;
 }
 
 PyDoc_STRVAR(semlock_count_doc, "_count($self, /)\n--\n\n"
@@ -223,7 +238,7 @@ PyDoc_STRVAR(semlock_is_mine_doc,
 static PyObject *
 semlock_is_mine(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
-    const SemLockObject *const self = (SemLockObject *)obj;
+    SemLockObject *const self = (SemLockObject *)obj;
 
     if (self->mutex != NULL && self->kind == SEMLOCK_RECURSIVE_MUTEX) {
         return PyBool_FromLong(sst_mutex_count(self->mutex) > 0);
@@ -260,7 +275,7 @@ PyDoc_STRVAR(semlock_after_fork_doc,
 static PyObject *
 semlock_after_fork(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
-    ((SemLockObject *)obj)->count = 0;
+    *semlock_own_count((SemLockObject *)obj) = 0;
     Py_RETURN_NONE;
 }
 
@@ -271,7 +286,7 @@ PyDoc_STRVAR(semlock_statistics_doc, "statistics($self, /)\n--\n\n"
 static PyObject *
 semlock_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
-    const SemLockObject *const self = (SemLockObject *)obj;
+    SemLockObject *const self = (SemLockObject *)obj;
 
     return Py_BuildValue("{s:i,s:I,s:i,s:l}", "kind", self->kind, "value",
                          semlock_value(self), "maxvalue", self->value_max, "count",

@@ -108,11 +108,16 @@ class BaseManager:
         *,
         shutdown_timeout: float = 1.0,
     ) -> None:
-        self.address = address
+        self._address = address
         self._authkey = authkey
         self._serializer = serializer
         self._ctx = ctx
         self._shutdown_timeout = shutdown_timeout
+
+    @property
+    def address(self) -> Any:
+        """Where the server listens."""
+        return self._address
 
     @classmethod
     def register(

@@ -440,6 +440,11 @@ class Pool:
         self._terminate = util.Finalize(self, self._crew.terminate, exitpriority=15)
         self._state = RUN
 
+    @staticmethod
+    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> Any:
+        """Return an unstarted worker."""
+        return ctx.Process(*args, **kwds)
+
     def _make_crew(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
     ) -> _ThreadCrew:
@@ -656,14 +661,19 @@ class ThreadPool(Pool):
     ) -> None:
         super().__init__(processes, initializer, initargs)
 
+    @staticmethod
+    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> Any:
+        """Return an unstarted worker."""
+        from .dummy import Process
+
+        return Process(*args, **kwds)
+
     def _make_crew(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
     ) -> _ThreadCrew:
-        from .dummy import Process
-
         crew = _ThreadCrew(self._cache, initializer, initargs)
         for _ in range(self._processes):
-            worker = Process(target=crew.work)
+            worker = self.Process(self._ctx, target=crew.work)
             worker.daemon = True
             self._pool.append(worker)
             worker.start()

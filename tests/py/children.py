@@ -53,11 +53,8 @@ def put_and_exit(queue, size):
 
 
 def echo_pipe(conn):
-    while True:
-        try:
-            conn.send(conn.recv())
-        except EOFError:
-            return
+    for item in iter(conn.recv, "stop"):
+        conn.send(item)
 
 
 def send_all(conn, items):

@@ -47,7 +47,7 @@ def test_between_processes(mp_ctx, start):
     for item in ITEMS:
         parent.send(item)
         assert parent.recv() == item
-    parent.close()
+    parent.send("stop")
     process.join()
     assert process.exitcode == 0
 

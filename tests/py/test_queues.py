@@ -51,7 +51,9 @@ ITEMS = [
 @pytest.mark.parametrize("kind", ["Queue", "JoinableQueue", "SimpleQueue"])
 def test_objects_come_as_they_went(mp, kind):
     queue = getattr(mp, kind)()
-    for item in ITEMS:
+    # The stdlib's SimpleQueue is a pipe: what it does not hold blocks.
+    is_pipe = mp is not sidestep and kind == "SimpleQueue"
+    for item in ITEMS[:-2] if is_pipe else ITEMS:
         queue.put(item)
         got = queue.get()
         assert got == item
