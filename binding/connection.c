@@ -393,6 +393,27 @@ connection_parts(PyObject *obj, PyObject *Py_UNUSED(ignored))
                          sst_pipe_socket(self->pipe));
 }
 
+PyDoc_STRVAR(connection_end_handle_doc,
+             "_end_handle($self, /)\n--\n\n"
+             "Names this end of the pipe itself, to be held for a child that gets it.");
+
+static PyObject *
+connection_end_handle(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    const ConnectionObject *const self = (ConnectionObject *)obj;
+    struct sst_handle handle;
+
+    if (connection_check_open(self) < 0) {
+        return NULL;
+    }
+    if (self->pipe == NULL) {
+        PyErr_SetString(PyExc_ValueError, "not an end of a pipe");
+        return NULL;
+    }
+    sst_pipe_end_handle(self->pipe, &handle);
+    return sstpy_handle_new(&handle);
+}
+
 PyDoc_STRVAR(connection_from_parts_doc,
              "from_parts($type, handle, end, fd, /)\n--\n\n"
              "The end of a pipe that another process took apart. Takes over the "
@@ -461,6 +482,7 @@ static PyMethodDef connection_methods[] = {
     {"statistics", connection_statistics, METH_NOARGS, connection_statistics_doc},
     {"_detach", connection_detach, METH_NOARGS, connection_detach_doc},
     {"_parts", connection_parts, METH_NOARGS, connection_parts_doc},
+    {"_end_handle", connection_end_handle, METH_NOARGS, connection_end_handle_doc},
     {"_pipe", CONNECTION_FASTCALL(connection_pipe), METH_FASTCALL | METH_CLASS,
      connection_pipe_doc},
     {"from_parts", CONNECTION_FASTCALL(connection_from_parts),

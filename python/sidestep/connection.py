@@ -498,6 +498,7 @@ def reduce_connection(conn: Connection) -> tuple[Any, ...]:
     popen: Any = context.get_spawning_popen()
     if popen is not None:
         popen.hold(handle)
+        popen.hold(conn._end_handle())
         return rebuild_pipe, (handle, end, popen.DupFd(popen.duplicate_for_child(fd)))
     from . import resource_sharer
 

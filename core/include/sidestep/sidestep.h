@@ -454,6 +454,9 @@ SST_API SST_MUST_CHECK int sst_pipe_create(struct sst_arena *arena, bool duplex,
 SST_API SST_MUST_CHECK int sst_pipe_attach(struct sst_arena *arena, const struct sst_handle *handle, int end, int fd_take,
                                            struct sst_pipe **out, struct sst_error *err);
 SST_API void sst_pipe_handle(const struct sst_pipe *pipe, struct sst_handle *out, int *end);
+/* Names our end itself: for sst_process_hold, beside the pipe's handle, when a child that is
+ * being started gets the end and we may close it before the child has attached. */
+SST_API void sst_pipe_end_handle(const struct sst_pipe *pipe, struct sst_handle *out);
 SST_API struct sst_pipe *sst_pipe_close(struct sst_pipe *pipe);
 SST_API int sst_pipe_socket(const struct sst_pipe *pipe); /* the descriptor, without arming it for select */
 SST_API SST_MUST_CHECK int sst_pipe_fd(struct sst_pipe *pipe); /* the descriptor, readable from now on whenever a message is there */

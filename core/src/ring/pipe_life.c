@@ -243,6 +243,19 @@ sst_pipe_handle(const struct sst_pipe *pipe, struct sst_handle *out, int *end)
     *end = (int)pipe->end;
 }
 
+void
+sst_pipe_end_handle(const struct sst_pipe *pipe, struct sst_handle *out)
+{
+    const struct sst_pipe_end_shm *const end = &pipe->shm->end[pipe->end];
+
+    *out = (struct sst_handle){
+        .arena = sst_arena_id(pipe->view.arena),
+        .offset = ssti_load_rlx(&end->slot),
+        .generation = ssti_load_rlx(&end->generation),
+        .kind = SST_KIND_PIPE,
+    };
+}
+
 struct sst_pipe *
 sst_pipe_close(struct sst_pipe *pipe)
 {
