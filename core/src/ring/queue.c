@@ -153,7 +153,7 @@ put_locked(struct sst_queue *queue, struct ssti_parcel *parcel)
 static int
 put_section(struct sst_queue *queue, struct ssti_parcel *parcel, int64_t deadline_ns)
 {
-    const struct ssti_leaf_sleep sleep = {
+    struct ssti_leaf_sleep sleep = {
         .class = SSTI_LEAF_B,
         .deadline_ns = deadline_ns,
         .count = 1,
@@ -167,6 +167,7 @@ put_section(struct sst_queue *queue, struct ssti_parcel *parcel, int64_t deadlin
             rc = slept;
             break;
         }
+        sleep.wake = ssti_queue_wake_locked(queue); /* we may be awake in another's place */
         slept = ssti_view_wait(&queue->view, &sleep, deadline_ns);
     }
     ssti_queue_unlock(queue);
@@ -345,7 +346,7 @@ take_section(struct sst_queue *queue, struct ssti_receipt *receipt,
              struct sst_message *messages, uint32_t count, uint32_t *taken,
              int64_t deadline_ns)
 {
-    const struct ssti_leaf_sleep sleep = {
+    struct ssti_leaf_sleep sleep = {
         .class = SSTI_LEAF_A,
         .deadline_ns = deadline_ns,
         .count = 1,
@@ -365,6 +366,7 @@ take_section(struct sst_queue *queue, struct ssti_receipt *receipt,
             rc = slept;
             break;
         }
+        sleep.wake = ssti_queue_wake_locked(queue); /* we may be awake in another's place */
         slept = ssti_view_wait(&queue->view, &sleep, deadline_ns);
     }
     ssti_queue_unlock(queue);
@@ -444,7 +446,7 @@ sst_queue_get(struct sst_queue *queue, struct sst_message *message, int64_t dead
 int
 sst_queue_poll(struct sst_queue *queue, int64_t deadline_ns)
 {
-    const struct ssti_leaf_sleep sleep = {
+    struct ssti_leaf_sleep sleep = {
         .class = SSTI_LEAF_A,
         .deadline_ns = deadline_ns,
         .count = 1,
@@ -477,6 +479,7 @@ sst_queue_poll(struct sst_queue *queue, int64_t deadline_ns)
             rc = slept == SST_ETIMEDOUT ? 0 : slept;
             break;
         }
+        sleep.wake = ssti_queue_wake_locked(queue); /* we may be awake in another's place */
         slept = ssti_view_wait(&queue->view, &sleep, deadline_ns);
     }
     ssti_queue_unlock(queue);

@@ -101,7 +101,8 @@ ssti_takers_prepare(struct ssti_takers *takers)
         return 0;
     }
     if (ssti_load_acq(&takers->shm->takers) != 0) {
-        return SST_ENOMEM; /* it is there and cannot be mapped */
+        /* Somebody made it just now, or it cannot be mapped. */
+        return map_table(takers) != NULL ? 0 : SST_ENOMEM;
     }
     rc = ssti_extent_create_zeroed(arena, size, &held, &offset, NULL);
     if (rc != 0) {
@@ -128,7 +129,8 @@ ssti_takers_prepare(struct ssti_takers *takers)
         intended(takers);
         moved = true;
     }
-    ssti_view_unlock(takers->view, 0, 0);
+    /* The wake may have been meant for any class: the leaf's owner passes it on. */
+    ssti_view_unlock(takers->view, SSTI_LEAF_ALL, 1);
 
     ssti_held_tie(arena, held, 0);
     if (moved) {
