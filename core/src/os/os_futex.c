@@ -97,7 +97,8 @@ ssti_os_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t deadline_ns)
     return status_of_sleep();
 }
 
-/* Without futex_waitv: sleep on the last word, and look at the others now and then. */
+/* Without futex_waitv: sleep on the last word, where ordinary wakes come, and look at the
+ * others now and then. */
 static int
 wait_in_slices(const struct ssti_os_wait *words, uint32_t count, int64_t deadline_ns)
 {

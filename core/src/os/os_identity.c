@@ -98,6 +98,15 @@ ssti_os_process_is_gone(int pid, int64_t deadline_ns)
     return rc > 0;
 }
 
+bool
+ssti_os_thread_is_gone(uint32_t tid)
+{
+    struct ssti_os_process now;
+    const int rc = ssti_os_process_look((int)tid, &now);
+
+    return rc == 0 ? now.is_exiting : rc == SST_ESRCH;
+}
+
 uint64_t
 ssti_os_boot_ticks(void)
 {

@@ -61,6 +61,7 @@
 
 #include "base/assert.h"
 #include "base/atomic.h"
+#include "base/crashpoint.h"
 #include "os/os.h"
 #include "os/self.h"
 #include "shm/waits.h"
@@ -121,8 +122,11 @@ recount(struct sst_arena *arena, struct sst_leaf_shm *leaf, struct sst_wait_shm 
     ssti_store_rlx(&leaf->intent_class, index);
     ssti_store_rlx(&leaf->intent_waiting, waiting);
     ssti_store_rlx(&leaf->intent_state, state);
+    SST_CRASHPOINT(leaf_intent_unsigned);
     ssti_store_rel(&leaf->intent_record, ssti_waits_offset(arena, record));
+    SST_CRASHPOINT(leaf_intent_signed);
     ssti_store_rel(&leaf->waiting[index], waiting);
+    SST_CRASHPOINT(leaf_counted);
     ssti_store_rel(&record->state, state);
     ssti_store_rel(&leaf->intent_record, 0);
 }
@@ -146,6 +150,18 @@ take(struct sst_leaf_shm *leaf, uint32_t tid)
     return (old & FUTEX_OWNER_DIED) != 0 ? SST_EOWNERDEAD : 0;
 }
 
+/* Do the kernel's part where it does not: mark the word of an owner that has ended. */
+static void
+undertake(struct sst_leaf_shm *leaf)
+{
+    uint32_t word = ssti_load_acq(&leaf->word);
+
+    if ((word & FUTEX_TID_MASK) != 0 && ssti_os_thread_is_gone(word & FUTEX_TID_MASK)) {
+        /* Failing means that somebody else was faster. */
+        (void)ssti_cas(&leaf->word, &word, (word & FUTEX_WAITERS) | FUTEX_OWNER_DIED);
+    }
+}
+
 /* Sleep until the word may be free. Sets WAITERS first, so that owner or kernel wakes. */
 static void
 sleep_contended(struct sst_leaf_shm *leaf)
@@ -165,8 +181,10 @@ sleep_contended(struct sst_leaf_shm *leaf)
 
     const struct ssti_os_wait words[2] = {{&leaf->word, word}, {&leaf->turn, turn}};
 
-    /* Whatever it returns, the caller looks at the word again. */
-    (void)ssti_os_futex_waitv(words, 2, SST_FOREVER);
+    /* Whatever else it returns, the caller looks at the word again. */
+    if (ssti_os_futex_waitv(words, 2, ssti_os_slice(SST_FOREVER)) == SST_ETIMEDOUT) {
+        undertake(leaf);
+    }
 }
 
 static int
@@ -219,6 +237,7 @@ ssti_leaf_lock(struct sst_arena *arena, struct sst_leaf_shm *leaf)
     if (rc == SST_EAGAIN) {
         rc = lock_slow(arena, leaf, self);
     }
+    SST_CRASHPOINT(leaf_taken);
     if (rc == SST_EOWNERDEAD) {
         redo(arena, leaf);
     }
@@ -247,7 +266,11 @@ static void
 release(struct sst_leaf_shm *leaf, uint32_t free_word, uint32_t wake, int count)
 {
     const uint32_t sleeping = wake != 0 ? announce(leaf, wake) : 0;
-    const uint32_t old = ssti_xchg(&leaf->word, free_word); /* pairs with take() */
+    uint32_t old;
+
+    SST_CRASHPOINT(leaf_announced);
+    old = ssti_xchg(&leaf->word, free_word); /* pairs with take() */
+    SST_CRASHPOINT(leaf_released);
 
     if (sleeping == 0 && (old & FUTEX_WAITERS) == 0) {
         return;
@@ -279,6 +302,7 @@ static int
 sleep_waiting(struct sst_leaf_shm *leaf, uint32_t index, uint32_t seq,
               const struct ssti_leaf_sleep *sleep)
 {
+    const int64_t until = ssti_os_slice(sleep->deadline_ns);
     int rc = 0;
 
     while (rc == 0) {
@@ -295,7 +319,10 @@ sleep_waiting(struct sst_leaf_shm *leaf, uint32_t index, uint32_t seq,
             {&leaf->seq[index], seq},
         };
 
-        rc = ssti_os_futex_waitv(words + !lives, 2U + lives, sleep->deadline_ns);
+        rc = ssti_os_futex_waitv(words + !lives, 2U + lives, until);
+        if (rc == SST_ETIMEDOUT && until < sleep->deadline_ns) {
+            return 0; /* where the kernel tells of no death a wake may have died, too: look */
+        }
         if (rc != SST_EAGAIN) {
             return rc;
         }
