@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "os/os.h"
+#include "os/os_stream.h"
 #include "sidestep/sidestep.h"
 
 enum {

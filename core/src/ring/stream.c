@@ -22,7 +22,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "os/os.h"
+#include "os/os_stream.h"
 #include "sidestep/sidestep.h"
 
 static void
