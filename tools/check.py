@@ -36,8 +36,13 @@ def restart_with_newer_python() -> None:
 
 def run(chosen: list[workshop.Stage], *, endless: bool) -> workshop.Outcome:
     """Run the stages once, or again and again until one fails or Ctrl-C."""
+    import signal
+
     import workshop
 
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as Ctrl-C: end the children
     shop = workshop.Workshop()
     total = workshop.run_stages(shop, chosen)
     try:

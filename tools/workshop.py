@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -94,12 +96,10 @@ class Workshop:
                 words, cwd=cwd or self.root, env=environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             ) as process:  # fmt: skip
-                try:
-                    code = process.wait(seconds)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, 9)
-                    code = process.wait()
-                    print(f"killed after {seconds:.0f} s", file=log, flush=True)
+                code = wait_or_kill(process, seconds)
+            if code is None:
+                code = -signal.SIGKILL
+                print(f"killed after {seconds:.0f} s", file=log, flush=True)
         with self.log_path.open(errors="replace") as log:
             log.seek(offset)
             return code, log.read()
@@ -202,6 +202,18 @@ class Workshop:
         if code != 0 and outcome.failed == 0:
             outcome.failed += 1
         return outcome
+
+
+def wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """The exit code; None when it took too long. Nothing of its session is left."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def count_meson_test(record: dict[str, str]) -> Outcome:
