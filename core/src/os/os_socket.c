@@ -109,7 +109,8 @@ ssti_os_pair_open(int fds[2])
 int
 ssti_os_pair_ring(int fd)
 {
-    if (send(fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1) {
+    /* BEL, which tells a ring from a byte that a user wrote to the descriptor. */
+    if (send(fd, "\a", 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1) {
         return 0;
     }
     if (errno == EPIPE || errno == ECONNRESET) {
