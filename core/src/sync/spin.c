@@ -23,6 +23,8 @@
 
 #include "sync/spin.h"
 
+#include <stddef.h>
+
 #include "base/atomic.h"
 #include "os/os.h"
 #include "os/self.h"
@@ -52,14 +54,14 @@ has_company(void)
 
 /* The time to look after so many useless bouts in a row. */
 static uint32_t
-budget(uint32_t useless, uint32_t full_ns)
+budget(uint32_t useless, uint32_t full_ns, uint32_t floor_ns)
 {
     const uint32_t halved = useless < PROBE_PERIOD ? full_ns >> useless : 0;
 
     if (useless % PROBE_PERIOD == 0) {
         return full_ns;
     }
-    return halved > FLOOR_NS ? halved : FLOOR_NS;
+    return halved > FLOOR_NS ? halved : floor_ns;
 }
 
 void
@@ -71,13 +73,16 @@ ssti_spin_begin(struct ssti_spin_run *run, struct ssti_spin *spin, int64_t deadl
     run->useless = &spin->useless[glance ? 1 : 0];
     run->end_ns = 0;
     run->pauses = 1;
+    run->budget_ns = 0;
     if (self->just_woke != 0 || !has_company()) {
         self->just_woke = 0;
-        run->budget_ns = 0;
+        run->useless = NULL;
         return;
     }
+    /* A glance may be all that is wanted, by somebody who polls: then it shrinks to nothing. */
     run->budget_ns = budget(ssti_load_rlx(run->useless),
-                            glance ? SSTI_SPIN_GLANCE_NS : SSTI_SPIN_STARE_NS);
+                            glance ? SSTI_SPIN_GLANCE_NS : SSTI_SPIN_STARE_NS,
+                            glance ? 0 : FLOOR_NS);
 }
 
 bool
@@ -107,8 +112,7 @@ ssti_spin_next(struct ssti_spin_run *run)
 void
 ssti_spin_end(const struct ssti_spin_run *run, bool useful)
 {
-    if (run->budget_ns == 0) {
-        return;
+    if (run->useless != NULL) {
+        ssti_store_rlx(run->useless, useful ? 0 : ssti_load_rlx(run->useless) + 1);
     }
-    ssti_store_rlx(run->useless, useful ? 0 : ssti_load_rlx(run->useless) + 1);
 }

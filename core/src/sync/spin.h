@@ -28,7 +28,7 @@ struct ssti_spin {
 
 /* One bout of spinning. */
 struct ssti_spin_run {
-    _Atomic uint32_t *useless;
+    _Atomic uint32_t *useless; /* NULL: there was no question of spinning */
     int64_t end_ns;     /* 0 until the first look at the clock */
     uint32_t budget_ns; /* 0 = do not spin */
     uint32_t pauses;    /* before the next look */
