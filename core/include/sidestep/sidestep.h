@@ -385,89 +385,287 @@ SST_API struct sst_block *sst_block_close(struct sst_block *block);
 SST_API void *sst_block_data(const struct sst_block *block);
 SST_API uint64_t sst_block_size(const struct sst_block *block);
 
-/* ---- Queues ---------------------------------------------------------------------------
+/* ---- Queues -------------------------------------------------------------------------
  *
- * Any number of processes put and take messages of any size. Without item_max put never
- * waits for a reader: it grows, or fails with SST_ELIMIT when the budget is spent. */
+ * Messages of any size, from any number of processes to any number. What was put is
+ * visible at once, in the order in which the puts took place, and outlives the
+ * process that put it, however that ends: nothing is buffered outside the arena.
+ * Each message is taken by one getter, whole. A getter that is killed takes at most
+ * the message along that it was handed.
+ *
+ * A queue costs half a kilobyte until something is put, then what is in it; it grows
+ * without bound unless item_max says otherwise, and shrinks again. Payloads of more
+ * than 4 KiB are copied once, by the putter, outside all locks, and read in place by
+ * the getter. */
 struct sst_queue;
+
 struct sst_queue_options {
-    uint32_t size_of;
-    uint32_t item_max;   /* 0 = unbounded */
-    uint32_t joinable;   /* count unfinished items: sst_queue_task_done, sst_queue_join */
+    uint32_t size_of;  /* sizeof(struct sst_queue_options) */
+    uint32_t item_max; /* messages in it at a time; 0 = no bound */
+    uint32_t joinable; /* count unfinished items, for task_done and join */
 };
-SST_API SST_MUST_CHECK int sst_queue_create(struct sst_arena *arena, const struct sst_queue_options *options,
-                                            struct sst_queue **out, struct sst_error *err);
-SST_API SST_MUST_CHECK int sst_queue_attach(struct sst_arena *arena, const struct sst_handle *handle,
-                                            struct sst_queue **out, struct sst_error *err);
+
+/* A new queue; options may be NULL.
+ *
+ * Returns 0; SST_EINVAL for options of another size; SST_ENOMEM; SST_ELIMIT.
+ * Owns: *out is the caller's, to be given to sst_queue_close. */
+SST_API SST_MUST_CHECK int sst_queue_create(struct sst_arena *arena,
+                                            const struct sst_queue_options *options,
+                                            struct sst_queue **out,
+                                            struct sst_error *err);
+
+/* The queue that a handle names.
+ *
+ * Returns 0; SST_ESTALE when it no longer exists; SST_EINVAL for a handle of another
+ * kind or arena; SST_ELAYOUT; SST_ENOMEM; SST_ELIMIT.
+ * Owns: *out is the caller's, to be given to sst_queue_close. */
+SST_API SST_MUST_CHECK int sst_queue_attach(struct sst_arena *arena,
+                                            const struct sst_handle *handle,
+                                            struct sst_queue **out,
+                                            struct sst_error *err);
+
+/* The handle by which other processes attach. It keeps nothing alive. */
 SST_API void sst_queue_handle(const struct sst_queue *queue, struct sst_handle *out);
+
+/* Close this view, and with the last one of all processes the queue and what is in
+ * it.
+ *
+ * Returns NULL. Safe on NULL.
+ * Threads: no other may be using this view. Messages taken through it stay valid.
+ * Processes: in a forked child it drops the child's own hold and closes the child's
+ * copy of the descriptor. */
 SST_API struct sst_queue *sst_queue_close(struct sst_queue *queue);
-/* One message from `data`. 0; SST_ETIMEDOUT (full); SST_EINTR; SST_ELIMIT; SST_ESHUTDOWN. All or nothing. */
-SST_API SST_MUST_CHECK int sst_queue_put(struct sst_queue *queue, const void *data, uint64_t size, int64_t deadline_ns);
-/* One message whose bytes are the slices one after the other (at most SST_SLICES_MAX), so
- * that a header in front of a large payload costs no copy of it. As sst_queue_put. */
-enum { SST_SLICES_MAX = 8 };
+
+/* Put one message, copied from `data`, all or nothing.
+ *
+ * Returns 0; SST_ETIMEDOUT when the queue is full until the deadline; SST_EINTR;
+ * SST_ESHUTDOWN; SST_ELIMIT and SST_ENOMEM when there is no memory for it
+ * (sst_queue_bytes says how much the queue has); SST_EMFILE when somebody polls the
+ * queue and no socket can be had to ring his bell; SST_EINVAL; SST_ECORRUPT.
+ * Blocks: while a queue with item_max is full; without item_max never for a reader.
+ * Processes: a putter that is killed has put its message wholly, or not at all. */
+SST_API SST_MUST_CHECK int sst_queue_put(struct sst_queue *queue, const void *data,
+                                         uint64_t size, int64_t deadline_ns);
+
+enum {
+    SST_SLICES_MAX = 8, /* of one message */
+};
+
 struct sst_slice {
     const void *data;
     uint64_t size;
 };
-SST_API SST_MUST_CHECK int sst_queue_put_slices(struct sst_queue *queue, const struct sst_slice *slices, uint32_t count, int64_t deadline_ns);
-/* Each slice is a message of its own. Waits for room for the first, then puts as many as there is room for
- * without waiting: the number put (at least 1), or what sst_queue_put returns when none was. */
-SST_API SST_MUST_CHECK int sst_queue_put_many(struct sst_queue *queue, const struct sst_slice *messages, uint32_t count, int64_t deadline_ns);
-/* The next message, moved into *message, which the caller gives back with sst_message_free. */
+
+/* Put one message whose bytes are the slices one after the other, so that a header
+ * in front of a large payload costs no copy of it.
+ *
+ * Returns, blocks: as sst_queue_put; SST_EINVAL for more than SST_SLICES_MAX slices. */
+SST_API SST_MUST_CHECK int sst_queue_put_slices(struct sst_queue *queue,
+                                                const struct sst_slice *slices,
+                                                uint32_t count, int64_t deadline_ns);
+
+/* Put several messages, each slice one of its own: waits for room for the first,
+ * then puts as many as there is room for. Others' messages may come between them.
+ *
+ * Returns the number put, at least 1; or what sst_queue_put returns when none was.
+ * Blocks: as sst_queue_put, for the first. */
+SST_API SST_MUST_CHECK int sst_queue_put_many(struct sst_queue *queue,
+                                              const struct sst_slice *messages,
+                                              uint32_t count, int64_t deadline_ns);
+
+/* A message that was taken. */
 struct sst_message {
-    const void *data;   /* of the message, private to the caller, 8-byte aligned */
+    const void *data; /* private to the caller, 8-byte aligned, valid until freed */
     uint64_t size;
     void *owner;        /* of the core */
     uint64_t extent;    /* of the core */
-    uint8_t small[512]; /* where small messages are; data points here */
+    uint8_t small[512]; /* `data` points here if it fits: do not copy the struct */
 };
-SST_API SST_MUST_CHECK int sst_queue_get(struct sst_queue *queue, struct sst_message *message, int64_t deadline_ns);
-/* Waits for the first, then takes what is there: the number taken, or what sst_queue_get returns when none was. */
-SST_API SST_MUST_CHECK int sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages, uint32_t count, int64_t deadline_ns);
-/* 1 when a message is there (or the queue was shut down), 0 not until the deadline, SST_EINTR. Takes nothing. */
-SST_API SST_MUST_CHECK int sst_queue_poll(struct sst_queue *queue, int64_t deadline_ns);
-SST_API void sst_message_free(struct sst_message *message);
-SST_API uint64_t sst_queue_count(const struct sst_queue *queue);  /* items now, exact */
-SST_API uint64_t sst_queue_bytes(const struct sst_queue *queue);
-SST_API uint32_t sst_queue_item_max(const struct sst_queue *queue);
-/* No more puts; with `immediate` the items are dropped too. Gets end with SST_ESHUTDOWN once empty. */
-SST_API void sst_queue_shutdown(struct sst_queue *queue, bool immediate);
-SST_API SST_MUST_CHECK int sst_queue_task_done(struct sst_queue *queue);      /* SST_EOVERFLOW: more than were put */
-/* 0 when nothing is unfinished; SST_EOWNERDEAD when a process died between get and task_done (sst_queue_recover counts its items as done). */
-SST_API SST_MUST_CHECK int sst_queue_join(struct sst_queue *queue, int64_t deadline_ns);
-SST_API int sst_queue_recover(struct sst_queue *queue);  /* number of items recovered */
-SST_API uint64_t sst_queue_unfinished(const struct sst_queue *queue);
-/* A descriptor for poll/select/epoll: readable at the latest when a message is there, may be readable once with none.
- * Made on first call; owned by the view; the same until close. After a poll woke you and a get found nothing call sst_queue_fd_drain, then get again. */
-SST_API SST_MUST_CHECK int sst_queue_fd(struct sst_queue *queue, struct sst_error *err);
-SST_API SST_MUST_CHECK int sst_queue_fd_drain(struct sst_queue *queue); /* 1 = look again: there is a message */
 
-/* ---- Pipes ----------------------------------------------------------------------------
+/* Take the next message.
  *
- * Two ends; each may be open in several processes. Underneath a socket pair, on which
- * sleepers sleep and learn of end of file, and a message ring each way (256 KiB at least). Duplex or one way (end 0 reads, end 1 writes). */
+ * Returns 0; SST_ETIMEDOUT when there is none until the deadline; SST_EINTR;
+ * SST_ESHUTDOWN once the queue is shut down and empty; SST_ENOMEM or SST_ELIMIT, and
+ * the message stays; SST_ECORRUPT.
+ * Blocks: until there is a message. With SST_NOW it looks for two microseconds at
+ * most.
+ * Processes: a getter that is killed while it waits takes nothing along, and a
+ * message that others put is never held up by it.
+ * Owns: the message is the caller's, to be given to sst_message_free. */
+SST_API SST_MUST_CHECK int sst_queue_get(struct sst_queue *queue,
+                                         struct sst_message *message,
+                                         int64_t deadline_ns);
+
+/* Take several messages: waits for the first, then takes those that are there.
+ *
+ * Returns the number taken, at least 1; or what sst_queue_get returns when none was.
+ * Blocks: as sst_queue_get, for the first.
+ * Owns: each message taken is the caller's. */
+SST_API SST_MUST_CHECK int sst_queue_get_many(struct sst_queue *queue,
+                                              struct sst_message *messages,
+                                              uint32_t count, int64_t deadline_ns);
+
+/* Wait for a message without taking it; another getter may be faster.
+ *
+ * Returns 1 when there is one, or the queue is shut down; 0 at the deadline; SST_EINTR;
+ * SST_ECORRUPT. */
+SST_API SST_MUST_CHECK int sst_queue_poll(struct sst_queue *queue, int64_t deadline_ns);
+
+/* Give back what a message occupies. Safe on one that was freed, or zeroed.
+ *
+ * Processes: a forked child has a share of its own in each message its parent had in
+ * hand, in the same memory: to be freed by both. */
+SST_API void sst_message_free(struct sst_message *message);
+
+/* Messages in the queue now, and the bytes of their payloads: exact at the instant.
+ *
+ * Returns the number. */
+SST_API uint64_t sst_queue_count(const struct sst_queue *queue);
+SST_API uint64_t sst_queue_bytes(const struct sst_queue *queue);
+
+/* Returns the bound it was created with, 0 = none. */
+SST_API uint32_t sst_queue_item_max(const struct sst_queue *queue);
+
+/* No more puts: everybody who waits to put gets SST_ESHUTDOWN, who waits to get does
+ * so once the queue is empty. With `immediate` it is emptied at once. Cannot be
+ * undone. */
+SST_API void sst_queue_shutdown(struct sst_queue *queue, bool immediate);
+
+/* One item that was put is finished. By any process, also another than its getter's.
+ *
+ * Returns 0; SST_EOVERFLOW when nothing is unfinished; SST_EINVAL when the queue is not
+ * joinable; SST_ENOMEM, SST_ELIMIT. */
+SST_API SST_MUST_CHECK int sst_queue_task_done(struct sst_queue *queue);
+
+/* Wait until every item that was put is finished.
+ *
+ * Returns 0; SST_EOWNERDEAD when a process ended between get and task_done, so that
+ * this would never come (sst_queue_recover counts its items as done); SST_ETIMEDOUT;
+ * SST_EINTR; SST_EINVAL when the queue is not joinable.
+ * Processes: the death of a getter shows within milliseconds. */
+SST_API SST_MUST_CHECK int sst_queue_join(struct sst_queue *queue, int64_t deadline_ns);
+
+/* Count the items as finished whose getters ended before they said so.
+ *
+ * Returns how many. */
+SST_API int sst_queue_recover(struct sst_queue *queue);
+
+/* Returns the number of items put and not finished; 0 when the queue is not
+ * joinable. */
+SST_API uint64_t sst_queue_unfinished(const struct sst_queue *queue);
+
+/* A descriptor for poll(), select() and event loops. It is readable at the latest
+ * when a message is there or the queue is shut down, and may be readable once with
+ * none. A get or poll that finds nothing makes it unreadable again; programs that
+ * get elsewhere call sst_queue_fd_drain for that.
+ *
+ * Returns the descriptor, the same for this view until close; SST_ELIMIT when eight
+ * views have one already; SST_EMFILE, SST_ENOMEM.
+ * Processes: a forked child asks again and gets one of its own. Works among
+ * processes of one network namespace.
+ * Owns: the view closes it. */
+SST_API SST_MUST_CHECK int sst_queue_fd(struct sst_queue *queue, struct sst_error *err);
+
+/* Make the descriptor unreadable if there is nothing to get.
+ *
+ * Returns 1 when there is, so look again; 0; SST_ECORRUPT. */
+SST_API SST_MUST_CHECK int sst_queue_fd_drain(struct sst_queue *queue);
+
+/* ---- Pipes --------------------------------------------------------------------------
+ *
+ * Two ends, each of which may be open in several processes and threads. Messages
+ * keep their boundaries and may be of any size; 256 KiB fit each way, and one that
+ * is longer goes when the way is empty. Underneath is a message ring each way, and a
+ * pair of joined sockets on which sleepers sleep: so an end has a descriptor from
+ * the start, and closing or dying on one side is noticed on the other. While both
+ * sides run no system call is made. */
 struct sst_pipe;
+
+/* Both ends of a new pipe. One that is not duplex goes one way: end 0 receives, end
+ * 1 sends.
+ *
+ * Returns 0; SST_EMFILE; SST_ENOMEM; SST_ELIMIT.
+ * Owns: both ends are the caller's, to be given to sst_pipe_close. */
 SST_API SST_MUST_CHECK int sst_pipe_create(struct sst_arena *arena, bool duplex,
-                                           struct sst_pipe **end0, struct sst_pipe **end1, struct sst_error *err);
-/* The end whose handle and socket came from another process; takes the descriptor. */
-SST_API SST_MUST_CHECK int sst_pipe_attach(struct sst_arena *arena, const struct sst_handle *handle, int end, int fd_take,
-                                           struct sst_pipe **out, struct sst_error *err);
-SST_API void sst_pipe_handle(const struct sst_pipe *pipe, struct sst_handle *out, int *end);
-/* Names our end itself: for sst_process_hold, beside the pipe's handle, when a child that is
- * being started gets the end and we may close it before the child has attached. */
-SST_API void sst_pipe_end_handle(const struct sst_pipe *pipe, struct sst_handle *out);
+                                           struct sst_pipe **end0,
+                                           struct sst_pipe **end1,
+                                           struct sst_error *err);
+
+/* An end that another process has handed on: the pipe's handle, which end (0 or 1),
+ * and a descriptor of that end's socket, for instance by SCM_RIGHTS. The giver keeps
+ * its end open until this has returned.
+ *
+ * Returns 0; SST_ESTALE when nobody has that end open; SST_EINVAL; SST_ELAYOUT;
+ * SST_ENOMEM; SST_ELIMIT.
+ * Owns: takes the descriptor on success; *out is the caller's. */
+SST_API SST_MUST_CHECK int sst_pipe_attach(struct sst_arena *arena,
+                                           const struct sst_handle *handle, int end,
+                                           int fd_take, struct sst_pipe **out,
+                                           struct sst_error *err);
+
+/* The pipe's handle, and which end this is. */
+SST_API void sst_pipe_handle(const struct sst_pipe *pipe, struct sst_handle *out,
+                             int *end);
+
+/* Close this view of an end. With the last one, and the last copy of its descriptor,
+ * the other end learns of it.
+ *
+ * Returns NULL. Safe on NULL.
+ * Threads: no other may be using this view.
+ * Processes: in a forked child it drops the child's own hold; the parent's stays. */
 SST_API struct sst_pipe *sst_pipe_close(struct sst_pipe *pipe);
-SST_API int sst_pipe_socket(const struct sst_pipe *pipe); /* the descriptor, without arming it for select */
-SST_API SST_MUST_CHECK int sst_pipe_fd(struct sst_pipe *pipe); /* the descriptor, readable from now on whenever a message is there */
+
+/* Returns the descriptor of this end, which the view owns: to be handed on. */
+SST_API int sst_pipe_socket(const struct sst_pipe *pipe);
+
+/* The same descriptor, for poll(), select() and event loops. It is readable at the
+ * latest when a message or the end of file is there; from now on a receive or poll
+ * that finds nothing makes it unreadable again. What is in it is for the core: do
+ * not read.
+ *
+ * Returns the descriptor. */
+SST_API SST_MUST_CHECK int sst_pipe_fd(struct sst_pipe *pipe);
+
+/* Can this end receive; can it send? */
 SST_API bool sst_pipe_is_readable(const struct sst_pipe *pipe);
 SST_API bool sst_pipe_is_writable(const struct sst_pipe *pipe);
-/* 0; SST_EPIPE: nobody has the other end open; SST_ETIMEDOUT, SST_EINTR, SST_ELIMIT. All or nothing. */
-SST_API SST_MUST_CHECK int sst_pipe_send(struct sst_pipe *pipe, const void *data, uint64_t size, int64_t deadline_ns);
-SST_API SST_MUST_CHECK int sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices, uint32_t count, int64_t deadline_ns);
-/* SST_EOF once the ring is empty and every holder of the other end has closed it. */
-SST_API SST_MUST_CHECK int sst_pipe_recv(struct sst_pipe *pipe, struct sst_message *message, int64_t deadline_ns);
-/* 1 a message is there (or end of file), 0 not until the deadline. */
+
+/* Send one message, copied from `data`, all or nothing.
+ *
+ * Returns 0; SST_EPIPE when nobody has the other end open; SST_ETIMEDOUT when there
+ * is no room until the deadline; SST_EINTR; SST_EINVAL at an end that cannot send;
+ * SST_ELIMIT; SST_ENOMEM; SST_ECORRUPT.
+ * Blocks: while the messages before it leave no room.
+ * Processes: a reader that closes shows at the next send. One that is killed shows
+ * once it is swept, when there is no room, or after 64 sends that nobody took. */
+SST_API SST_MUST_CHECK int sst_pipe_send(struct sst_pipe *pipe, const void *data,
+                                         uint64_t size, int64_t deadline_ns);
+
+/* Send one message whose bytes are the slices one after the other, SST_SLICES_MAX at
+ * most.
+ *
+ * Returns, blocks: as sst_pipe_send. */
+SST_API SST_MUST_CHECK int sst_pipe_send_slices(struct sst_pipe *pipe,
+                                                const struct sst_slice *slices,
+                                                uint32_t count, int64_t deadline_ns);
+
+/* Receive the next message.
+ *
+ * Returns 0; SST_EOF when there is none and the other end is closed everywhere;
+ * SST_ETIMEDOUT; SST_EINTR; SST_EINVAL at an end that cannot receive; SST_ENOMEM or
+ * SST_ELIMIT, and the message stays; SST_ECORRUPT.
+ * Blocks: until there is a message or the end of file.
+ * Processes: a copy of the other end that a forked process still has open defers the
+ * end of file.
+ * Owns: the message is the caller's, to be given to sst_message_free. */
+SST_API SST_MUST_CHECK int sst_pipe_recv(struct sst_pipe *pipe,
+                                         struct sst_message *message,
+                                         int64_t deadline_ns);
+
+/* Wait for a message or the end of file without taking anything.
+ *
+ * Returns 1 when there is either; 0 at the deadline; SST_EINTR; SST_EINVAL;
+ * SST_ECORRUPT. */
 SST_API SST_MUST_CHECK int sst_pipe_poll(struct sst_pipe *pipe, int64_t deadline_ns);
 
 /* ---- Streams --------------------------------------------------------------------------
