@@ -37,6 +37,27 @@ int ssti_os_futex_waitv(const struct ssti_os_wait *words, uint32_t count,
 /* Wake up to `count` sleepers; returns how many. Sets self->just_woke when any. */
 int ssti_os_futex_wake(_Atomic uint32_t *word, int count);
 
+#ifdef SSTI_SIM
+static inline int64_t
+ssti_os_slice(int64_t deadline_ns)
+{
+    return deadline_ns; /* the simulated kernel tells of every death */
+}
+
+static inline bool
+ssti_os_thread_is_gone(uint32_t tid)
+{
+    (void)tid;
+    return false;
+}
+#else
+/* Until when to sleep on a word that only the kernel would touch when its owner dies:
+ * `deadline_ns`, or at most 20 ms where the kernel does not do that. */
+int64_t ssti_os_slice(int64_t deadline_ns);
+/* For those kernels: has the thread that signed a lock word ended? */
+bool ssti_os_thread_is_gone(uint32_t tid);
+#endif
+
 /* ---- Processes (os_process.c) ---- */
 
 /* fork() of libc, with every at-fork handler: 0 in the child, its pid in the parent. */
@@ -182,26 +203,16 @@ enum ssti_os_pair_seen {
  * SST_EBADF. */
 int ssti_os_pair_poll(int fd, uint32_t *seen, int64_t deadline_ns);
 
-#ifdef SSTI_SIM
-static inline int64_t
-ssti_os_slice(int64_t deadline_ns)
-{
-    return deadline_ns; /* the simulated kernel tells of every death */
-}
+/* ---- Byte streams over any descriptor (os_stream.c) ---- */
 
-static inline bool
-ssti_os_thread_is_gone(uint32_t tid)
-{
-    (void)tid;
-    return false;
-}
-#else
-/* Until when to sleep on a word that only the kernel would touch when its owner dies:
- * `deadline_ns`, or at most 20 ms where the kernel does not do that. */
-int64_t ssti_os_slice(int64_t deadline_ns);
-/* For those kernels: has the thread that signed a lock word ended? */
-bool ssti_os_thread_is_gone(uint32_t tid);
-#endif
+/* Bytes moved, at least one; 0 at the end of the stream; SST_ETIMEDOUT, SST_EINTR, -errno.
+ * On a blocking descriptor the deadline counts until bytes can move. */
+int64_t ssti_os_stream_read(int fd, void *data, uint64_t size, int64_t deadline_ns);
+int64_t ssti_os_stream_write(int fd, const void *data, uint64_t size, int64_t deadline_ns);
+/* 0 when readable, at its end, or broken; SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
+int ssti_os_stream_poll(int fd, int64_t deadline_ns);
+/* 0 or -errno; closed in any case. */
+int ssti_os_stream_close(int fd);
 
 /* ---- The kernel's abilities, probed once (os_kernel.c) ---- */
 
