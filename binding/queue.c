@@ -150,23 +150,23 @@ queue_put_failed(QueueObject *self, PyObject *obj)
     PyObject *type = NULL;
     PyObject *value = NULL;
     PyObject *traceback = NULL;
+    int truth = 0;
 
-    if (!PyErr_ExceptionMatches(PyExc_Exception) ||
-        !PyObject_HasAttr((PyObject *)Py_TYPE(self), self->state->str_put_failed)) {
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
         return NULL;
     }
 
     PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (traceback != NULL) {
-        (void)PyException_SetTraceback(value, traceback);
+    if (PyObject_HasAttr((PyObject *)Py_TYPE(self), self->state->str_put_failed)) {
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (traceback != NULL) {
+            (void)PyException_SetTraceback(value, traceback);
+        }
+        PyObject *const handled = PyObject_CallMethodObjArgs(
+            (PyObject *)self, self->state->str_put_failed, value, obj, NULL);
+        truth = handled != NULL ? PyObject_IsTrue(handled) : -1;
+        Py_XDECREF(handled);
     }
-
-    PyObject *const handled =
-        PyObject_CallMethodObjArgs((PyObject *)self, self->state->str_put_failed, value,
-                                   obj, NULL);
-    const int truth = handled != NULL ? PyObject_IsTrue(handled) : -1;
-    Py_XDECREF(handled);
     if (truth == 0) {
         PyErr_Restore(type, value, traceback);
         return NULL;
