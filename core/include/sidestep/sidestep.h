@@ -607,8 +607,8 @@ SST_API SST_MUST_CHECK int sst_pipe_attach(struct sst_arena *arena,
 SST_API void sst_pipe_handle(const struct sst_pipe *pipe, struct sst_handle *out,
                              int *end);
 
-/* The handle of what stands for this end. Who holds it has the end open: for a child that is
- * started with one, to be kept with sst_process_keep until it has attached. */
+/* Names this end itself: for sst_process_hold, beside the pipe's handle, when a child that
+ * is being started gets the end and it may be closed here before the child has attached. */
 SST_API void sst_pipe_end_handle(const struct sst_pipe *pipe, struct sst_handle *out);
 
 /* Close this view of an end. With the last one, and the last copy of its descriptor,
