@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Doorbells: the descriptor of a queue. Names that begin with "threads" start no process. */
+/* Doorbells: the descriptor of a queue. Names that begin with "threads" start no
+ * process. */
 
 #include <poll.h>
 #include <stdlib.h>
@@ -269,7 +270,8 @@ TEST(the_dead_make_room_in_the_list)
     close_queue(arena);
 }
 
-/* Several processes poll; each message is taken by one of them, and none is overslept. */
+/* Several processes poll; each message is taken by one of them, and none is
+ * overslept. */
 static void
 poll_and_get(void *arg)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Pipes: messages both ways, ends of file, full rings, ends in several hands, and deaths. Names
- * that begin with "threads" start no process. */
+/* Pipes: messages both ways, ends of file, full rings, ends in several hands, and
+ * deaths. Names that begin with "threads" start no process. */
 
 #include <poll.h>
 #include <pthread.h>
@@ -296,7 +296,8 @@ drink(void *arg)
     return NULL;
 }
 
-/* Both directions are full most of the time, and senders and receivers share each end. */
+/* Both directions are full most of the time, and senders and receivers share each
+ * end. */
 TEST(threads_floods_cross)
 {
     struct sst_arena *const arena = open_pipe(true);
@@ -490,7 +491,8 @@ TEST(a_killed_reader_is_noticed_before_the_pipe_is_full)
         sent++;
         check_int(sent, <, 200);
     }
-    check_status(sst_pipe_send(pipes[1], &number, sizeof number, SST_FOREVER), SST_EPIPE);
+    check_status(sst_pipe_send(pipes[1], &number, sizeof number, SST_FOREVER),
+                 SST_EPIPE);
     close_pipe(arena);
 }
 
@@ -615,7 +617,8 @@ attach_and_answer(void *arg)
     struct sst_pipe *pipe;
 
     check_int(read(gift->socket, &handle, sizeof handle), ==, sizeof handle);
-    check_ok(sst_pipe_attach(gift->arena, &handle, 1, receive(gift->socket), &pipe, NULL));
+    check_ok(
+        sst_pipe_attach(gift->arena, &handle, 1, receive(gift->socket), &pipe, NULL));
     check_status(sst_pipe_recv(pipe, &message, soon()), 0);
     check_status(sst_pipe_send(pipe, message.data, message.size, soon()), 0);
     sst_message_free(&message);

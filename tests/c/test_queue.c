@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Queues: order, bounds, growth, ends, and the deaths of everybody concerned. Names that
- * begin with "threads" start no process. */
+/* Queues: order, bounds, growth, ends, and the deaths of everybody concerned. Names
+ * that begin with "threads" start no process. */
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@ enum {
     RESULT, /* what a child's call returned, less one, so that 0 means not yet */
     TIME,   /* when */
     STOP,
-    LOST, /* takes that a killed consumer may have had in its hands */
+    LOST,      /* takes that a killed consumer may have had in its hands */
     EACH = 16, /* from here one word for each process */
 };
 
@@ -124,8 +124,8 @@ TEST(threads_messages_come_in_order)
 
 TEST(threads_any_size_arrives_whole)
 {
-    static const uint64_t sizes[] = {0,    1,    7,     8,     9,      511,    512,
-                                     513,  4095, 4096,  4097,  8192,   65537,  1 << 20,
+    static const uint64_t sizes[] = {0,    1,    7,     8,     9,      511,   512,
+                                     513,  4095, 4096,  4097,  8192,   65537, 1 << 20,
                                      3000, 12,   16384, 70000, 3 << 20};
     const uint32_t count = sizeof sizes / sizeof *sizes;
     struct sst_arena *const arena = open_queue(0, 0);
@@ -183,13 +183,16 @@ TEST(threads_many_at_a_time)
     fill(data, 9000);
     for (uint32_t i = 0; i < 200; i++) {
         /* Long ones among them, and some that need a buffer. */
-        slices[i] = (struct sst_slice){data, i % 50 == 9 ? 9000 : i % 20 == 3 ? 700 : i};
+        slices[i] = (struct sst_slice){data, i % 50 == 9   ? 9000
+                                             : i % 20 == 3 ? 700
+                                                           : i};
     }
     check_int(sst_queue_put_many(queue, slices, 200, SST_NOW), ==, 150);
     check_status(sst_queue_put_many(queue, slices, 200, SST_NOW), SST_ETIMEDOUT);
     check_int(sst_queue_count(queue), ==, 150);
     while (taken < 150) {
-        const int got = sst_queue_get_many(queue, messages + taken, 200 - taken, SST_NOW);
+        const int got =
+            sst_queue_get_many(queue, messages + taken, 200 - taken, SST_NOW);
 
         check_int(got, >, 0);
         taken += (uint32_t)got;
@@ -259,7 +262,8 @@ TEST(threads_what_is_left_goes_with_the_queue)
 
         check_ok(sst_queue_create(arena, &options, &queue, NULL));
         for (int i = 0; i < 10000; i++) {
-            check_status(sst_queue_put(queue, data, i % 100 == 0 ? 100000 : 50, SST_NOW),
+            check_status(sst_queue_put(queue, data, i % 100 == 0 ? 100000 : 50,
+                                       SST_NOW),
                          0);
         }
         for (int i = 0; i < 10; i++) {
@@ -612,7 +616,8 @@ TEST(shutdown_wakes_everybody)
     check_int(word(RESULT), ==, SST_ESHUTDOWN - 1);
     queue = sst_queue_close(queue);
     check_ok(sst_queue_create(arena,
-                              &(struct sst_queue_options){.size_of = sizeof(struct sst_queue_options),
+                              &(struct sst_queue_options){.size_of = sizeof(
+                                                              struct sst_queue_options),
                                                           .item_max = 1},
                               &queue, NULL));
     put_number(1);
@@ -655,7 +660,8 @@ TEST(a_killed_sleeper_takes_no_message_along)
 
 /* ---- Deaths at random ---- */
 
-/* Messages carry their producer, their number, and padding of any length, long ones too. */
+/* Messages carry their producer, their number, and padding of any length, long ones
+ * too. */
 struct parcel {
     int64_t producer;
     int64_t number;
@@ -671,13 +677,16 @@ produce_for_ever(void *arg)
 
     word_add(GO, 1);
     for (;;) {
-        const uint64_t padding = rand_r(&seed) % 16 == 0 ? (uint64_t)rand_r(&seed) % 19000
-                                                         : (uint64_t)rand_r(&seed) % 60;
+        const uint64_t padding = rand_r(&seed) % 16 == 0
+                                     ? (uint64_t)rand_r(&seed) % 19000
+                                     : (uint64_t)rand_r(&seed) % 60;
 
         parcel.number++;
         memcpy(data, &parcel, sizeof parcel);
-        check_status(sst_queue_put(queue, data, sizeof parcel + padding, SST_FOREVER), 0);
-        word_set(EACH + (int)me, parcel.number); /* what is said to be put must be there */
+        check_status(sst_queue_put(queue, data, sizeof parcel + padding, SST_FOREVER),
+                     0);
+        word_set(EACH + (int)me,
+                 parcel.number); /* what is said to be put must be there */
     }
 }
 
@@ -723,8 +732,8 @@ TEST(random_kills_stop_nobody)
             (void)sst_arena_sweep(arena);
         }
         eventually(word(TAKEN) > before + 10);
-        workers[victim] = test_fork(victim < 2 ? produce_for_ever : consume_for_ever,
-                                    &index[victim]);
+        workers[victim] =
+            test_fork(victim < 2 ? produce_for_ever : consume_for_ever, &index[victim]);
     }
     test_kill(workers[0]);
     test_kill(workers[1]);

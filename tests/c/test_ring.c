@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Rings from the inside: circles, growth and shrinking against a model, and shared memory that
- * somebody has scribbled over. Names that begin with "threads" start no process. */
+/* Rings from the inside: circles, growth and shrinking against a model, and shared
+ * memory that somebody has scribbled over. Names that begin with "threads" start no
+ * process. */
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -80,7 +81,8 @@ TEST(threads_a_skip_leads_to_the_next_lap)
 
     ssti_store_rlx(ssti_record_header(chunk, 240),
                    ssti_record_word(SSTI_RECORD_SKIP, 16));
-    ssti_store_rlx(ssti_record_header(chunk, 0), ssti_record_word(SSTI_RECORD_INLINE, 8));
+    ssti_store_rlx(ssti_record_header(chunk, 0),
+                   ssti_record_word(SSTI_RECORD_INLINE, 8));
     check_int(ssti_record_read(chunk, 256, 240, SSTI_CURSOR_LAP | 16, &record), ==, 0);
     check_int(record.at, ==, 8);
     check_int(record.next, ==, SSTI_CURSOR_LAP | 16);
@@ -102,14 +104,14 @@ TEST(threads_a_record_that_cannot_be_is_refused)
     static const struct {
         uint32_t kind, size, cursor, limit;
     } cases[] = {
-        {SSTI_RECORD_INLINE, 41, 16, 64},          /* beyond the limit */
-        {SSTI_RECORD_INLINE, 0xffffffff, 16, 64},  /* beyond anything */
-        {SSTI_RECORD_EXTENT, 8, 16, 64},           /* too short to name an extent */
-        {SSTI_RECORD_SKIP, 240, 16, 64},           /* a skip before the limit */
+        {SSTI_RECORD_INLINE, 41, 16, 64},         /* beyond the limit */
+        {SSTI_RECORD_INLINE, 0xffffffff, 16, 64}, /* beyond anything */
+        {SSTI_RECORD_EXTENT, 8, 16, 64},          /* too short to name an extent */
+        {SSTI_RECORD_SKIP, 240, 16, 64},          /* a skip before the limit */
         {SSTI_RECORD_SKIP, 100, 16, SSTI_CURSOR_LAP | 8}, /* not up to the end */
-        {4, 8, 16, 64},                            /* no kind */
+        {4, 8, 16, 64},                                   /* no kind */
         {0, 0, 16, 64},
-        {SSTI_RECORD_INLINE, 8, 16, 256},          /* limits and cursors out of range */
+        {SSTI_RECORD_INLINE, 8, 16, 256}, /* limits and cursors out of range */
         {SSTI_RECORD_INLINE, 8, 16, 63},
         {SSTI_RECORD_INLINE, 8, 64, 16},
         {SSTI_RECORD_INLINE, 8, 12, 64},
@@ -121,9 +123,9 @@ TEST(threads_a_record_that_cannot_be_is_refused)
     for (uint32_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ssti_store_rlx(ssti_record_header(chunk, 16),
                        (uint64_t)cases[i].kind << 32 | cases[i].size);
-        check_status(
-            ssti_record_read(chunk, 256, cases[i].cursor, cases[i].limit, &record),
-            SST_ECORRUPT);
+        check_status(ssti_record_read(chunk, 256, cases[i].cursor, cases[i].limit,
+                                      &record),
+                     SST_ECORRUPT);
     }
 }
 
@@ -261,7 +263,8 @@ TEST(threads_wild_chunks_are_not_followed)
             ssti_store_rlx(&shm->ring.get_chunk, 0);
         }
         sst_queue_handle(queue, &handle);
-        check_ok(sst_queue_attach(arena, &handle, &same, NULL)); /* it knows no address yet */
+        check_ok(sst_queue_attach(arena, &handle, &same,
+                                  NULL)); /* it knows no address yet */
         queue = sst_queue_close(queue);
         queue = same;
         expect_corrupt();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Joinable queues: what is unfinished, and whose death makes it so for ever. Names that begin
- * with "threads" start no process. */
+/* Joinable queues: what is unfinished, and whose death makes it so for ever. Names that
+ * begin with "threads" start no process. */
 
 #include <string.h>
 

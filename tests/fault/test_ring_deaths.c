@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* A process is killed at every crash point of rings, queues, doorbells and pipes in turn. Those who
- * survive must go on, find each message that was put once and in order, and leave no
- * memory behind. Built with -Dcrashpoints=true only. */
+/* A process is killed at every crash point of rings, queues, doorbells and pipes in
+ * turn. Those who survive must go on, find each message that was put once and in order,
+ * and leave no memory behind. Built with -Dcrashpoints=true only. */
 
 #include <poll.h>
 #include <string.h>
@@ -13,11 +13,11 @@
 #include "c/peers.h"
 
 enum {
-    PUT,     /* words: numbers the victim has put, as it said, */
-    TAKEN,   /* taken, */
-    SENT,    /* sent through the pipe; */
-    BORN,    /* its child is there, */
-    GO,      /* and may take an item */
+    PUT,   /* words: numbers the victim has put, as it said, */
+    TAKEN, /* taken, */
+    SENT,  /* sent through the pipe; */
+    BORN,  /* its child is there, */
+    GO,    /* and may take an item */
     HITS_MAX = 3,
     BURST = 2500, /* enough for a chain of chunks larger than a ring keeps */
 };
@@ -138,7 +138,8 @@ live(void *arg)
     ssti_crashpoint_arm(NULL, 0);
 }
 
-/* The survivor's look at the queue: all that was put and not taken, once and in order. */
+/* The survivor's look at the queue: all that was put and not taken, once and in
+ * order. */
 static void
 drain_queue(void)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Sockets as bells: the only thing that ever travels over them is a byte that says "look".
+/* Sockets as bells: the only thing that ever travels over them is a byte that says
+ * "look".
  *
- * A *bell* is a datagram socket under a name that the kernel chose (autobind: abstract, in
- * no directory, gone with its last descriptor). Whoever knows the name can ring it. A
- * *pair* is two joined stream sockets, each end the other's bell; besides, an end hangs up when
- * the last descriptor of the other is closed, by whomever and however, which is how a
- * pipe learns of its end of file. Nothing here blocks but ssti_os_pair_poll, and nothing
- * writes shared memory. */
+ * A *bell* is a datagram socket under a name that the kernel chose (autobind: abstract,
+ * in no directory, gone with its last descriptor). Whoever knows the name can ring it.
+ * A *pair* is two joined stream sockets, each end the other's bell; besides, an end
+ * hangs up when the last descriptor of the other is closed, by whomever and however,
+ * which is how a pipe learns of its end of file. Nothing here blocks but
+ * ssti_os_pair_poll, and nothing writes shared memory. */
 
 #include <errno.h>
 #include <poll.h>
@@ -23,7 +24,8 @@
 #include "sidestep/sidestep.h"
 
 enum {
-    NAME_OFFSET = offsetof(struct sockaddr_un, sun_path) + 1, /* behind the leading NUL */
+    NAME_OFFSET = offsetof(struct sockaddr_un, sun_path) +
+        1, /* behind the leading NUL */
     DRAIN_SIZE = 64,
 };
 

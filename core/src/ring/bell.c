@@ -1,31 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Doorbells: how a queue wakes somebody who sleeps in poll(), select() or an event loop.
+/* Doorbells: how a queue wakes somebody who sleeps in poll(), select() or an event
+ * loop.
  *
  * A queue has no descriptor. Who asks for one binds a datagram socket under a name that
  * the kernel picks and enters the name in the queue's list; no descriptor travels, so
- * it does not matter who was forked when. An entry is *armed* or *rung*. A putter that finds
- * armed entries sends each one byte, marks it rung, and publishes its message, all under
- * the queue's leaf and in this order. The asker, when it found nothing under the leaf, marks its
- * entry armed and reads the bytes. Hence, whenever the leaf is free:
+ * it does not matter who was forked when. An entry is *armed* or *rung*. A putter that
+ * finds armed entries sends each one byte, marks it rung, and publishes its message,
+ * all under the queue's leaf and in this order. The asker, when it found nothing under
+ * the leaf, marks its entry armed and reads the bytes. Hence, whenever the leaf is
+ * free:
  *
  *   B1  there is a message  =>  no entry is armed, and the socket of each living owner
  *                               has a byte in it
- *   B2  an entry is rung    =>  its owner's socket is readable, or its owner is reading it
- *                               while it holds the leaf
+ *   B2  an entry is rung    =>  its owner's socket is readable, or its owner is reading
+ *                               it while it holds the leaf
  *
- * so a descriptor is readable at the latest when a message is there, and may be readable
- * once with none: somebody else was faster, or who rang did not live to publish. An entry that is rung
- * costs the putters one load.
+ * so a descriptor is readable at the latest when a message is there, and may be
+ * readable once with none: somebody else was faster, or who rang did not live to
+ * publish. An entry that is rung costs the putters one load.
  *
  * A putter that cannot ring (no descriptor to be had for the sending socket) does not
- * publish: its put fails. A bell whose socket is gone is left marked rung, and its entry is
- * given to the next asker once its owner is dead.
+ * publish: its put fails. A bell whose socket is gone is left marked rung, and its
+ * entry is given to the next asker once its owner is dead.
  *
- * A child of fork() has copies of its parent's descriptors. It knows them by `owner`: it
- * never reads the parent's bell, and closes its copy when it makes one of its own or closes
- * the queue. A ringer may be shared, since a datagram has no other sender state than room:
- * when that is used up (many bells rung and not read) a new one is made.
+ * A child of fork() has copies of its parent's descriptors. It knows them by `owner`:
+ * it never reads the parent's bell, and closes its copy when it makes one of its own or
+ * closes the queue. A ringer may be shared, since a datagram has no other sender state
+ * than room: when that is used up (many bells rung and not read) a new one is made.
  *
  * Limit: abstract names belong to a network namespace. A putter in another one than the
  * asker cannot ring it.
@@ -33,8 +35,8 @@
  * Death table (process dies after ...)
  *   binding, before the entry     its socket is gone with it
  *   writing half an entry         `owner` is written last: the entry is free
- *   the entry                     the next ring finds nobody and marks it rung; freed when
- *                                 the list is full and somebody asks
+ *   the entry                     the next ring finds nobody and marks it rung; freed
+ *                                 when the list is full and somebody asks
  *   sending, before marking       armed still: rung again
  *   marking, before publishing    the asker looks under the leaf, finds nothing, arms
  *   arming, before reading        its own bell: gone with it. Threads die together */
@@ -48,8 +50,8 @@
 #include "shm/arena.h"
 
 void
-ssti_bell_init(struct ssti_bell *bell, struct sst_arena *arena, struct sst_bell_shm *list,
-               _Atomic uint32_t *armed)
+ssti_bell_init(struct ssti_bell *bell, struct sst_arena *arena,
+               struct sst_bell_shm *list, _Atomic uint32_t *armed)
 {
     *bell = (struct ssti_bell){
         .arena = arena,
@@ -212,7 +214,8 @@ ssti_bell_opened(struct ssti_bell *bell, struct ssti_bell_opening *opening, int 
         return fd;
     }
     if (rc == SST_ELIMIT) {
-        return ssti_error_set(err, rc, "%d processes poll this queue's descriptor already",
+        return ssti_error_set(err, rc,
+                              "%d processes poll this queue's descriptor already",
                               SSTI_QUEUE_BELLS);
     }
     return ssti_error_set(err, rc, "the doorbell cannot be rung");

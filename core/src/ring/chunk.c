@@ -5,25 +5,27 @@
  *     get_chunk -> chunk -> ... -> put_chunk      spare      retired -> ... -> 0
  *     (taken from)  next     (put into)        (one drained) (to be freed)
  *
- * Mostly there is one chunk, which is both ends of the chain and used as a circle. When a
- * record does not fit, a chunk twice as large (up to SSTI_RING_CHUNK_MAX) is appended and
- * the old one's put cursor is final: it is drained, left by the takers, and becomes the spare,
- * from which the next growth is served, or is retired. Freeing needs the heap's lock, and no
- * two shared locks are ever held at once: so a retired chunk is first moved to a held entry of
- * whoever comes by, under the ring's leaf, and dropped from there without it.
- * A ring that is empty keeps no large chunk, and a ring that was never used has none.
+ * Mostly there is one chunk, which is both ends of the chain and used as a circle. When
+ * a record does not fit, a chunk twice as large (up to SSTI_RING_CHUNK_MAX) is appended
+ * and the old one's put cursor is final: it is drained, left by the takers, and becomes
+ * the spare, from which the next growth is served, or is retired. Freeing needs the
+ * heap's lock, and no two shared locks are ever held at once: so a retired chunk is
+ * first moved to a held entry of whoever comes by, under the ring's leaf, and dropped
+ * from there without it. A ring that is empty keeps no large chunk, and a ring that was
+ * never used has none.
  *
- * Every change of the chain writes more than one word: it is a redo record. Each of
- * the apply_ functions below may be run again from any point of itself, and is what
- * both the living and the repair run. The view caches addresses under a generation that
- * changes before the chain does, so a process that looks later never follows an old one.
+ * Every change of the chain writes more than one word: it is a redo record. Each of the
+ * apply_ functions below may be run again from any point of itself, and is what both
+ * the living and the repair run. The view caches addresses under a generation that
+ * changes before the chain does, so a process that looks later never follows an old
+ * one.
  *
  * Death table (owner of the leaf dies after ...)
- *   making a chunk, before LINK     it is in the dead's held table: the sweeper drops it
+ *   making a chunk, before LINK     it is in the dead's held table: dropped with it
  *   writing a part of an intent     its kind is written last: nothing happened
- *   the intent, or any step of it   the next owner of the leaf redoes all of it. The held entry
- *                                   it names still is the dead's: entries are tied to the
- *                                   object, and a sweeper takes the leaf first
+ *   the intent, or any step of it   the next owner of the leaf redoes all of it. The held
+ *                                   entry it names still is the dead's: entries are
+ *                                   tied to the object, whose leaf a sweeper takes first
  *   FREE, before the drop           the chunk is in the dead's held table */
 
 #include "ring/chunk.h"
@@ -79,8 +81,8 @@ ssti_chunk_refresh(struct ssti_ring *ring)
     if (generation == ring->generation) {
         return 0;
     }
-    /* A fork of another thread may copy the view at any instant: never half of it under a
-     * valid generation. */
+    /* A fork of another thread may copy the view at any instant: never half of it under
+     * a valid generation. */
     ring->generation = 0;
     ssti_compiler_fence();
     ring->put = put != 0 ? ssti_chunk_at(ring, put, &ring->put_size) : NULL;
@@ -177,7 +179,8 @@ retire(struct ssti_ring *ring, uint64_t offset)
     SST_CRASHPOINT(ring_retired);
 }
 
-/* extent: the drained chunk; next: the one after it; cursor: 1 to retire, 0 to spare. */
+/* extent: the drained chunk; next: the one after it; cursor: 1 to retire, 0 to
+ * spare. */
 static void
 apply_advance(struct ssti_ring *ring, const struct ssti_intent *intent)
 {

@@ -15,9 +15,9 @@
 
 enum ssti_ring_intent {
     SSTI_INTENT_NONE,
-    SSTI_INTENT_PUT,     /* an extent moves from entry into the record at the put cursor */
-    SSTI_INTENT_TAKE,    /* an extent moves from the record at the get cursor to entry */
-    SSTI_INTENT_LINK,    /* a chunk moves from entry, or from the spare, to the chain's end */
+    SSTI_INTENT_PUT,  /* an extent moves from entry into the record at the put cursor */
+    SSTI_INTENT_TAKE, /* an extent moves from the record at the get cursor to entry */
+    SSTI_INTENT_LINK, /* a chunk moves from entry, or spare, to the chain's end */
     SSTI_INTENT_ADVANCE, /* the first chunk is drained: it becomes spare, or retired */
     SSTI_INTENT_EMPTY,   /* the only chunk is drained and too large to keep: retired */
     SSTI_INTENT_SPARE,   /* the spare is retired */
@@ -49,8 +49,10 @@ ssti_chunk_data(struct sst_chunk_shm *chunk, uint32_t at)
     return (unsigned char *)(chunk + 1) + at;
 }
 
-/* A chunk's address and the size of its records, checked. NULL when it cannot be one. */
-struct sst_chunk_shm *ssti_chunk_at(struct ssti_ring *ring, uint64_t offset, uint32_t *size);
+/* A chunk's address and the size of its records, checked. NULL when it cannot be
+ * one. */
+struct sst_chunk_shm *ssti_chunk_at(struct ssti_ring *ring, uint64_t offset,
+                                    uint32_t *size);
 
 /* Bring the view's pointers up to date. 0, SST_ECORRUPT. */
 int ssti_chunk_refresh(struct ssti_ring *ring);
@@ -58,12 +60,13 @@ int ssti_chunk_refresh(struct ssti_ring *ring);
 /* Write the header of a chunk nobody else knows yet. */
 void ssti_chunk_format(struct sst_chunk_shm *chunk, uint32_t size);
 
-/* Append the spare, if the parcel's record fits, or the chunk it brings. 0, SSTI_RING_CHUNK
- * when there is neither, SST_ECORRUPT. */
+/* Append the spare, if the parcel's record fits, or the chunk it brings. 0,
+ * SSTI_RING_CHUNK when there is neither, SST_ECORRUPT. */
 int ssti_chunk_link(struct ssti_ring *ring, struct ssti_parcel *parcel);
 /* The first chunk is drained and another follows. */
 int ssti_chunk_advance(struct ssti_ring *ring);
-/* The only chunk is drained: give it back if it is large. With `all` whatever its size. */
+/* The only chunk is drained: give it back if it is large. With `all` whatever its
+ * size. */
 void ssti_chunk_empty(struct ssti_ring *ring, bool all);
 /* Move one retired chunk to the held entry at `entry`. False when there is none. */
 bool ssti_chunk_free(struct ssti_ring *ring, uint64_t entry);

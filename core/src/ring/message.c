@@ -6,8 +6,8 @@
  *     owner block, extent 0   in a block of the process's heap
  *     owner arena, extent n   in the extent that the held entry n - 1 holds
  *
- * Writes no shared memory of its own: who dies with an extent loses it to the sweeper, with
- * everything else that is in its held table. */
+ * Writes no shared memory of its own: who dies with an extent loses it to the sweeper,
+ * with everything else that is in its held table. */
 
 #include "base/alloc.h"
 #include "shm/arena.h"

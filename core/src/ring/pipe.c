@@ -3,39 +3,42 @@
 /* Pipes: a message ring each way, and a pair of sockets for sleepers.
  *
  * Messages never touch the sockets. These are there because a sleeper must learn of two
- * things: a message, and that nobody is left who could send one. The second only the kernel
- * knows for certain (it counts the descriptors of an end over forks, passing and deaths),
- * and it tells those who poll the socket. So everybody who has to wait, for a message or for room,
- * sleeps in poll() on the socket of his end, and is rung by one byte from the other. Nobody
- * sleeps on the leaf but for the lock.
+ * things: a message, and that nobody is left who could send one. The second only the
+ * kernel knows for certain (it counts the descriptors of an end over forks, passing and
+ * deaths), and it tells those who poll the socket. So everybody who has to wait, for a
+ * message or for room, sleeps in poll() on the socket of his end, and is rung by one
+ * byte from the other. Nobody sleeps on the leaf but for the lock.
  *
- * Each end is *rung* or not. Whoever puts a message rings the reading end first unless it is
- * rung already, then publishes; whoever takes one while senders sleep at the other end rings that
- * end, then takes. Who found nothing under the leaf, and is going to sleep, marks
- * its end not rung and reads the byte away, under the leaf. Hence, whenever the leaf is free:
+ * Each end is *rung* or not. Whoever puts a message rings the reading end first unless
+ * it is rung already, then publishes; whoever takes one while senders sleep at the
+ * other end rings that end, then takes. Who found nothing under the leaf, and is going
+ * to sleep, marks its end not rung and reads the byte away, under the leaf. Hence,
+ * whenever the leaf is free:
  *
  *   P1  a message is there    =>  the end that reads it is rung
  *   P2  an end is rung        =>  its socket is readable, or its reader is gone
  *   P3  room and send_asleep  =>  the end of those senders is rung
  *
- * While both sides run, an end stays rung, and a message costs no system call. The same rules
- * make the descriptor fit for select() at any time. One byte wakes all who poll the end;
- * those who find nothing sleep again. A receiver and a sender that wait at the same end at once
- * share the byte: who finds nothing while the other kind has reason to run leaves it, and naps.
+ * While both sides run, an end stays rung, and a message costs no system call. The same
+ * rules make the descriptor fit for select() at any time. One byte wakes all who poll
+ * the end; those who find nothing sleep again. A receiver and a sender that wait at the
+ * same end at once share the byte: who finds nothing while the other kind has reason to
+ * run leaves it, and naps.
  *
- * End of file: the other end has hung up, and after that was seen the ring is empty. The other way
- * round a sender looks at the slot that stands for the reading end (pipe_life.c): it dies with
- * its last holder, one load tells. A reader that was killed holds it until it is swept: so
- * every UNREAD_MAX sends that nobody took, and before sleeping, the socket is asked.
+ * End of file: the other end has hung up, and after that was seen the ring is empty.
+ * The other way round a sender looks at the slot that stands for the reading end
+ * (pipe_life.c): it dies with its last holder, one load tells. A reader that was killed
+ * holds it until it is swept: so every UNREAD_MAX sends that nobody took, and before
+ * sleeping, the socket is asked.
  *
  * Death table: ring.c's; and (process dies after ...)
  *   sending the byte                not marked rung: rung twice. No message: who wakes
  *                                   finds nothing, reads the byte and sleeps again
- *   marking an end not rung,        it is rung again by the next message: two bytes, both read
- *    before reading the byte         at once
- *   counting itself asleep          the count stays too high: takers ring in vain, never the
- *                                   other way round
- *   its last descriptor is closed   the other end hangs up: end of file, or SST_EPIPE */
+ *   marking an end not rung,        it is rung again by the next message: two bytes, both
+ *    before reading the byte         read at once
+ *   counting itself asleep          the count stays too high: takers ring in vain, never
+ *                                   the other way round
+ *   its last descriptor is closed   the other end hangs up: SST_EOF, or SST_EPIPE */
 
 #include "ring/pipe.h"
 
@@ -51,15 +54,16 @@
 #include "sync/view.h"
 
 enum {
-    UNREAD_MAX = 64,        /* sends that nobody took, after which the socket is asked */
-    NAP_MIN_NS = 1000000,   /* a byte at our end is meant for others, who are slow to come */
+    UNREAD_MAX = 64, /* sends that nobody took, after which the socket is asked */
+    NAP_MIN_NS =
+        1000000, /* a byte at our end is meant for others, who are slow to come */
     NAP_MAX_NS = 100000000,
 };
 
 /* One wait. */
 struct wait {
     int64_t deadline_ns;
-    int64_t nap_ns;  /* the last one; 0 = none yet */
+    int64_t nap_ns; /* the last one; 0 = none yet */
     bool is_sender;
     bool has_hung_up; /* the other end was seen closed */
 };
@@ -122,8 +126,8 @@ ring_other_locked(struct sst_pipe *pipe, uint32_t asleep)
     return 0;
 }
 
-/* This thread found nothing to do at its end: take the byte back, if there is one and it is not
- * meant for somebody of the other kind. False when it is. */
+/* This thread found nothing to do at its end: take the byte back, if there is one and
+ * it is not meant for somebody of the other kind. False when it is. */
 static bool
 settle_locked(struct sst_pipe *pipe, bool is_sender)
 {
@@ -143,8 +147,8 @@ settle_locked(struct sst_pipe *pipe, bool is_sender)
     return true;
 }
 
-/* Sleep on the socket; the leaf is held before and after. 0 when it is time to look again,
- * SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
+/* Sleep on the socket; the leaf is held before and after. 0 when it is time to look
+ * again, SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
 static int
 sleep_locked(struct sst_pipe *pipe, struct wait *wait)
 {
@@ -313,7 +317,8 @@ sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices,
 }
 
 int
-sst_pipe_send(struct sst_pipe *pipe, const void *data, uint64_t size, int64_t deadline_ns)
+sst_pipe_send(struct sst_pipe *pipe, const void *data, uint64_t size,
+              int64_t deadline_ns)
 {
     const struct sst_slice slice = {data, size};
 
@@ -326,8 +331,7 @@ sst_pipe_send(struct sst_pipe *pipe, const void *data, uint64_t size, int64_t de
 static int
 recv_locked(struct sst_pipe *pipe, struct ssti_receipt *receipt)
 {
-    const uint32_t senders =
-        ssti_load_rlx(&pipe->shm->end[1 - pipe->end].send_asleep);
+    const uint32_t senders = ssti_load_rlx(&pipe->shm->end[1 - pipe->end].send_asleep);
 
     if (senders != 0 && ssti_ring_count(&pipe->in) != 0) {
         /* P3. If it cannot be rung nobody is there who would want to send. */

@@ -21,19 +21,19 @@ struct sst_pipe {
     struct ssti_view view; /* first: the repair gets it */
     struct sst_pipe *self; /* this view, where only a constant pointer is at hand */
     struct sst_pipe_shm *shm;
-    uint32_t end;          /* 0 or 1 */
-    uint32_t end_held;     /* the held entry for the end's own slot */
+    uint32_t end;      /* 0 or 1 */
+    uint32_t end_held; /* the held entry for the end's own slot */
     int fd;
     bool can_recv;
     bool can_send;
-    bool is_polled;        /* sst_pipe_fd was called: rings are taken back at once */
+    bool is_polled; /* sst_pipe_fd was called: rings are taken back at once */
     struct sst_slot_shm *other_hold; /* the slot of the other end, */
     uint32_t other_generation;       /* as long as it has this generation */
     struct ssti_ring in;
     struct ssti_ring out;
     struct ssti_spin recv_spin;
     struct ssti_spin send_spin;
-    _Atomic uint32_t unread;   /* sends since somebody took; any thread writes, a guess */
+    _Atomic uint32_t unread; /* sends since somebody took; any thread writes, a guess */
     _Atomic uint64_t last_got; /* takes there had been then */
 };
 

@@ -2,13 +2,14 @@
 
 /* The life of a pipe: made, attached, handed on, closed, destroyed.
  *
- * A pipe is three slots. One has the rings, and is held by everybody who has an end open. The other
- * two have nothing in them: each stands for an end, and is held by those who have that end. The held tables keep
- * their counts right over forks, closes and deaths, so whether anybody could still
- * read is one load of the slot's state. The sockets say the same for those who sleep.
+ * A pipe is three slots. One has the rings, and is held by everybody who has an end
+ * open. The other two have nothing in them: each stands for an end, and is held by
+ * those who have that end. The held tables keep their counts right over forks, closes
+ * and deaths, so whether anybody could still read is one load of the slot's state. The
+ * sockets say the same for those who sleep.
  *
- * An end is handed to another process as the pipe's handle and a descriptor of the end's
- * socket; it must stay open at the giver's until the other has attached.
+ * An end is handed to another process as the pipe's handle and a descriptor of the
+ * end's socket; it must stay open at the giver's until the other has attached.
  *
  * Death table (process dies while ...)
  *   creating or attaching   slots and sockets go with it
@@ -30,7 +31,8 @@
 
 #define HELD_NONE UINT32_MAX
 
-/* Make a view of the object at `shm`; view.arena and view.offset are set. SST_ECORRUPT. */
+/* Make a view of the object at `shm`; view.arena and view.offset are set.
+ * SST_ECORRUPT. */
 static int
 bind(struct sst_pipe *pipe, struct sst_pipe_shm *shm, uint32_t end)
 {
@@ -45,11 +47,11 @@ bind(struct sst_pipe *pipe, struct sst_pipe_shm *shm, uint32_t end)
     pipe->can_recv = duplex || end == 0;
     pipe->can_send = duplex || end == 1;
     pipe->other_generation = ssti_load_rlx(&other->generation);
-    pipe->other_hold =
-        ssti_arena_ptr(pipe->view.arena, ssti_load_rlx(&other->slot),
-                       sizeof(struct sst_pipe_hold_shm));
+    pipe->other_hold = ssti_arena_ptr(pipe->view.arena, ssti_load_rlx(&other->slot),
+                                      sizeof(struct sst_pipe_hold_shm));
     ssti_ring_view(&pipe->in, pipe->view.arena, &shm->ring[end], pipe->view.offset);
-    ssti_ring_view(&pipe->out, pipe->view.arena, &shm->ring[1 - end], pipe->view.offset);
+    ssti_ring_view(&pipe->out, pipe->view.arena, &shm->ring[1 - end],
+                   pipe->view.offset);
     return pipe->other_hold != NULL ? 0 : SST_ECORRUPT;
 }
 
@@ -134,7 +136,8 @@ create_rings(struct sst_pipe *const pipe[2], struct sst_arena *arena, bool duple
     ssti_ring_format(&(*shm)->ring[1], 0, SSTI_PIPE_BYTES);
     ssti_store_rlx(&(*shm)->role, SSTI_PIPE_RINGS);
 
-    rc = ssti_view_attach(&view, arena, SST_KIND_PIPE, sizeof **shm, &handle, &object, err);
+    rc = ssti_view_attach(&view, arena, SST_KIND_PIPE, sizeof **shm, &handle, &object,
+                          err);
     if (rc < 0) {
         return rc;
     }
@@ -201,7 +204,8 @@ sst_pipe_attach(struct sst_arena *arena, const struct sst_handle *handle, int en
     if (pipe == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for a pipe");
     }
-    rc = ssti_view_attach(&view, arena, SST_KIND_PIPE, sizeof *shm, handle, &object, err);
+    rc = ssti_view_attach(&view, arena, SST_KIND_PIPE, sizeof *shm, handle, &object,
+                          err);
     if (rc < 0) {
         goto fail;
     }
@@ -309,7 +313,8 @@ destroy(struct sst_arena *arena, void *object)
     struct sst_pipe pipe;
 
     /* An end's slot has nothing in it; a pipe that was not finished has no role yet. */
-    if (ssti_load_acq(&shm->role) != SSTI_PIPE_RINGS || borrow(&pipe, arena, shm) != 0) {
+    if (ssti_load_acq(&shm->role) != SSTI_PIPE_RINGS ||
+        borrow(&pipe, arena, shm) != 0) {
         return;
     }
     section = ssti_pipe_section(&pipe);
@@ -323,7 +328,8 @@ settle(struct sst_arena *arena, void *object)
     struct sst_pipe_shm *const shm = object;
     struct sst_pipe pipe;
 
-    if (ssti_load_acq(&shm->role) != SSTI_PIPE_RINGS || borrow(&pipe, arena, shm) != 0) {
+    if (ssti_load_acq(&shm->role) != SSTI_PIPE_RINGS ||
+        borrow(&pipe, arena, shm) != 0) {
         return;
     }
     ssti_view_lock(&pipe.view);
@@ -335,10 +341,12 @@ ssti_pipe_kind(void)
 {
     static struct ssti_kind_ops ops = {.destroy = destroy, .settle = settle};
 
-    ops.layout = SSTI_LAYOUT_HASH(
-        sizeof(struct sst_pipe_shm), offsetof(struct sst_pipe_shm, ring),
-        offsetof(struct sst_pipe_shm, end), sizeof(struct sst_pipe_end_shm),
-        sizeof(struct sst_ring_shm), sizeof(struct sst_chunk_shm), SSTI_RING_INLINE_MAX,
-        SSTI_RING_CHUNK_MAX, SSTI_PIPE_BYTES);
+    ops.layout =
+        SSTI_LAYOUT_HASH(sizeof(struct sst_pipe_shm),
+                         offsetof(struct sst_pipe_shm, ring),
+                         offsetof(struct sst_pipe_shm, end),
+                         sizeof(struct sst_pipe_end_shm), sizeof(struct sst_ring_shm),
+                         sizeof(struct sst_chunk_shm), SSTI_RING_INLINE_MAX,
+                         SSTI_RING_CHUNK_MAX, SSTI_PIPE_BYTES);
     return &ops;
 }

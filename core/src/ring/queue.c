@@ -2,29 +2,31 @@
 
 /* Queues: a message ring, who waits for it, and how it ends.
  *
- * One leaf guards everything. Getters sleep as class A, putters of a bounded queue that is
- * full as B, joiners as C; what an unlock wakes follows from the state: A while there is a
- * message, B while there is room, C while nothing is unfinished or joiners have something to
- * look at. One sleeper is woken at a time, and the next by the unlock of the one woken.
- * Those who poll a descriptor are rung before the message is there (bell.c).
+ * One leaf guards everything. Getters sleep as class A, putters of a bounded queue that
+ * is full as B, joiners as C; what an unlock wakes follows from the state: A while
+ * there is a message, B while there is room, C while nothing is unfinished or joiners
+ * have something to look at. One sleeper is woken at a time, and the next by the unlock
+ * of the one woken. Those who poll a descriptor are rung before the message is there
+ * (bell.c).
  *
- * A put runs: an extent for a long payload (no leaf) - leaf: shut? full? a place? - ring the
- * bells - record - cursor - unlock, which wakes. A get the same way round. Neither runs foreign code,
- * and both are done when they return: nothing is buffered in the process, so it may exit or
- * be killed at any time, and what it had put stays.
+ * A put runs: an extent for a long payload (no leaf) - leaf: shut? full? a place? -
+ * ring the bells - record - cursor - unlock, which wakes. A get the same way round.
+ * Neither runs foreign code, and both are done when they return: nothing is buffered in
+ * the process, so it may exit or be killed at any time, and what it had put stays.
  *
- * shutdown sets a flag under the leaf; with `immediate` a second one, upon which whoever comes by
- * drops what is left. Flags are only ever set.
+ * shutdown sets a flag under the leaf; with `immediate` a second one, upon which
+ * whoever comes by drops what is left. Flags are only ever set.
  *
  * Invariants
  *   Q1  sleepers in A, B, C and what they wait for: see ssti_queue_wake_locked
  *   Q2  a message is there  =>  every bell of the list is rung (B1 of bell.c)
- *   Q3  an extent belongs to one held entry or to one record, or a redo record says to which
+ *   Q3  an extent belongs to one held entry or to one record, or a redo record says
+ *       to which
  *
  * Death table: that of ring.c, bell.c and takers.c; and (process dies after ...)
- *   setting the flag of shutdown    shut; the next unlock wakes who sleeps, and the leaf's
- *                                   death is an unlock that wakes all
- *   dropping some of the items      DISCARD is set: the next get, put or join drops the rest
+ *   setting the flag of shutdown    shut; the next unlock wakes who sleeps, and the next
+ *                                   owner of the leaf wakes all
+ *   dropping some of the items      DISCARD is set: the next get or join drops the rest
  *
  * docs/internals/rings.rst tells more. */
 
@@ -40,8 +42,8 @@
 #include "sync/view.h"
 
 enum {
-    RUN_MAX = 64,             /* messages moved by the _many functions in one section, */
-    RUN_BYTES_MAX = 65536,    /* and their bytes, so that others are not kept waiting */
+    RUN_MAX = 64,          /* messages moved by the _many functions in one section, */
+    RUN_BYTES_MAX = 65536, /* and their bytes, so that others are not kept waiting */
 };
 
 uint32_t
@@ -167,7 +169,8 @@ put_section(struct sst_queue *queue, struct ssti_parcel *parcel, int64_t deadlin
             rc = slept;
             break;
         }
-        sleep.wake = ssti_queue_wake_locked(queue); /* we may be awake in another's place */
+        sleep.wake =
+            ssti_queue_wake_locked(queue); /* we may be awake in another's place */
         slept = ssti_view_wait(&queue->view, &sleep, deadline_ns);
     }
     ssti_queue_unlock(queue);
@@ -268,7 +271,8 @@ sst_queue_put_many(struct sst_queue *queue, const struct sst_slice *messages,
         return SST_EINVAL;
     }
     while (done < count && rc == 0) {
-        const uint32_t run = done == 0 ? 0 : put_run(queue, messages + done, count - done);
+        const uint32_t run =
+            done == 0 ? 0 : put_run(queue, messages + done, count - done);
 
         done += run;
         if (run == 0) {
@@ -297,7 +301,8 @@ take_locked(struct sst_queue *queue, struct ssti_receipt *receipt)
         rc = ssti_ring_take_locked(&queue->ring, receipt);
     }
     else {
-        /* The drained chunks are left first: takers.c recognises a take by the cursor. */
+        /* The drained chunks are left first: takers.c recognises a take by the
+         * cursor. */
         rc = ssti_ring_peek_locked(&queue->ring);
         if (rc == 0) {
             ssti_takers_enter_locked(&queue->takers);
@@ -311,12 +316,14 @@ take_locked(struct sst_queue *queue, struct ssti_receipt *receipt)
 void
 ssti_queue_settle_bell_locked(struct sst_queue *queue)
 {
-    if (__builtin_expect(ssti_bell_is_there(&queue->bell), 0) && ssti_bell_is_mine(&queue->bell)) {
+    if (__builtin_expect(ssti_bell_is_there(&queue->bell), 0) &&
+        ssti_bell_is_mine(&queue->bell)) {
         ssti_bell_settle_locked(&queue->bell);
     }
 }
 
-/* Take up to `count` messages; *taken of them were. The answer to the next is returned. */
+/* Take up to `count` messages; *taken of them were. The answer to the next is
+ * returned. */
 static int
 take_run_locked(struct sst_queue *queue, struct ssti_receipt *receipt,
                 struct sst_message *messages, uint32_t count, uint32_t *taken)
@@ -332,7 +339,8 @@ take_run_locked(struct sst_queue *queue, struct ssti_receipt *receipt,
         if (*taken == count) {
             break;
         }
-        ssti_receipt_next(receipt, &messages[*taken]); /* before the next section, too */
+        ssti_receipt_next(receipt,
+                          &messages[*taken]); /* before the next section, too */
         if (run == RUN_MAX || bytes >= RUN_BYTES_MAX) {
             break;
         }
@@ -366,15 +374,16 @@ take_section(struct sst_queue *queue, struct ssti_receipt *receipt,
             rc = slept;
             break;
         }
-        sleep.wake = ssti_queue_wake_locked(queue); /* we may be awake in another's place */
+        sleep.wake =
+            ssti_queue_wake_locked(queue); /* we may be awake in another's place */
         slept = ssti_view_wait(&queue->view, &sleep, deadline_ns);
     }
     ssti_queue_unlock(queue);
     return rc;
 }
 
-/* Is there a reason to take the leaf? A hint, but no message stays unseen for ever: a putter
- * that died between its message and its count leaves the leaf marked. */
+/* Is there a reason to take the leaf? A hint, but no message stays unseen for ever: a
+ * putter that died between its message and its count leaves the leaf marked. */
 static bool
 looks_ready(const struct sst_queue *queue)
 {
@@ -397,8 +406,8 @@ spin_for_message(struct sst_queue *queue, int64_t deadline_ns)
 }
 
 int
-sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages, uint32_t count,
-                   int64_t deadline_ns)
+sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages,
+                   uint32_t count, int64_t deadline_ns)
 {
     struct ssti_receipt receipt;
     uint32_t taken = 0;
@@ -479,7 +488,8 @@ sst_queue_poll(struct sst_queue *queue, int64_t deadline_ns)
             rc = slept == SST_ETIMEDOUT ? 0 : slept;
             break;
         }
-        sleep.wake = ssti_queue_wake_locked(queue); /* we may be awake in another's place */
+        sleep.wake =
+            ssti_queue_wake_locked(queue); /* we may be awake in another's place */
         slept = ssti_view_wait(&queue->view, &sleep, deadline_ns);
     }
     ssti_queue_unlock(queue);

@@ -16,7 +16,7 @@
 #include "sync/view.h"
 
 struct sst_queue {
-    struct ssti_view view; /* first: the repair gets it */
+    struct ssti_view view;  /* first: the repair gets it */
     struct sst_queue *self; /* this view, where only a constant pointer is at hand */
     struct sst_queue_shm *shm;
     struct ssti_ring ring;
@@ -36,7 +36,8 @@ struct ssti_ring_section ssti_queue_section(struct sst_queue *queue);
 /* Bring back into order what a dead holder of the leaf left. */
 void ssti_queue_repair(const struct ssti_view *view);
 
-/* This process found nothing, under the leaf: its descriptor is not to be readable any more. */
+/* This process found nothing, under the leaf: its descriptor is not to be readable any
+ * more. */
 void ssti_queue_settle_bell_locked(struct sst_queue *queue);
 /* After an immediate shutdown: drop what is left, whoever did not live to. */
 void ssti_queue_discard(struct sst_queue *queue);

@@ -2,13 +2,14 @@
 
 /* The life of a queue: made, attached, joined, shut down, polled, closed, destroyed.
  *
- * A view is memory of one process and holds the slot through its held table; the child of a fork has copies of
- * both. With the last hold the queue is destroyed: its messages and chunks are taken out like
- * any others, through a held entry of whoever destroys it, so a destroyer may die, too.
+ * A view is memory of one process and holds the slot through its held table; the child
+ * of a fork has copies of both. With the last hold the queue is destroyed: its messages
+ * and chunks are taken out like any others, through a held entry of whoever destroys
+ * it, so a destroyer may die, too.
  *
- * Joiners sleep as class C until nothing is unfinished, and watch the life of the takers
- * (takers.c). With several takers they look at all of them every SLICE_NS, since a sleep has room
- * for one life word only.
+ * Joiners sleep as class C until nothing is unfinished, and watch the life of the
+ * takers (takers.c). With several takers they look at all of them every SLICE_NS, since
+ * a sleep has room for one life word only.
  *
  * Death table: queue.c's, takers.c's and bell.c's; and (process dies while ...)
  *   creating          the slot is in its held table: dropped with it
@@ -76,8 +77,8 @@ sst_queue_task_done(struct sst_queue *queue)
     return rc;
 }
 
-/* One look, and one sleep, with the leaf: 0, SST_EOWNERDEAD, or SST_EAGAIN to look again; or
- * why the sleep ended. */
+/* One look, and one sleep, with the leaf: 0, SST_EOWNERDEAD, or SST_EAGAIN to look
+ * again; or why the sleep ended. */
 static int
 join_section(struct sst_queue *queue, const struct ssti_takers_dead *dead, int slept,
              int64_t deadline_ns)
@@ -106,8 +107,9 @@ join_section(struct sst_queue *queue, const struct ssti_takers_dead *dead, int s
     else if (dead->watch == 0 ||
              ssti_view_watch(&queue->view, dead->watch, &sleep, deadline_ns)) {
         if (dead->living > 1) {
-            sleep.deadline_ns = (int64_t)ssti_min(
-                (uint64_t)sleep.deadline_ns, (uint64_t)ssti_os_now_ns() + SLICE_NS);
+            sleep.deadline_ns =
+                (int64_t)ssti_min((uint64_t)sleep.deadline_ns,
+                                  (uint64_t)ssti_os_now_ns() + SLICE_NS);
         }
         sleep.wake = ssti_queue_wake_locked(queue);
         rc = ssti_view_wait(&queue->view, &sleep, deadline_ns);
@@ -256,7 +258,8 @@ sst_queue_create(struct sst_arena *arena, const struct sst_queue_options *option
     if (queue == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for a queue");
     }
-    rc = ssti_view_create(&queue->view, arena, SST_KIND_QUEUE, sizeof *shm, &object, err);
+    rc = ssti_view_create(&queue->view, arena, SST_KIND_QUEUE, sizeof *shm, &object,
+                          err);
     if (rc < 0) {
         ssti_free(queue);
         return rc;
@@ -374,10 +377,12 @@ ssti_queue_kind(void)
 {
     static struct ssti_kind_ops ops = {.destroy = destroy, .settle = settle};
 
-    ops.layout = SSTI_LAYOUT_HASH(
-        sizeof(struct sst_queue_shm), offsetof(struct sst_queue_shm, ring),
-        offsetof(struct sst_queue_shm, takers), offsetof(struct sst_queue_shm, bell),
-        sizeof(struct sst_ring_shm), sizeof(struct sst_chunk_shm), SSTI_RING_INLINE_MAX,
-        SSTI_RING_CHUNK_MAX);
+    ops.layout =
+        SSTI_LAYOUT_HASH(sizeof(struct sst_queue_shm),
+                         offsetof(struct sst_queue_shm, ring),
+                         offsetof(struct sst_queue_shm, takers),
+                         offsetof(struct sst_queue_shm, bell),
+                         sizeof(struct sst_ring_shm), sizeof(struct sst_chunk_shm),
+                         SSTI_RING_INLINE_MAX, SSTI_RING_CHUNK_MAX);
     return &ops;
 }

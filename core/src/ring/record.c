@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Reading records. Everything here came from shared memory: a header is copied once, and
- * nothing is followed that does not lie between the cursors and inside the chunk.
+/* Reading records. Everything here came from shared memory: a header is copied once,
+ * and nothing is followed that does not lie between the cursors and inside the chunk.
  *
  * Death table: writes no shared memory. */
 
@@ -16,18 +16,20 @@
 #include "sidestep/sidestep.h"
 
 int
-ssti_record_read(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor, uint32_t limit,
-            struct ssti_record *out)
+ssti_record_read(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor,
+                 uint32_t limit, struct ssti_record *out)
 {
     /* Twice at most: a skip is followed by a record. */
     for (int i = 0; i < 2; i++) {
         const uint32_t at = ssti_cursor_place(cursor);
-        const uint32_t end = ssti_cursor_same_lap(cursor, limit) ? ssti_cursor_place(limit) : size;
+        const uint32_t end =
+            ssti_cursor_same_lap(cursor, limit) ? ssti_cursor_place(limit) : size;
 
         if (cursor == limit) {
             return SSTI_RING_EMPTY;
         }
-        if (!ssti_cursor_is_sane(cursor, size) || !ssti_cursor_is_sane(limit, size) || at >= end) {
+        if (!ssti_cursor_is_sane(cursor, size) || !ssti_cursor_is_sane(limit, size) ||
+            at >= end) {
             return SST_ECORRUPT;
         }
 
@@ -42,8 +44,9 @@ ssti_record_read(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor, ui
             cursor = ssti_cursor_at(cursor, size, size);
             continue;
         }
-        if (kind == SSTI_RECORD_INLINE ? payload > SSTI_RING_INLINE_MAX
-                                  : kind != SSTI_RECORD_EXTENT || payload != SSTI_RECORD_EXTENT_SIZE) {
+        if (kind == SSTI_RECORD_INLINE
+                ? payload > SSTI_RING_INLINE_MAX
+                : kind != SSTI_RECORD_EXTENT || payload != SSTI_RECORD_EXTENT_SIZE) {
             return SST_ECORRUPT;
         }
         if (ssti_record_length(payload) > end - at) {
@@ -61,8 +64,8 @@ ssti_record_read(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor, ui
 }
 
 int
-ssti_record_count(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor, uint32_t limit,
-            uint64_t *count, uint64_t *bytes)
+ssti_record_count(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor,
+                  uint32_t limit, uint64_t *count, uint64_t *bytes)
 {
     struct ssti_record record;
     uint32_t left = size; /* a chunk holds no more records: a loop of them is damage */

@@ -2,8 +2,8 @@
 #ifndef SSTI_RING_RECORD_H
 #define SSTI_RING_RECORD_H
 
-/* Records: how messages lie in a chunk. A word with the payload's size and the kind, then the
- * payload, 8-aligned. */
+/* Records: how messages lie in a chunk. A word with the payload's size and the kind,
+ * then the payload, 8-aligned. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,14 +17,16 @@
 enum ssti_record_kind {
     SSTI_RECORD_INLINE = 1,
     SSTI_RECORD_EXTENT = 2, /* payload: offset and size of the extent */
-    SSTI_RECORD_SKIP = 3,   /* nothing up to the chunk's end; the size counts the header */
+    SSTI_RECORD_SKIP =
+        3, /* nothing up to the chunk's end; the size counts the header */
 };
 
 enum {
     SSTI_RECORD_HEADER_SIZE = sizeof(uint64_t),
     SSTI_RECORD_EXTENT_SIZE = 2 * sizeof(uint64_t),
 };
-_Static_assert(SSTI_RING_INLINE_MAX >= SSTI_RECORD_EXTENT_SIZE, "it fits like any other");
+_Static_assert(SSTI_RING_INLINE_MAX >= SSTI_RECORD_EXTENT_SIZE,
+               "it fits like any other");
 
 /* One record, copied and checked. */
 struct ssti_record {
@@ -46,7 +48,8 @@ ssti_cursor_same_lap(uint32_t left, uint32_t right)
     return ((left ^ right) & SSTI_CURSOR_LAP) == 0;
 }
 
-/* The cursor for `place` in the lap of `cursor`, or for 0 in the next at the chunk's end. */
+/* The cursor for `place` in the lap of `cursor`, or for 0 in the next at the chunk's
+ * end. */
 static inline uint32_t
 ssti_cursor_at(uint32_t cursor, uint32_t place, uint32_t size)
 {
@@ -85,7 +88,8 @@ ssti_record_word(enum ssti_record_kind kind, uint32_t size)
 int ssti_record_read(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor,
                      uint32_t limit, struct ssti_record *out);
 
-/* Count the messages from `cursor` to `limit`, adding to *count and *bytes. SST_ECORRUPT. */
+/* Count the messages from `cursor` to `limit`, adding to *count and *bytes.
+ * SST_ECORRUPT. */
 int ssti_record_count(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor,
                       uint32_t limit, uint64_t *count, uint64_t *bytes);
 

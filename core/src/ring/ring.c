@@ -1,27 +1,28 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Message rings: any number of processes put, any number take, one at a time, under the leaf
- * of the queue or pipe that the ring is part of.
+/* Message rings: any number of processes put, any number take, one at a time, under the
+ * leaf of the queue or pipe that the ring is part of.
  *
- * Records lie one behind the other in chunks (chunk.c), 8-aligned: a word with the payload's
- * size and the kind of record, then the payload. Payloads above SSTI_RING_INLINE_MAX are
- * written to an extent of their own before the leaf is taken, and the record names it; so
- * a section under the leaf copies a page at most. When the rest of a circle is too short for
- * a record, a record of kind SKIP fills it and the next begins at 0.
+ * Records lie one behind the other in chunks (chunk.c), 8-aligned: a word with the
+ * payload's size and the kind of record, then the payload. Payloads above
+ * SSTI_RING_INLINE_MAX are written to an extent of their own before the leaf is taken,
+ * and the record names it; so a section under the leaf copies a page at most. When the
+ * rest of a circle is too short for a record, a record of kind SKIP fills it and the
+ * next begins at 0.
  *
  *     header | payload ... | header | payload ... | free ......... | skip
  *     ^ get_cursor                                ^ put_cursor
  *
- * A put is committed by one store of put_cursor, a take by one store of get_cursor.
- * The counts and bytes follow, and are hints for those who look without the leaf; who finds
+ * A put is committed by one store of put_cursor, a take by one store of get_cursor. The
+ * counts and bytes follow, and are hints for those who look without the leaf; who finds
  * that the leaf's owner died counts them anew from the records between the cursors. An
- * extent changes hands together with the cursor: that takes a redo record (PUT, TAKE). A
- * put is rolled forward, the record being complete; a take is rolled back unless it was
- * committed, so that a message is lost only with a process that really had it.
+ * extent changes hands together with the cursor: that takes a redo record (PUT, TAKE).
+ * A put is rolled forward, the record being complete; a take is rolled back unless it
+ * was committed, so that a message is lost only with a process that really had it.
  *
- * Cursors, sizes and offsets come from shared memory, where a wild process may have written:
- * each is copied once and checked against the chunk before it is used. What cannot be is
- * SST_ECORRUPT, for this and all later calls.
+ * Cursors, sizes and offsets come from shared memory, where a wild process may have
+ * written: each is copied once and checked against the chunk before it is used. What
+ * cannot be is SST_ECORRUPT, for this and all later calls.
  *
  * Death table (owner of the leaf dies after ...)
  *   writing a record         put_cursor is behind it: it is not there
@@ -55,7 +56,8 @@ enum {
 #define HELD_NONE UINT32_MAX /* no held entry */
 
 _Static_assert(SSTI_RING_CHUNK_MIN >= sizeof(struct sst_chunk_shm) +
-                                          SSTI_RECORD_HEADER_SIZE + SSTI_RING_INLINE_MAX,
+                                          SSTI_RECORD_HEADER_SIZE +
+                                          SSTI_RING_INLINE_MAX,
                "a record fits into any chunk");
 _Static_assert(SSTI_RING_CHUNK_MAX < SSTI_CURSOR_LAP, "a cursor holds any place");
 
@@ -72,11 +74,12 @@ damaged(struct ssti_ring *ring)
 static inline int
 enter(struct ssti_ring *ring)
 {
-    if (__builtin_expect(
-            (ssti_load_rlx(&ring->shm->flags) & SSTI_RING_CORRUPT) != 0, 0)) {
+    if (__builtin_expect((ssti_load_rlx(&ring->shm->flags) & SSTI_RING_CORRUPT) != 0,
+                         0)) {
         return SST_ECORRUPT;
     }
-    if (__builtin_expect(ssti_load_rlx(&ring->shm->generation) != ring->generation, 0)) {
+    if (__builtin_expect(ssti_load_rlx(&ring->shm->generation) != ring->generation,
+                         0)) {
         return ssti_chunk_refresh(ring) != 0 ? damaged(ring) : 0;
     }
     return 0;
@@ -91,8 +94,8 @@ ssti_ring_format(struct sst_ring_shm *shm, uint32_t item_max, uint64_t byte_max)
 }
 
 void
-ssti_ring_view(struct ssti_ring *ring, struct sst_arena *arena, struct sst_ring_shm *shm,
-               uint64_t object)
+ssti_ring_view(struct ssti_ring *ring, struct sst_arena *arena,
+               struct sst_ring_shm *shm, uint64_t object)
 {
     *ring = (struct ssti_ring){.arena = arena, .shm = shm, .object = object};
 }
@@ -147,8 +150,8 @@ static int
 make_extent(struct ssti_ring *ring, struct ssti_parcel *parcel)
 {
     uint64_t extent;
-    int rc = ssti_extent_create(ring->arena, parcel->size, &parcel->extent_held, &extent,
-                                NULL);
+    int rc = ssti_extent_create(ring->arena, parcel->size, &parcel->extent_held,
+                                &extent, NULL);
 
     if (rc != 0) {
         return rc;
@@ -256,7 +259,8 @@ find_place(struct ssti_ring *ring, struct ssti_parcel *parcel)
         ring->put == ring->get ? ssti_load_rlx(&ring->shm->get_cursor) : 0;
     const uint32_t at = ssti_cursor_place(put);
     const uint32_t end = ssti_cursor_place(get);
-    const bool circle_is_open = ssti_cursor_same_lap(put, get); /* free: [at, size) and [0, end) */
+    const bool circle_is_open =
+        ssti_cursor_same_lap(put, get); /* free: [at, size) and [0, end) */
 
     if (!ssti_cursor_is_sane(put, size) || !ssti_cursor_is_sane(get, size) ||
         (circle_is_open ? at < end : at > end)) {
@@ -324,16 +328,19 @@ ssti_ring_put_locked(struct ssti_ring *ring, struct ssti_parcel *parcel)
 {
     struct sst_ring_shm *const shm = ring->shm;
     _Atomic uint64_t *const header = ssti_record_header(ring->put, parcel->at);
-    unsigned char *const payload = ssti_chunk_data(ring->put, parcel->at + SSTI_RECORD_HEADER_SIZE);
+    unsigned char *const payload =
+        ssti_chunk_data(ring->put, parcel->at + SSTI_RECORD_HEADER_SIZE);
 
     sst_dassert(ssti_load_rlx(&shm->put_cursor) == parcel->put_cursor);
     if (parcel->skip != 0) {
-        ssti_store_rlx(ssti_record_header(ring->put, ssti_cursor_place(parcel->put_cursor)),
+        ssti_store_rlx(ssti_record_header(ring->put,
+                                          ssti_cursor_place(parcel->put_cursor)),
                        ssti_record_word(SSTI_RECORD_SKIP, parcel->skip));
     }
     if (parcel->extent == 0) {
         copy_slices_in(payload, parcel->slices, parcel->count);
-        ssti_store_rlx(header, ssti_record_word(SSTI_RECORD_INLINE, (uint32_t)parcel->size));
+        ssti_store_rlx(header,
+                       ssti_record_word(SSTI_RECORD_INLINE, (uint32_t)parcel->size));
         SST_CRASHPOINT(ring_put_written);
         ssti_store_rel(&shm->put_cursor, parcel->next_cursor);
     }
@@ -367,10 +374,11 @@ next_record(struct ssti_ring *ring, struct ssti_record *out)
 
         const bool is_last = ring->get == ring->put;
 
-        rc = ssti_record_read(ring->get, ring->get_size, ssti_load_rlx(&shm->get_cursor),
-                         is_last ? ssti_load_rlx(&shm->put_cursor)
-                                 : ssti_load_rlx(&ring->get->end),
-                         out);
+        rc =
+            ssti_record_read(ring->get, ring->get_size, ssti_load_rlx(&shm->get_cursor),
+                             is_last ? ssti_load_rlx(&shm->put_cursor)
+                                     : ssti_load_rlx(&ring->get->end),
+                             out);
         if (rc != SSTI_RING_EMPTY || is_last) {
             break;
         }
@@ -433,7 +441,8 @@ ssti_receipt_prepare(struct ssti_ring *ring, struct ssti_receipt *receipt)
         ssti_held_tie(ring->arena, receipt->held, ring->object);
         receipt->has_held = true;
     }
-    /* It may be taken and freed by others meanwhile: then the next try finds another. */
+    /* It may be taken and freed by others meanwhile: then the next try finds
+     * another. */
     if (ssti_extent_size(ring->arena, receipt->want_extent) < receipt->want_size) {
         receipt->mapped = NULL;
         return ++receipt->misfits < MISFITS_MAX ? 0 : SST_ECORRUPT;
@@ -445,7 +454,8 @@ ssti_receipt_prepare(struct ssti_ring *ring, struct ssti_receipt *receipt)
 
 /* Copy an inline message out. 0, SSTI_RING_RECEIPT. */
 static int
-copy_out(struct ssti_ring *ring, struct ssti_receipt *receipt, const struct ssti_record *record)
+copy_out(struct ssti_ring *ring, struct ssti_receipt *receipt,
+         const struct ssti_record *record)
 {
     struct sst_message *const message = receipt->message;
     void *to = message->small;
@@ -469,7 +479,8 @@ copy_out(struct ssti_ring *ring, struct ssti_receipt *receipt, const struct ssti
 
 /* Take over the extent of a message and commit. 0, SSTI_RING_RECEIPT, SST_ECORRUPT. */
 static int
-move_out(struct ssti_ring *ring, struct ssti_receipt *receipt, const struct ssti_record *record)
+move_out(struct ssti_ring *ring, struct ssti_receipt *receipt,
+         const struct ssti_record *record)
 {
     struct sst_message *const message = receipt->message;
     uint64_t named[2];
@@ -539,8 +550,7 @@ ssti_ring_take_locked(struct ssti_ring *ring, struct ssti_receipt *receipt)
                    ssti_load_rlx(&shm->got_bytes) + receipt->message->size);
     ssti_store_rel(&shm->got_count, ssti_load_rlx(&shm->got_count) + 1);
     SST_CRASHPOINT(ring_take_counted);
-    if (ring->get == ring->put &&
-        record.next == ssti_load_rlx(&shm->put_cursor)) {
+    if (ring->get == ring->put && record.next == ssti_load_rlx(&shm->put_cursor)) {
         ssti_chunk_empty(ring, false);
     }
     return 0;
@@ -648,7 +658,8 @@ ssti_ring_trim(struct ssti_ring *ring, const struct ssti_ring_section *section)
 }
 
 void
-ssti_ring_clear(struct ssti_ring *ring, const struct ssti_ring_section *section, bool last)
+ssti_ring_clear(struct ssti_ring *ring, const struct ssti_ring_section *section,
+                bool last)
 {
     struct sst_message message;
     struct ssti_receipt receipt;

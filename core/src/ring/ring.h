@@ -2,9 +2,9 @@
 #ifndef SSTI_RING_RING_H
 #define SSTI_RING_RING_H
 
-/* A message ring: what queues and pipes put into and take from. It has no lock and no sleepers of
- * its own: the object it is part of has the leaf, and functions named _locked want it
- * held. ring.c has the protocol, chunk.c where the records live. */
+/* A message ring: what queues and pipes put into and take from. It has no lock and no
+ * sleepers of its own: the object it is part of has the leaf, and functions named
+ * _locked want it held. ring.c has the protocol, chunk.c where the records live. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,8 +33,8 @@ enum ssti_ring_flag {
     SSTI_RING_CORRUPT = 4, /* what was found cannot have been written by us */
 };
 
-/* What a _locked function answers besides 0 and statuses: do that without the leaf, and try
- * again. */
+/* What a _locked function answers besides 0 and statuses: do that without the leaf, and
+ * try again. */
 enum ssti_ring_answer {
     SSTI_RING_EMPTY = 1,  /* nothing to take */
     SSTI_RING_FULL = 2,   /* a bound is reached: wait for a take */
@@ -46,7 +46,8 @@ enum ssti_ring_answer {
 struct ssti_ring {
     struct sst_arena *arena;
     struct sst_ring_shm *shm;
-    uint64_t object; /* offset of the slot it is part of: what held entries are tied to */
+    uint64_t
+        object; /* offset of the slot it is part of: what held entries are tied to */
 
     /* The two chunks at the time the ring had this generation. Guarded by the leaf. */
     uint32_t generation; /* 0 = never looked */
@@ -67,7 +68,7 @@ struct ssti_parcel {
     uint32_t chunk_size;  /* that it should have, set with SSTI_RING_CHUNK */
     uint32_t extent_held; /* the entries that hold these two */
     uint32_t chunk_held;
-    uint32_t at; /* where the record goes, decided by ssti_ring_fit_locked: */
+    uint32_t at;          /* where the record goes, decided by ssti_ring_fit_locked: */
     uint32_t skip;        /* first the rest of the chunk is skipped, if not 0, */
     uint32_t put_cursor;  /* cursors before */
     uint32_t next_cursor; /* and after */
@@ -76,13 +77,13 @@ struct ssti_parcel {
 /* A message on its way out: what has to be at hand before it can be taken. */
 struct ssti_receipt {
     struct sst_message *message;
-    void *buffer;          /* for messages that do not fit into message->small */
-    void *mapped;          /* the extent of `want`, mapped; NULL = not yet */
-    uint64_t want_extent;  /* the message found; 0 = it needs `buffer` */
+    void *buffer;         /* for messages that do not fit into message->small */
+    void *mapped;         /* the extent of `want`, mapped; NULL = not yet */
+    uint64_t want_extent; /* the message found; 0 = it needs `buffer` */
     uint64_t want_size;
     uint32_t held; /* an empty entry for the extent */
     bool has_held;
-    uint8_t misfits;       /* how often in a row the extent was none */
+    uint8_t misfits; /* how often in a row the extent was none */
 };
 
 /* ---- View ---- */
@@ -118,8 +119,8 @@ ssti_ring_flags(const struct ssti_ring *ring)
     return ssti_load_acq(&ring->shm->flags);
 }
 
-/* Its last owner died, and nobody has taken the leaf since: there may be a message that is not
- * counted yet. */
+/* Its last owner died, and nobody has taken the leaf since: there may be a message that
+ * is not counted yet. */
 bool ssti_ring_is_orphaned(const struct sst_leaf_shm *leaf);
 
 /* Would a message of `size` bytes have to wait for a take? */
@@ -127,8 +128,8 @@ bool ssti_ring_is_full(const struct ssti_ring *ring, uint64_t size);
 
 /* ---- Putting ---- */
 
-/* Begin: a long payload is copied into an extent of its own now. SST_ELIMIT, SST_ENOMEM,
- * SST_EINVAL. The slices are borrowed until fini. */
+/* Begin: a long payload is copied into an extent of its own now. SST_ELIMIT,
+ * SST_ENOMEM, SST_EINVAL. The slices are borrowed until fini. */
 int ssti_parcel_init(struct ssti_ring *ring, struct ssti_parcel *parcel,
                      const struct sst_slice *slices, uint32_t count);
 /* Give back what the ring did not take over. */

@@ -4,25 +4,26 @@
  *
  * An item is unfinished from its put until somebody calls task_done. So
  *
- *     unfinished = items in the ring + taken,   taken = sum of all takers' counts + lost
+ *     unfinished = items in the ring + taken
+ *     taken = sum of all takers' counts + lost
  *
  * where a taker is a process and its count the items it took less the times it called
- * task_done: negative where items are handed on, since any process may call it. Of a taker
- * that died the count goes to `lost`: nobody will call task_done for those, which is what join has
- * to say. A put changes none of this.
+ * task_done: negative where items are handed on, since any process may call it. Of a
+ * taker that died the count goes to `lost`: nobody will call task_done for those, which
+ * is what join has to say. A put changes none of this.
  *
- * The table is an extent of its own, made at the first take. Its entry 0 is everybody's who
- * found no other: items taken there are not noticed when their taker dies.
+ * The table is an extent of its own, made at the first take. Its entry 0 is everybody's
+ * who found no other: items taken there are not noticed when their taker dies.
  *
- * A take moves the ring's cursor and the taker's count. The count goes first, under a record of
- * what it was; whether the take was committed shows in the cursor. All sums are counted
- * anew after a death.
+ * A take moves the ring's cursor and the taker's count. The count goes first, under a
+ * record of what it was; whether the take was committed shows in the cursor. All sums
+ * are counted anew after a death.
  *
  * Death table (owner of the leaf dies after ...)
  *   making the table           it is in the dead's held table: dropped with it
  *   TABLE intent               the next owner moves it into the queue
- *   TAKE intent, count raised  the cursor is where it was: the count is put back, the item is
- *                              still there
+ *   TAKE intent, count raised  the cursor is where it was: the count is put back, the
+ *                              item is still there
  *   taking, before the end     the cursor has moved: the count stands, and is lost with
  *                              the dead taker
  *   lowering a count in done   taken is counted anew: the item is done
@@ -41,9 +42,9 @@
 enum ssti_takers_intent {
     TAKERS_NONE,
     TAKERS_TABLE, /* extent moves from the held entry `value` to the queue */
-    TAKERS_TAKE,  /* undo: taker's count was `value` when the ring was at cursor, extent */
-    TAKERS_BURY,  /* lost becomes `value`, and taker's entry free */
-    TAKERS_FREE,  /* the table moves to the held entry `value` */
+    TAKERS_TAKE, /* undo: its count was `value` while the ring was at cursor, extent */
+    TAKERS_BURY, /* lost becomes `value`, and taker's entry free */
+    TAKERS_FREE, /* the table moves to the held entry `value` */
 };
 
 #define EVERYBODY UINT64_MAX /* proc of entry 0 */
@@ -65,16 +66,17 @@ intended(struct ssti_takers *takers)
     ssti_store_rel(&takers->shm->intent, TAKERS_NONE);
 }
 
-/* The table in this process's mapping, NULL while there is none. It is never replaced, only
- * made. */
+/* The table in this process's mapping, NULL while there is none. It is never replaced,
+ * only made. */
 static struct sst_taker_shm *
 map_table(const struct ssti_takers *takers)
 {
     const uint64_t offset = ssti_load_acq(&takers->shm->takers);
 
-    return offset != 0 ? ssti_arena_ptr(takers->view->arena, offset,
-                                        SSTI_QUEUE_TAKERS * sizeof(struct sst_taker_shm))
-                       : NULL;
+    return offset != 0
+               ? ssti_arena_ptr(takers->view->arena, offset,
+                                SSTI_QUEUE_TAKERS * sizeof(struct sst_taker_shm))
+               : NULL;
 }
 
 /* The same under the leaf: not NULL after a successful prepare. */
@@ -360,7 +362,8 @@ ssti_takers_repair_locked(struct ssti_takers *takers)
         intended(takers);
         return;
     }
-    if (intent == TAKERS_TAKE && extent == ssti_load_rlx(&takers->ring->shm->get_chunk) &&
+    if (intent == TAKERS_TAKE &&
+        extent == ssti_load_rlx(&takers->ring->shm->get_chunk) &&
         ssti_load_rlx(&shm->intent_cursor) ==
             ssti_load_rlx(&takers->ring->shm->get_cursor)) {
         ssti_store_rel(&table[index].count, value);

@@ -2,8 +2,8 @@
 #ifndef SSTI_RING_TAKERS_H
 #define SSTI_RING_TAKERS_H
 
-/* Who took how many items of a joinable queue and has not called task_done for them. Functions
- * named _locked want the queue's leaf. takers.c has the protocol. */
+/* Who took how many items of a joinable queue and has not called task_done for them.
+ * Functions named _locked want the queue's leaf. takers.c has the protocol. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,7 +25,8 @@ struct ssti_takers {
 static inline int64_t
 ssti_takers_unfinished(const struct ssti_takers *takers)
 {
-    return (int64_t)(ssti_ring_count(takers->ring) + ssti_load_acq(&takers->shm->taken));
+    return (int64_t)(ssti_ring_count(takers->ring) +
+                     ssti_load_acq(&takers->shm->taken));
 }
 
 /* Must joiners be woken? */
@@ -41,15 +42,16 @@ ssti_takers_have_news_locked(const struct ssti_takers *takers)
 /* Make the table if there is none, without the leaf. SST_ELIMIT, SST_ENOMEM. */
 int ssti_takers_prepare(struct ssti_takers *takers);
 
-/* Around one take: enter, then take from the ring, then leave with whether that worked. */
+/* Around one take: enter, then take from the ring, then leave with whether that
+ * worked. */
 void ssti_takers_enter_locked(struct ssti_takers *takers);
 void ssti_takers_leave_locked(struct ssti_takers *takers, bool taken);
 
 /* One item less. SST_EOVERFLOW when there is none. */
 int ssti_takers_done_locked(struct ssti_takers *takers);
 
-/* Move what dead takers had to `lost`. The dead are found first, without the leaf: the bits of
- * their entries. */
+/* Move what dead takers had to `lost`. The dead are found first, without the leaf: the
+ * bits of their entries. */
 struct ssti_takers_dead {
     uint64_t proc[SSTI_QUEUE_TAKERS]; /* 0 = lives, or there is none */
     uint64_t watch;                   /* a living taker besides us; 0 = none */
@@ -68,7 +70,8 @@ void ssti_takers_quit_locked(struct ssti_takers *takers);
 
 /* After ssti_ring_repair_locked. */
 void ssti_takers_repair_locked(struct ssti_takers *takers);
-/* Give the table to the held entry at `entry`, as the queue is being destroyed. False: none. */
+/* Give the table to the held entry at `entry`, as the queue is being destroyed. False:
+ * none. */
 bool ssti_takers_free_locked(struct ssti_takers *takers, uint64_t entry);
 
 #endif
