@@ -20,7 +20,7 @@ struct ssti_bell {
     uint64_t owner; /* ssti_proc_self() of who made `fd`; another's in a forked child */
     uint32_t index; /* of its entry */
     _Atomic int fd; /* the bell; -1 = nobody asked. Written under the leaf, last */
-    int ringer; /* rings others' bells; -1 = none yet. Guarded by the leaf */
+    int ringer;     /* rings others' bells; -1 = none yet. Guarded by the leaf */
 };
 
 void ssti_bell_init(struct ssti_bell *bell, struct sst_arena *arena,

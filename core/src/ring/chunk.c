@@ -23,9 +23,9 @@
  * Death table (owner of the leaf dies after ...)
  *   making a chunk, before LINK     it is in the dead's held table: dropped with it
  *   writing a part of an intent     its kind is written last: nothing happened
- *   the intent, or any step of it   the next owner of the leaf redoes all of it. The held
- *                                   entry it names still is the dead's: entries are
- *                                   tied to the object, whose leaf a sweeper takes first
+ *   the intent, or any step of it   the next owner of the leaf redoes all of it. The
+ *                                   held entry it names still is the dead's: it is tied
+ *                                   to the object, whose leaf a sweeper takes first
  *   FREE, before the drop           the chunk is in the dead's held table */
 
 #include "ring/chunk.h"

@@ -24,8 +24,8 @@
  *       to which
  *
  * Death table: that of ring.c, bell.c and takers.c; and (process dies after ...)
- *   setting the flag of shutdown    shut; the next unlock wakes who sleeps, and the next
- *                                   owner of the leaf wakes all
+ *   setting the flag of shutdown    shut; the next unlock wakes who sleeps, and the
+ *                                   leaf's next owner wakes all
  *   dropping some of the items      DISCARD is set: the next get or join drops the rest
  *
  * docs/internals/rings.rst tells more. */

@@ -42,9 +42,9 @@
 enum ssti_takers_intent {
     TAKERS_NONE,
     TAKERS_TABLE, /* extent moves from the held entry `value` to the queue */
-    TAKERS_TAKE, /* undo: its count was `value` while the ring was at cursor, extent */
-    TAKERS_BURY, /* lost becomes `value`, and taker's entry free */
-    TAKERS_FREE, /* the table moves to the held entry `value` */
+    TAKERS_TAKE,  /* undo: its count was `value` while the ring was at cursor, extent */
+    TAKERS_BURY,  /* lost becomes `value`, and taker's entry free */
+    TAKERS_FREE,  /* the table moves to the held entry `value` */
 };
 
 #define EVERYBODY UINT64_MAX /* proc of entry 0 */
