@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 
-/* What the synchronisation objects cost in C, in nanoseconds: the best of several rounds,
- * because on a shared machine everything else is somebody else's time.
+/* What the synchronisation objects cost in C, in nanoseconds: the best of several
+ * rounds, because on a shared machine everything else is somebody else's time.
  *
  *     bench_sync [rounds]
  *
- * For comparison: a process-shared pthread mutex and a POSIX semaphore in shared memory. */
+ * For comparison: a process-shared pthread mutex and a POSIX semaphore in shared
+ * memory. */
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -230,10 +231,12 @@ measure(struct bench *bench, const struct row *row)
         (void)waitpid(peer, NULL, 0);
     }
     if (row->peer == row->run) {
-        end_ns = now_ns(); /* the peer does as many, and both count until both are done */
+        /* The peer does as many, and both count until both are done. */
+        end_ns = now_ns();
     }
     end_ns -= bench->paused_ns;
-    return (double)(end_ns - begin_ns) / (double)row->count / (row->peer == row->run ? 2 : 1);
+    return (double)(end_ns - begin_ns) / (double)row->count /
+           (row->peer == row->run ? 2 : 1);
 }
 
 static void

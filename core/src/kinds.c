@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Every kind of object there is, for the registry: whoever sweeps after a dead process meets
- * kinds that it never opened itself. Called when an arena is created or attached. */
+/* Every kind of object there is, for the registry: whoever sweeps after a dead process
+ * meets kinds that it never opened itself. Called when an arena is created or attached.
+ */
 
 #include "ring/kinds.h"
 #include "shm/arena.h"

@@ -2,8 +2,8 @@
 #ifndef SST_TESTS_PEERS_H
 #define SST_TESTS_PEERS_H
 
-/* For tests with several processes: an arena, a page of words that all of them see, and the
- * start and end of peers. */
+/* For tests with several processes: an arena, a page of words that all of them see, and
+ * the start and end of peers. */
 
 #include <signal.h>
 #include <stdatomic.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Barriers: rounds, the action, breaking, and deaths. Names that begin with "threads" start
- * no process. */
+/* Barriers: rounds, the action, breaking, and deaths. Names that begin with "threads"
+ * start no process. */
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -342,6 +342,20 @@ TEST(the_first_to_come_dies)
 TEST(the_last_to_come_dies)
 {
     a_dead_one_breaks_it(2);
+}
+
+TEST(the_dead_do_not_make_up_the_number)
+{
+    struct sst_arena *const arena = open_barrier(2);
+    uint64_t ticket;
+    pid_t peer;
+
+    peer = test_fork(meet_broken, NULL);
+    eventually(word(ARRIVED) == 1 && test_is_asleep(peer));
+    test_kill(peer);
+    check_int(sst_barrier_arrive(barrier, &ticket, soon()), ==, SST_EBROKEN);
+    check(sst_barrier_is_broken(barrier));
+    close_barrier(arena);
 }
 
 static void

@@ -125,7 +125,8 @@ TEST(threads_one_notify_covers_early_and_late)
     for (int i = 3; i < 5; i++) {
         check_status(sst_condition_enter(condition, &tickets[i]), 0);
     }
-    check_int(sst_condition_notify(condition, 3), ==, 3); /* the first three, one late */
+    /* That covers the first three and one late. */
+    check_int(sst_condition_notify(condition, 3), ==, 3);
     for (int i = 0; i < 3; i++) {
         check_status(sst_condition_wait(condition, tickets[i], SST_FOREVER), 0);
     }
@@ -317,8 +318,8 @@ enter_and_linger(void *arg)
     linger();
 }
 
-/* The notified one never gets to run: it is no sleeper of the leaf, so the kernel tells nobody but
- * who has its eye on it. */
+/* The notified one never gets to run: it is no sleeper of the leaf, so the kernel tells
+ * nobody but who has its eye on it. */
 TEST(a_notification_of_the_dead_is_given_on)
 {
     struct sst_arena *const arena = open_condition();
@@ -358,7 +359,8 @@ TEST(a_waiter_killed_as_it_is_notified_passes_it_on)
         if (word(GONE) == 0) {
             eventually(word(GONE) == 1);
         }
-        (void)sst_condition_notify(condition, 1); /* if the first was gone before it died */
+        /* One more, in case the first had gone before it died. */
+        (void)sst_condition_notify(condition, 1);
         test_join(waiters[1]);
     }
     close_condition(arena);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Mutexes: owners, recursion, deaths of owners and of those who wait. Names that begin with
- * "threads" start no process. */
+/* Mutexes: owners, recursion, deaths of owners and of those who wait. Names that begin
+ * with "threads" start no process. */
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -183,7 +183,8 @@ TEST(handles_are_checked)
     check_status(sst_mutex_acquire(other, SST_NOW), SST_ETIMEDOUT);
     check_status(sst_mutex_release(other), 0);
     mutex = sst_mutex_close(mutex);
-    check_status(sst_mutex_acquire(other, SST_NOW), 0); /* held by the other view still */
+    /* The slot is held by the other view still. */
+    check_status(sst_mutex_acquire(other, SST_NOW), 0);
     other = sst_mutex_close(other);
     check_status(sst_mutex_attach(arena, &handle, &other, NULL), SST_ESTALE);
     close_mutex(arena);

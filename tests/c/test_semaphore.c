@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Semaphores: units, and what becomes of those of the dead. Names that begin with "threads"
- * start no process. */
+/* Semaphores: units, and what becomes of those of the dead. Names that begin with
+ * "threads" start no process. */
 
 #include <pthread.h>
 

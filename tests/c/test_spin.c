@@ -82,7 +82,8 @@ static void *
 sleep_in_thread(void *arg)
 {
     while (ssti_load_acq(&bed) == 0) {
-        (void)ssti_os_futex_wait(&bed, 0, SST_FOREVER); /* looks again whatever it says */
+        /* Looks again whatever it says. */
+        (void)ssti_os_futex_wait(&bed, 0, SST_FOREVER);
     }
     return arg;
 }

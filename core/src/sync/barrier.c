@@ -4,25 +4,28 @@
  *
  * `turn` is the round and its state; one store of it changes either.
  *
- *     FILLING  --the last arrives-->  ACTING  --open-->  FILLING of the next round
+ *     FILLING  --the last arrives-->  ACTING  --open-->  FILLING, next round
  *        |                              |
- *        +---abort, time-out, a death---+-->  BROKEN  --reset-->  FILLING of the next round
+ *        +---abort, time-out, a death---+-->  BROKEN  --reset-->  FILLING, next round
  *
- * The roster says who has arrived in this round; entries of earlier rounds mean nothing, so a round
- * that is over leaves nothing to be cleared away, and nobody has to wait until its last waiter has got up:
- * that one finds another round in `turn`, and in `broken`, one bit for each of the last 64
- * rounds, how its own ended. A round more than 64 back counts as opened.
+ * The roster says who has arrived in this round; entries of earlier rounds mean
+ * nothing, so a round that is over leaves nothing to be cleared away, and nobody has to
+ * wait until its last waiter has got up: that one finds another round in `turn`, and in
+ * `broken`, one bit for each of the last 64 rounds, how its own ended. A round more
+ * than 64 back counts as opened.
  *
- * Who waits sleeps as class A in even rounds, B in odd ones; who comes while the action runs sleeps as C.
- * From the state alone follows who must be awake: those of the other parity, for their round is over; those of this
- * parity when the barrier is broken, or when nobody has arrived yet; C unless the action runs.
+ * Who waits sleeps as class A in even rounds, B in odd ones; who comes while the action
+ * runs sleeps as C. From the state alone follows who must be awake: those of the other
+ * parity, for their round is over; those of this parity when the barrier is broken, or
+ * when nobody has arrived yet; C unless the action runs.
  *
- * A dead participant breaks the barrier, for the round could never be complete, also when it was running the
- * action. The others notice as those of a condition do: see condition.c.
+ * A dead participant breaks the barrier, for the round could never be complete, also
+ * when it was running the action. The others notice as those of a condition do: see
+ * condition.c.
  *
  * Invariants
- *   B1  FILLING: fewer than `parties` in the roster, or somebody died while arriving: then
- *       whoever repairs breaks the barrier
+ *   B1  FILLING: fewer than `parties` in the roster, or somebody died while arriving:
+ *       then whoever repairs breaks the barrier
  *   B2  whoever sleeps for something that has come about has been woken, or will be by
  *       the next unlock
  *   B3  a waiter learns how its own round ended, however late it gets up
@@ -31,8 +34,8 @@
  *   stay := ...            it has arrived and is dead: the barrier breaks
  *   turn := ACTING         the same; it would have run the action
  *   turn := next round     committed; the leaf's next holder wakes (B2)
- *   broken := ...          the round is still what it was: the bit is set again, or cleared,
- *                          when it does end
+ *   broken := ...          the round is still what it was: the bit is set again, or
+ *                          cleared, when it does end
  *   turn := BROKEN         committed; the same
  *   asleep, woken          the round is over: nothing. Else the barrier breaks. */
 
@@ -157,7 +160,7 @@ advance(const struct sst_barrier *barrier, bool broken)
     SST_CRASHPOINT(barrier_advance_noted);
     ssti_store_rel(&barrier->shm->turn, turn_make(round + 1, FILLING));
     SST_CRASHPOINT(barrier_advance_committed);
-    ssti_store_rlx(&barrier->shm->stays_used, 0); /* what is left is of rounds gone by */
+    ssti_store_rlx(&barrier->shm->stays_used, 0); /* all are of rounds gone by */
 }
 
 /* Somebody died under the leaf: while it arrived as the last, maybe. B1. */
@@ -167,7 +170,8 @@ repair(const struct ssti_view *view)
     const struct sst_barrier *const barrier = (const struct sst_barrier *)view;
     const uint64_t turn = ssti_load_rlx(&barrier->shm->turn);
 
-    if (state_of(turn) == FILLING && arrived(barrier, round_of(turn)) >= barrier->parties) {
+    if (state_of(turn) == FILLING &&
+        arrived(barrier, round_of(turn)) >= barrier->parties) {
         break_locked(barrier);
     }
 }
@@ -198,13 +202,13 @@ reap(const struct sst_barrier *barrier)
 static int
 outcome(const struct sst_barrier *barrier, uint64_t ticket)
 {
-    uint64_t turn = ssti_load_acq(&barrier->shm->turn); /* pairs with advance, break_locked */
+    uint64_t turn = ssti_load_acq(&barrier->shm->turn); /* pairs with advance() */
     uint64_t history;
 
     if (round_of(turn) == ticket) {
         return state_of(turn) == BROKEN ? SST_EBROKEN : SST_EAGAIN;
     }
-    /* The bit is still that round's if it is not too long ago after the bit was read. */
+    /* The bit is still that round's if it is not long ago after the bit was read. */
     history = ssti_load_acq(&barrier->shm->broken);
     turn = ssti_load_acq(&barrier->shm->turn);
     return round_of(turn) - ticket < HISTORY && (history >> (ticket % HISTORY) & 1) != 0
@@ -219,11 +223,12 @@ look_out(const struct sst_barrier *barrier, struct ssti_lookout *lookout)
     ssti_lookout_alarm(lookout);
     reap(barrier);
     unlock(barrier);
-    (void)ssti_proc_sweep(barrier->view.arena); /* how many it were is of no interest here */
+    (void)ssti_proc_sweep(barrier->view.arena); /* how many it were: no matter */
     ssti_view_lock(&barrier->view);
 }
 
-/* Sleep in `class` until `turn` is another. The leaf is held. Results of ssti_view_wait. */
+/* Sleep in `class` until `turn` is another. The leaf is held. Results of
+ * ssti_view_wait. */
 static int
 sleep_turn(const struct sst_barrier *barrier, enum ssti_leaf_class class,
            struct ssti_lookout *lookout, int64_t deadline_ns)
@@ -281,6 +286,13 @@ sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket, int64_t deadli
         const uint64_t turn = ssti_load_rlx(&barrier->shm->turn);
 
         if (state_of(turn) == FILLING) {
+            /* The last to come decides for all: the dead must not make up the number. */
+            if (arrived(barrier, round_of(turn)) + 1 >= barrier->parties) {
+                reap(barrier);
+                if (ssti_load_rlx(&barrier->shm->turn) != turn) {
+                    continue;
+                }
+            }
             *ticket = round_of(turn);
             rc = arrive_locked(barrier, round_of(turn));
             break;
@@ -332,7 +344,7 @@ sleep_wait(struct sst_barrier *barrier, uint64_t ticket, int64_t deadline_ns)
                 break_locked(barrier);
                 break;
             }
-            deadline_ns = SST_FOREVER; /* all have come: the round ends with the action */
+            deadline_ns = SST_FOREVER; /* all have come: it ends with the action */
             rc = 0;
         }
         if (rc != 0) {
@@ -436,7 +448,8 @@ static int
 make_table(struct sst_barrier *barrier, uint32_t parties, struct sst_error *err)
 {
     struct sst_arena *const arena = barrier->view.arena;
-    const uint64_t word = barrier->view.offset + offsetof(struct sst_barrier_shm, extent);
+    const uint64_t word =
+        barrier->view.offset + offsetof(struct sst_barrier_shm, extent);
     uint64_t extent;
     uint32_t held;
     int rc;
@@ -499,8 +512,8 @@ sst_barrier_create(struct sst_arena *arena, uint32_t parties, struct sst_barrier
     if (barrier == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for a barrier");
     }
-    rc = ssti_view_create(&barrier->view, arena, SST_KIND_BARRIER, sizeof(*barrier->shm),
-                          &object, err);
+    rc = ssti_view_create(&barrier->view, arena, SST_KIND_BARRIER,
+                          sizeof(*barrier->shm), &object, err);
     if (rc < 0) {
         ssti_free(barrier);
         return rc;
@@ -532,8 +545,8 @@ sst_barrier_attach(struct sst_arena *arena, const struct sst_handle *handle,
     if (barrier == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for a barrier");
     }
-    rc = ssti_view_attach(&barrier->view, arena, SST_KIND_BARRIER, sizeof(*barrier->shm),
-                          handle, &object, err);
+    rc = ssti_view_attach(&barrier->view, arena, SST_KIND_BARRIER,
+                          sizeof(*barrier->shm), handle, &object, err);
     if (rc < 0) {
         ssti_free(barrier);
         return rc;
@@ -580,13 +593,16 @@ ssti_barrier_kind(void)
     static struct ssti_kind_ops ops;
 
     ops.destroy = kind_destroy;
-    ops.layout = SSTI_LAYOUT_HASH(
-        sizeof(struct sst_barrier_shm), offsetof(struct sst_barrier_shm, leaf),
-        offsetof(struct sst_barrier_shm, turn), offsetof(struct sst_barrier_shm, broken),
-        offsetof(struct sst_barrier_shm, last), offsetof(struct sst_barrier_shm, parties),
-        offsetof(struct sst_barrier_shm, stays_used),
-        offsetof(struct sst_barrier_shm, extent),
-        offsetof(struct sst_barrier_shm, extent_word), offsetof(struct sst_barrier_shm, stay),
-        SSTI_BARRIER_STAYS);
+    ops.layout =
+        SSTI_LAYOUT_HASH(sizeof(struct sst_barrier_shm),
+                         offsetof(struct sst_barrier_shm, leaf),
+                         offsetof(struct sst_barrier_shm, turn),
+                         offsetof(struct sst_barrier_shm, broken),
+                         offsetof(struct sst_barrier_shm, last),
+                         offsetof(struct sst_barrier_shm, parties),
+                         offsetof(struct sst_barrier_shm, stays_used),
+                         offsetof(struct sst_barrier_shm, extent),
+                         offsetof(struct sst_barrier_shm, extent_word),
+                         offsetof(struct sst_barrier_shm, stay), SSTI_BARRIER_STAYS);
     return &ops;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Conditions: waiters that are let go by notify, in the order of the rounds they came in.
+/* Conditions: waiters that notify lets go, in the order of the rounds they came in.
  *
- * Waiting has three steps, because the lock that goes with a condition is the user's: enter
- * while holding it, wait without it, leave if wait gave up. A waiter counts from enter on, so a
- * notify between enter and sleep reaches it.
+ * Waiting has three steps, because the lock that goes with a condition is the user's:
+ * enter while holding it, wait without it, leave if wait gave up. A waiter counts from
+ * enter on, so a notify between enter and sleep reaches it.
  *
  * Time is cut into rounds. A waiter's ticket is the round it entered in:
  *
@@ -12,34 +12,39 @@
  *     ... R-2, R-1   |   members, `credits`   |   came while credits
  *      may all go    |   of them may go       |   were about
  *
- * notify gives credits to round R; any member may use one up. When all members of R are covered the round
- * ends: R grows by one, they may all go whenever they like, and the late ones are at stake. Who enters joins R, or
- * R + 1 while credits are about, so that it cannot take what was meant for those who came before it.
- * Within a round it is left to chance who goes. `turn` holds R and the credits
- * in one word: one store is a notify. The roster holds who has entered and not yet gone, by process and round;
+ * notify gives credits to round R; any member may use one up. When all members of R are
+ * covered the round ends: R grows by one, they may all go whenever they like, and the
+ * late ones are at stake. Who enters joins R, or R + 1 while credits are about, so that
+ * it cannot take what was meant for those who came before it. Within a round it is left
+ * to chance who goes. `turn` holds R and the credits in one word: one store is a
+ * notify. The roster holds who has entered and not yet gone, by process and round;
  * every number needed is counted from it, so there are no two places to keep in step.
  *
- * Waiters of round r sleep as class r % 3. Credits wake that many in R's class; entitled ones who have not gone
- * yet make every unlock wake all of theirs. So the wake follows from the state alone. (Class R + 1 is that of R - 2
- * as well. When members of R - 2 are still about nobody joins R + 1: newcomers join R, and only then may a late one
- * be faster than one of the same round who came before the credit.)
+ * Waiters of round r sleep as class r % 3. Credits wake that many in R's class;
+ * entitled ones who have not gone yet make every unlock wake all of theirs. So the wake
+ * follows from the state alone. (Class R + 1 is that of R - 2 as well. When members of
+ * R - 2 are still about nobody joins R + 1: newcomers join R, and only then may a late
+ * one be faster than one of the same round who came before the credit.)
  *
- * The death of a waiter is noticed by the others (lookout.h). Who wakes without cause looks
- * for dead in the roster and takes them out. One that was entitled had a notification that
- * it will not use: it is given on, as a credit.
+ * The death of a waiter is noticed by the others (lookout.h). Who wakes without cause
+ * looks for dead in the roster and takes them out. One that was entitled had a
+ * notification that it will not use: it is given on, as a credit.
  *
  * Invariants
- *   C1  credits < members of R, or the round ends at once (settle); so nobody's credit is idle
+ *   C1  credits < members of R, or the round ends at once (settle); so nobody's credit
+ *       is idle
  *   C2  whoever may go and sleeps has been woken, or will be by the next unlock
- *   C3  a waiter returns 0 at most once for each notification; with two deaths in a row (below) more
+ *   C3  a waiter returns 0 at most once for each notification; with two deaths in a row
+ *       (below) more
  *
  * Death table (process dies after ...)
  *   enter: stay := ...         it is a waiter, dead like any other
  *   notify: turn := ...        committed; the leaf's next holder wakes (C2)
  *   going: stay := one less    the credit is still there, for another member: passed on
  *   going: turn := one less    gone; nothing is left
- *   reaping: turn := one more  the dead one is still in the roster: the next reaper gives
- *                              another credit. One waiter too many goes, as if notified.
+ *   reaping: turn := one more  the dead one is still in the roster: the next reaper
+ *                              gives another credit. One waiter too many goes, as if
+ *                              notified.
  *   reaping: stay := 0         done
  *   asleep, or woken           reaped by another waiter, or by the next notify */
 
@@ -125,8 +130,8 @@ count(const struct sst_condition *condition)
     return census;
 }
 
-/* End the round when all its members are covered: C1. Credits beyond that, of members who
- * died, go to the next. The leaf is held. */
+/* End the round when all its members are covered: C1. Credits beyond that, of members
+ * who died, go to the next. The leaf is held. */
 static struct census
 settle(struct sst_condition *condition)
 {
@@ -136,7 +141,8 @@ settle(struct sst_condition *condition)
         const uint32_t surplus = census.credits - census.members;
 
         ssti_store_rel(&condition->shm->turn,
-                       turn_make(census.round + 1, (uint32_t)ssti_min(surplus, census.late)));
+                       turn_make(census.round + 1,
+                                 (uint32_t)ssti_min(surplus, census.late)));
         SST_CRASHPOINT(condition_settle_committed);
         census = count(condition);
     }
@@ -186,7 +192,8 @@ give(struct sst_condition *condition, uint32_t wanted)
     }
 }
 
-/* Take the dead out of the roster and give on what they were notified of. The leaf is held. */
+/* Take the dead out of the roster and give on what they were notified of. The leaf is
+ * held. */
 static void
 reap(struct sst_condition *condition)
 {
@@ -263,15 +270,15 @@ go_locked(struct sst_condition *condition, uint64_t ticket, int index)
     return true;
 }
 
-/* The waiter has been woken and may not go. Somebody may have died, or be about to. Lets go
- * of the leaf for a moment. */
+/* The waiter has been woken and may not go. Somebody may have died, or be about to.
+ * Lets go of the leaf for a moment. */
 static void
 look_out(struct sst_condition *condition, struct ssti_lookout *lookout)
 {
     ssti_lookout_alarm(lookout);
     reap(condition);
     unlock(condition);
-    (void)ssti_proc_sweep(condition->view.arena); /* how many it were is of no interest here */
+    (void)ssti_proc_sweep(condition->view.arena); /* how many it were: no matter */
     ssti_view_lock(&condition->view);
 }
 
@@ -330,7 +337,8 @@ sleep_wait(struct sst_condition *condition, uint64_t ticket, int64_t deadline_ns
 }
 
 int
-sst_condition_wait(struct sst_condition *condition, uint64_t ticket, int64_t deadline_ns)
+sst_condition_wait(struct sst_condition *condition, uint64_t ticket,
+                   int64_t deadline_ns)
 {
     struct ssti_spin_run run;
     bool notified = may_go(condition, ticket);

@@ -2,25 +2,28 @@
 
 /* Events: a flag that any number of processes wait for.
  *
- * `state` counts how often the event went from unset to set, and whether it is set now; one
- * store of it is a set or a clear. A waiter remembers the count it saw when it came: it may go when
- * the event is set, or when the count is another, because then it was set while the
- * waiter waited, though somebody may have cleared it again.
+ * `state` counts how often the event went from unset to set, and whether it is set now;
+ * one store of it is a set or a clear. A waiter remembers the count it saw when it
+ * came: it may go when the event is set, or when the count is another, because then it
+ * was set while the waiter waited, though somebody may have cleared it again.
  *
- * Waiters who came at an even count sleep as class A, at an odd one as class B. So from the state
- * alone follows who must be awake: everybody when the event is set; else those of the parity before the
- * current one, who slept through a set. A set that died before its wakes is made good by
- * whoever holds the leaf next.
+ * Waiters who came at an even count sleep as class A, at an odd one as class B. So from
+ * the state alone follows who must be awake: everybody when the event is set; else
+ * those of the parity before the current one, who slept through a set. A set that died
+ * before its wakes is made good by whoever holds the leaf next.
  *
- * set and clear take the leaf even when they change nothing: without it a set that finds the
- * event set could be overtaken by the clear that is about to look at what the set announced.
+ * set and clear take the leaf even when they change nothing: without it a set that
+ * finds the event set could be overtaken by the clear that is about to look at what the
+ * set announced.
  *
  * Invariants
- *   E1  the event is set: nobody who sleeps has not been woken, or will be by the next unlock
+ *   E1  the event is set: nobody who sleeps has not been woken, or will be by the next
+ *       unlock
  *   E2  it is not set: the same for those whose parity is not the count's
  *
  * Death table (process dies after ...)
- *   state := set      committed; the leaf's next holder, woken by the kernel, wakes all (E1)
+ *   state := set      committed; the leaf's next holder, woken by the kernel, wakes all
+ *                     (E1)
  *   state := cleared  committed; the same for those who slept through the set (E2)
  *   being woken       the others were woken as well, or are by the next unlock
  *
@@ -149,7 +152,8 @@ sst_event_wait(struct sst_event *event, int64_t deadline_ns)
     if (set) {
         return 0;
     }
-    return deadline_ns == SST_NOW ? SST_ETIMEDOUT : sleep_wait(event, state, deadline_ns);
+    return deadline_ns == SST_NOW ? SST_ETIMEDOUT
+                                  : sleep_wait(event, state, deadline_ns);
 }
 
 /* ---- Life ---- */
@@ -171,8 +175,8 @@ sst_event_create(struct sst_arena *arena, struct sst_event **out, struct sst_err
     if (event == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for an event");
     }
-    rc = ssti_view_create(&event->view, arena, SST_KIND_EVENT, sizeof(*event->shm), &object,
-                          err);
+    rc = ssti_view_create(&event->view, arena, SST_KIND_EVENT, sizeof(*event->shm),
+                          &object, err);
     if (rc < 0) {
         ssti_free(event);
         return rc;
@@ -193,8 +197,8 @@ sst_event_attach(struct sst_arena *arena, const struct sst_handle *handle,
     if (event == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for an event");
     }
-    rc = ssti_view_attach(&event->view, arena, SST_KIND_EVENT, sizeof(*event->shm), handle,
-                          &object, err);
+    rc = ssti_view_attach(&event->view, arena, SST_KIND_EVENT, sizeof(*event->shm),
+                          handle, &object, err);
     if (rc < 0) {
         ssti_free(event);
         return rc;
@@ -225,8 +229,8 @@ ssti_event_kind(void)
 {
     static struct ssti_kind_ops ops;
 
-    ops.layout =
-        SSTI_LAYOUT_HASH(sizeof(struct sst_event_shm), offsetof(struct sst_event_shm, leaf),
-                         offsetof(struct sst_event_shm, state));
+    ops.layout = SSTI_LAYOUT_HASH(sizeof(struct sst_event_shm),
+                                  offsetof(struct sst_event_shm, leaf),
+                                  offsetof(struct sst_event_shm, state));
     return &ops;
 }

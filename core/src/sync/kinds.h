@@ -2,8 +2,8 @@
 #ifndef SSTI_SYNC_KINDS_H
 #define SSTI_SYNC_KINDS_H
 
-/* What the registry's sweeper and the last drop need to know of the objects in sync/. Each
- * is valid for ever and the same at every call. */
+/* What the registry's sweeper and the last drop need to know of the objects in sync/.
+ * Each is valid for ever and the same at every call. */
 
 #include "shm/arena.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Looking out for the death of other participants; lookout.h tells why. Writes no shared
- * memory. */
+/* Looking out for the death of other participants; lookout.h tells why. Writes no
+ * shared memory. */
 
 #include "sync/lookout.h"
 

@@ -4,11 +4,11 @@
 
 /* Sleeping among others whose death matters: what conditions and barriers share.
  *
- * A sleeper is told of a death in two ways. The dead one had the leaf pending, so the kernel
- * wakes another of its sleepers; and each sleeper has its eye on the life word of one other
- * participant. Either way it wakes without cause and looks who is dead. A thread may be
- * gone a little before its process counts as dead, though: who finds nobody looks
- * again, a few times at growing distances, before it sleeps soundly. */
+ * A sleeper is told of a death in two ways. The dead one had the leaf pending, so the
+ * kernel wakes another of its sleepers; and each sleeper has its eye on the life word
+ * of one other participant. Either way it wakes without cause and looks who is dead. A
+ * thread may be gone a little before its process counts as dead, though: who finds
+ * nobody looks again, a few times at growing distances, before it sleeps soundly. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,10 +25,10 @@ struct ssti_lookout {
 /* The sleeper has been woken without cause: look again soon. */
 void ssti_lookout_alarm(struct ssti_lookout *lookout);
 
-/* Complete `sleep`, of which class, wake and count are set: whom to watch, how long. `other` is
- * that process, 0 = nobody. False when it is dead already: do not sleep. */
-bool ssti_lookout_prepare(const struct ssti_lookout *lookout, const struct ssti_view *view,
-                          uint64_t other, struct ssti_leaf_sleep *sleep,
-                          int64_t deadline_ns);
+/* Complete `sleep`, of which class, wake and count are set: whom to watch, how long.
+ * `other` is that process, 0 = nobody. False when it is dead already: do not sleep. */
+bool ssti_lookout_prepare(const struct ssti_lookout *lookout,
+                          const struct ssti_view *view, uint64_t other,
+                          struct ssti_leaf_sleep *sleep, int64_t deadline_ns);
 
 #endif

@@ -2,31 +2,34 @@
 
 /* Mutexes, plain and recursive, owned by a process.
  *
- * The owner word says who holds the mutex: 0 nobody, else ssti_proc_self() of the process.
- * Everything happens under the leaf, and each change is one store of the owner word (or of
- * the depth, of a recursive mutex that is held): what is written before the owner word
- * means nothing while there is no owner. So there is nothing to repair when somebody dies
- * under the leaf, and the wake that he owed follows from the owner word: free, then wake one.
+ * The owner word says who holds the mutex: 0 nobody, else ssti_proc_self() of the
+ * process. Everything happens under the leaf, and each change is one store of the owner
+ * word (or of the depth, of a recursive mutex that is held): what is written before the
+ * owner word means nothing while there is no owner. So there is nothing to repair when
+ * somebody dies under the leaf, and the wake that he owed follows from the owner word:
+ * free, then wake one.
  *
- * A plain mutex belongs to the process, as in Python's multiprocessing: any thread of it may
- * release it, and so may any other process, also when the owner is dead. A recursive
- * one belongs to a thread. A child of fork() is another process and owns nothing.
+ * A plain mutex belongs to the process, as in Python's multiprocessing: any thread of
+ * it may release it, and so may any other process, also when the owner is dead. A
+ * recursive one belongs to a thread. A child of fork() is another process and owns
+ * nothing.
  *
- * Who has to wait sleeps as class A, and on the owner's life word besides. The death of the
- * owner wakes one of those who sleep on the life word; that one finds the owner dead and lets
- * go of the leaf with a wake for all. acquire then returns SST_EOWNERDEAD to each of them, and
- * the mutex stays as it is until somebody recovers or releases it: what it protects may
- * be half done, and only the user can know.
+ * Who has to wait sleeps as class A, and on the owner's life word besides. The death of
+ * the owner wakes one of those who sleep on the life word; that one finds the owner
+ * dead and lets go of the leaf with a wake for all. acquire then returns SST_EOWNERDEAD
+ * to each of them, and the mutex stays as it is until somebody recovers or releases it:
+ * what it protects may be half done, and only the user can know.
  *
- * The owner changes while others sleep on. One sleeper at least must have its eye on the new
- * one: `watched` says on whom the last to lie down has, and whoever takes the mutex while
- * others sleep and finds another name there wakes one of them, to look up and lie down again.
+ * The owner changes while others sleep on. One sleeper at least must have its eye on
+ * the new one: `watched` says on whom the last to lie down has, and whoever takes the
+ * mutex while others sleep and finds another name there wakes one of them, to look up
+ * and lie down again.
  *
  * Invariants
  *   M1  owner == 0: the mutex is free, `thread` and `depth` mean nothing
  *   M2  owner != 0: depth >= 1; depth > 1 only in recursive mutexes
- *   M3  free, and somebody asleep in A: one of them has been woken, or the next unlock of
- *       the leaf will wake one
+ *   M3  free, and somebody asleep in A: one of them has been woken, or the next unlock
+ *       of the leaf will wake one
  *   M4  held, and somebody asleep in A: one of them sleeps on the owner's life word, or
  *       has been woken, or the next unlock will wake one
  *
@@ -38,9 +41,9 @@
  *   being woken               the leaf passes the wake on to the next in A
  *   returning the mutex       dead owner
  *
- * The life word of the dead wakes a single sleeper. If that one is killed within the same
- * moment, those who wait for *other* mutexes of the first dead learn of it at the next
- * sweep, which anybody's start, join or unexplained wake brings about. */
+ * The life word of the dead wakes a single sleeper. If that one is killed within the
+ * same moment, those who wait for *other* mutexes of the first dead learn of it at the
+ * next sweep, which anybody's start, join or unexplained wake brings about. */
 
 #include <stddef.h>
 
@@ -98,7 +101,8 @@ unlock(struct sst_mutex *mutex)
     ssti_view_unlock(&mutex->view, due ? SSTI_LEAF_A : 0, 1);
 }
 
-/* Take it if that can be done now; the leaf is held. SST_EAGAIN when it belongs to another. */
+/* Take it if that can be done now; the leaf is held. SST_EAGAIN when it belongs to
+ * another. */
 static int
 take_locked(struct sst_mutex *mutex, const struct asker *me)
 {
@@ -174,7 +178,7 @@ sleep_acquire(struct sst_mutex *mutex, const struct asker *me, int64_t deadline_
             return taken;
         }
         if (rc != 0) {
-            ssti_store_rlx(&mutex->shm->watched, 0); /* it may have been us who watched */
+            ssti_store_rlx(&mutex->shm->watched, 0); /* maybe it was we who watched */
             unlock(mutex);
             return rc;
         }
@@ -201,7 +205,7 @@ sst_mutex_acquire(struct sst_mutex *mutex, int64_t deadline_ns)
         const uint64_t owner = ssti_load_acq(&mutex->shm->owner);
         const bool dead = owner != 0 && !ssti_proc_alive(mutex->view.arena, owner);
 
-        /* The same owner still: it was dead and held the mutex at one time during this call. */
+        /* The same owner still: dead while it held the mutex, during this call. */
         return dead && ssti_load_acq(&mutex->shm->owner) == owner ? SST_EOWNERDEAD
                                                                   : SST_ETIMEDOUT;
     }
@@ -309,8 +313,8 @@ sst_mutex_create(struct sst_arena *arena, uint32_t flags, struct sst_mutex **out
     if (mutex == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for a mutex");
     }
-    rc = ssti_view_create(&mutex->view, arena, SST_KIND_MUTEX, sizeof(*mutex->shm), &object,
-                          err);
+    rc = ssti_view_create(&mutex->view, arena, SST_KIND_MUTEX, sizeof(*mutex->shm),
+                          &object, err);
     if (rc < 0) {
         ssti_free(mutex);
         return rc;
@@ -332,8 +336,8 @@ sst_mutex_attach(struct sst_arena *arena, const struct sst_handle *handle,
     if (mutex == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for a mutex");
     }
-    rc = ssti_view_attach(&mutex->view, arena, SST_KIND_MUTEX, sizeof(*mutex->shm), handle,
-                          &object, err);
+    rc = ssti_view_attach(&mutex->view, arena, SST_KIND_MUTEX, sizeof(*mutex->shm),
+                          handle, &object, err);
     if (rc < 0) {
         ssti_free(mutex);
         return rc;
@@ -364,10 +368,12 @@ ssti_mutex_kind(void)
 {
     static struct ssti_kind_ops ops;
 
-    ops.layout = SSTI_LAYOUT_HASH(
-        sizeof(struct sst_mutex_shm), offsetof(struct sst_mutex_shm, leaf),
-        offsetof(struct sst_mutex_shm, owner), offsetof(struct sst_mutex_shm, thread),
-        offsetof(struct sst_mutex_shm, depth), offsetof(struct sst_mutex_shm, watched),
-        offsetof(struct sst_mutex_shm, flags));
+    ops.layout = SSTI_LAYOUT_HASH(sizeof(struct sst_mutex_shm),
+                                  offsetof(struct sst_mutex_shm, leaf),
+                                  offsetof(struct sst_mutex_shm, owner),
+                                  offsetof(struct sst_mutex_shm, thread),
+                                  offsetof(struct sst_mutex_shm, depth),
+                                  offsetof(struct sst_mutex_shm, watched),
+                                  offsetof(struct sst_mutex_shm, flags));
     return &ops;
 }

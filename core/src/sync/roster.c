@@ -2,11 +2,11 @@
 
 /* Rosters: who takes part in an object, so that a death can be told from a long wait.
  *
- * An entry names a process and says how often it takes part, and in which round. One entry
- * serves all threads of a process, so a table of a few hundred is enough for trees of a few
- * hundred processes. `stay` is the word that counts: zero times means free, whatever
- * `proc` says, and its store commits every change. Objects that count in rounds
- * let old rounds rot: an entry of a round before `oldest` is as good as free.
+ * An entry names a process and says how often it takes part, and in which round. One
+ * entry serves all threads of a process, so a table of a few hundred is enough for
+ * trees of a few hundred processes. `stay` is the word that counts: zero times means
+ * free, whatever `proc` says, and its store commits every change. Objects that count in
+ * rounds let old rounds rot: an entry of a round before `oldest` is as good as free.
  *
  * Death table (process dies under the leaf after ...)
  *   used := i + 1     entries from the old bound on are still free: nothing happened
@@ -105,7 +105,8 @@ ssti_roster_trim(const struct ssti_roster *roster)
 {
     uint32_t used = ssti_roster_used(roster);
 
-    while (used > 0 && ssti_stay_times(ssti_load_rlx(&roster->stays[used - 1].stay)) == 0) {
+    while (used > 0 &&
+           ssti_stay_times(ssti_load_rlx(&roster->stays[used - 1].stay)) == 0) {
         used--;
     }
     ssti_store_rlx(roster->used, used);

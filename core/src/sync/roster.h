@@ -2,8 +2,8 @@
 #ifndef SSTI_SYNC_ROSTER_H
 #define SSTI_SYNC_ROSTER_H
 
-/* Who takes part in an object: a table of (process, round, times) in its shared struct. Small,
- * searched from the front, guarded by the object's leaf; so is every call here. */
+/* Who takes part in an object: a table of (process, round, times) in its shared struct.
+ * Small, searched from the front, guarded by the object's leaf, as every call here. */
 
 #include <stdint.h>
 
@@ -14,7 +14,7 @@
 struct ssti_roster {
     struct sst_stay_shm *stays;
     _Atomic uint32_t *used; /* stays[i] is free from here on */
-    uint32_t max;           /* entries there are; const, never read from shared memory */
+    uint32_t max; /* entries there are; const, never read from shared memory */
 };
 
 enum {
@@ -52,11 +52,12 @@ ssti_roster_used(const struct ssti_roster *roster)
 /* The entry of a process in a round; -1 when it has none. */
 int ssti_roster_find(const struct ssti_roster *roster, uint64_t proc, uint64_t round);
 
-/* An entry that is free or of a round before `oldest`, with `proc` in it and not yet counted; -1
- * when the table is full. */
+/* An entry that is free or of a round before `oldest`, with `proc` in it and not yet
+ * counted; -1 when the table is full. */
 int ssti_roster_claim(const struct ssti_roster *roster, uint64_t proc, uint64_t oldest);
 
-/* Once more, once less. Each is one store. join returns SST_ELIMIT when the table is full. */
+/* Once more, once less. Each is one store. join returns SST_ELIMIT when the table is
+ * full. */
 int ssti_roster_join(const struct ssti_roster *roster, uint64_t proc, uint64_t round,
                      uint64_t oldest);
 void ssti_roster_leave(const struct ssti_roster *roster, int index);

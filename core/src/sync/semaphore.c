@@ -2,41 +2,41 @@
 
 /* Semaphores, counting and bounded.
  *
- * `value` units are to be had. A counting semaphore has no owners: units that a process took
- * with it into death stay taken, as in the stdlib, for nobody can tell a unit that is held from one
- * that was used up. Each change is one store of `value`.
+ * `value` units are to be had. A counting semaphore has no owners: units that a process
+ * took with it into death stay taken, as in the stdlib, for nobody can tell a unit that
+ * is held from one that was used up. Each change is one store of `value`.
  *
- * A semaphore made full (value == value_max) is bounded: its units stand for something that is
- * given back. It keeps a roster of who holds how many. When no unit is left and all of them
- * belong to dead processes, nobody can give one back, and acquire returns SST_EOWNERDEAD; recover
- * returns the units of the dead. Units that found no room in the roster (more than
- * 22 processes hold some) count as held by the living, and so do those that a process gave back
- * for another that is in no roster entry.
+ * A semaphore made full (value == value_max) is bounded: its units stand for something
+ * that is given back. It keeps a roster of who holds how many. When no unit is left and
+ * all of them belong to dead processes, nobody can give one back, and acquire returns
+ * SST_EOWNERDEAD; recover returns the units of the dead. Units that found no room in
+ * the roster (more than 22 processes hold some) count as held by the living.
  *
- * Who gave a unit back is not always who took it. A release takes from the releaser's own
- * entry, else from one of a dead process, else from any: so the sum of the roster is never more than
- * the units taken.
+ * Who gave a unit back is not always who took it. A release takes from the releaser's
+ * own entry, else from one of a dead process, else from any: so the sum of the roster
+ * is never more than the units taken.
  *
- * Who has to wait sleeps as class A; of a bounded one with its eye on the life word of one
- * living holder. One is enough: as long as that one lives not all are dead. As with
+ * Who has to wait sleeps as class A; of a bounded one with its eye on the life word of
+ * one living holder. One is enough: as long as that one lives not all are dead. As with
  * mutexes, `watched` tells whether the last sleeper's eye is on a holder still.
  *
  * Invariants
  *   S1  value <= value_max; sum of the roster <= value_max - value
- *   S2  value > 0, and somebody asleep in A: as many as there are units have been woken, or the
- *       next unlock of the leaf will wake that many
- *   S3  bounded, no unit left, and somebody asleep in A: one of them sleeps on the life word
- *       of a holder, or has been woken, or the next unlock will wake one; or some holder is
- *       unknown
+ *   S2  value > 0, and somebody asleep in A: as many as there are units have been
+ *       woken, or the next unlock of the leaf will wake that many
+ *   S3  bounded, no unit left, and somebody asleep in A: one of them sleeps on the life
+ *       word of a holder, or has been woken, or the next unlock will wake one; or some
+ *       holder is unknown
  *
  * Death table (process dies after ...)
- *   value := ...             of a counting one: committed; the leaf's next holder wakes (S2)
+ *   value := ...             of a counting one: committed; the leaf's next holder wakes
+ *                            (S2)
  *   intent_* := ...          of a bounded one: without `intent` nothing happened
  *   intent := 1              the next to lock stores value and entry as the record says
  *   value, stay := ...       the same, idempotent
  *   intent := 0              done
- *   some of `count` units    a release of several units does them one by one: those that
- *                            were done are back, the others stay taken
+ *   some of `count` units    a release of several units does them one by one: those
+ *                            that were done are back, the others stay taken
  *   being woken              the leaf passes the wake on (S2) */
 
 #include <stddef.h>
@@ -204,8 +204,8 @@ spin_acquire(struct sst_semaphore *semaphore, int64_t deadline_ns)
     return rc;
 }
 
-/* Make ready to sleep for want of a unit: keep an eye on a living holder. False when there is
- * none and none is unknown. The leaf is held. */
+/* Make ready to sleep for want of a unit: keep an eye on a living holder. False when
+ * there is none and none is unknown. The leaf is held. */
 static bool
 watch_holder(struct sst_semaphore *semaphore, struct ssti_leaf_sleep *sleep,
              int64_t deadline_ns)
@@ -245,7 +245,7 @@ sleep_acquire(struct sst_semaphore *semaphore, int64_t deadline_ns)
             rc = SST_ETIMEDOUT;
         }
         if (rc != 0) {
-            ssti_store_rlx(&semaphore->shm->watched, 0); /* it may have been us who watched */
+            ssti_store_rlx(&semaphore->shm->watched, 0); /* maybe it was we */
             unlock(semaphore);
             return rc;
         }
@@ -269,8 +269,8 @@ sst_semaphore_acquire(struct sst_semaphore *semaphore, int64_t deadline_ns)
     return rc == SST_EAGAIN ? sleep_acquire(semaphore, deadline_ns) : rc;
 }
 
-/* The entry a released unit comes from: our own, else a dead process's, else any; -1 when the
- * roster is empty. The leaf is held. */
+/* The entry a released unit comes from: our own, else a dead process's, else any; -1
+ * when the roster is empty. The leaf is held. */
 static int
 giver(const struct sst_semaphore *semaphore)
 {
@@ -317,7 +317,8 @@ release_locked(struct sst_semaphore *semaphore, uint32_t count)
             ssti_store_rel(&shm->value, value + units);
         }
         else {
-            account(semaphore, value + units, index, times_of(semaphore, index) - units);
+            account(semaphore, value + units, index,
+                    times_of(semaphore, index) - units);
         }
         value += units;
         count -= units;

@@ -2,22 +2,24 @@
 
 /* When to look and when to sleep.
  *
- * A message to a process that looks costs a cache line's way to the other core and back,
- * 1.6 us on the machine this was designed on; to one that sleeps it costs a wake-up, 83 us across cores
- * and 7 on the same one. So looking pays when the other side runs and is about to act, and
- * not otherwise. The rules, each from a measurement (docs/internals/sync.rst):
+ * A message to a process that looks costs a cache line's way to the other core and
+ * back, 1.6 us on the machine this was designed on; to one that sleeps it costs a
+ * wake-up, 83 us across cores and 7 on the same one. So looking pays when the other
+ * side runs and is about to act, and not otherwise. The rules, each from a measurement
+ * (docs/internals/sync.rst):
  *
- *   - Who woke somebody sleeps at once. The woken one mostly starts on the waker's CPU: a waker
- *     that looks for the answer keeps it from being made. Round trips 300 us apart took 171 us
- *     with a waker that looks and 10 with one that sleeps.
- *   - The budget is a quarter of a cross-core wake-up, then the sleep is the smaller loss.
- *   - An object where looking did not pay lately gets less of it: each useless bout halves
- *     the budget down to a floor that costs next to nothing; every 32nd in a row is a full
- *     one, for times change. One useful bout restores it.
+ *   - Who woke somebody sleeps at once. The woken one mostly starts on the waker's CPU:
+ *     a waker that looks for the answer keeps it from being made. Round trips 300 us
+ *     apart took 171 us with a waker that looks and 10 with one that sleeps.
+ *   - The budget is a quarter of a cross-core wake-up, then the sleep is the smaller
+ *     loss.
+ *   - An object where looking did not pay lately gets less of it: each useless bout
+ *     halves the budget down to a floor that costs next to nothing; every 32nd in a row
+ *     is a full one, for times change. One useful bout restores it.
  *   - On one CPU the other side cannot act while we look: never.
  *
- * The number of running processes is not asked for: that is a system call, and
- * a container does not see it.
+ * The number of running processes is not asked for: that is a system call, and a
+ * container does not see it.
  *
  * Nothing here is shared between processes, and nothing depends on it but time. */
 
@@ -79,7 +81,7 @@ ssti_spin_begin(struct ssti_spin_run *run, struct ssti_spin *spin, int64_t deadl
         run->useless = NULL;
         return;
     }
-    /* A glance may be all that is wanted, by somebody who polls: then it shrinks to nothing. */
+    /* Somebody who polls wants no more than a glance: that shrinks to nothing. */
     run->budget_ns = budget(ssti_load_rlx(run->useless),
                             glance ? SSTI_SPIN_GLANCE_NS : SSTI_SPIN_STARE_NS,
                             glance ? 0 : FLOOR_NS);

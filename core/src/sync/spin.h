@@ -12,7 +12,8 @@
  *     }
  *     ssti_spin_end(&run, condition);
  *
- * The condition is looked at without a lock; what it says is decided again under one. */
+ * The condition is looked at without a lock; what it says is decided again under one.
+ */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,8 +21,9 @@
 #include "base/atomic.h"
 
 /* What an object's view remembers: how many bouts in a row were useless, [0] before a
- * sleep, [1] when the caller does not mean to sleep. In this process's memory, zeroed at
- * first; any thread writes, and a lost update only makes the guess a little worse. */
+ * sleep, [1] when the caller does not mean to sleep. In this process's memory, zeroed
+ * at first; any thread writes, and a lost update only makes the guess a little worse.
+ */
 struct ssti_spin {
     _Atomic uint32_t useless[2];
 };
@@ -29,9 +31,9 @@ struct ssti_spin {
 /* One bout of spinning. */
 struct ssti_spin_run {
     _Atomic uint32_t *useless; /* NULL: there was no question of spinning */
-    int64_t end_ns;     /* 0 until the first look at the clock */
-    uint32_t budget_ns; /* 0 = do not spin */
-    uint32_t pauses;    /* before the next look */
+    int64_t end_ns;            /* 0 until the first look at the clock */
+    uint32_t budget_ns;        /* 0 = do not spin */
+    uint32_t pauses;           /* before the next look */
 };
 
 /* Longest looks, in nanoseconds. */
@@ -40,9 +42,10 @@ enum {
     SSTI_SPIN_GLANCE_NS = 2000,
 };
 
-/* Decide how long to look. With SST_NOW as deadline that is a glance: short enough to be done
- * while holding whatever lock the caller's caller holds, an interpreter's for one. No look
- * at all on one CPU, nor when this thread's last action was to wake somebody. */
+/* Decide how long to look. With SST_NOW as deadline that is a glance: short enough to
+ * be done while holding whatever lock the caller's caller holds, an interpreter's for
+ * one. No look at all on one CPU, nor when this thread's last action was to wake
+ * somebody. */
 void ssti_spin_begin(struct ssti_spin_run *run, struct ssti_spin *spin,
                      int64_t deadline_ns);
 

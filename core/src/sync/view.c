@@ -2,17 +2,17 @@
 
 /* Views: the process-local side of the objects in sync/.
  *
- * A view is heap memory of one process, made by create or attach, freed by close. It holds its
- * slot through one entry of the process's held table. A child of fork() has copies of
- * both, the view by copy-on-write and the entry by the registry's fork hook, under the
- * same index: so the child's close drops the child's hold and nobody else's.
+ * A view is heap memory of one process, made by create or attach, freed by close. It
+ * holds its slot through one entry of the process's held table. A child of fork() has
+ * copies of both, the view by copy-on-write and the entry by the registry's fork hook,
+ * under the same index: so the child's close drops the child's hold and nobody else's.
  *
- * Whoever takes a leaf whose holder died repairs the object, lets go with a wake for everybody,
- * and takes the leaf again: from then on there is nothing special about it. A second
- * death in between is the same case once more.
+ * Whoever takes a leaf whose holder died repairs the object, lets go with a wake for
+ * everybody, and takes the leaf again: from then on there is nothing special about it.
+ * A second death in between is the same case once more.
  *
- * Death table: this file writes no shared memory of its own; see shm/ for slots and holds, and
- * leaf.c for the leaf. */
+ * Death table: this file writes no shared memory of its own; see shm/ for slots and
+ * holds, and leaf.c for the leaf. */
 
 #include "sync/view.h"
 
@@ -117,16 +117,16 @@ ssti_view_wait(const struct ssti_view *view, const struct ssti_leaf_sleep *sleep
 }
 
 bool
-ssti_view_watch(const struct ssti_view *view, uint64_t proc, struct ssti_leaf_sleep *sleep,
-                int64_t deadline_ns)
+ssti_view_watch(const struct ssti_view *view, uint64_t proc,
+                struct ssti_leaf_sleep *sleep, int64_t deadline_ns)
 {
     sleep->life = ssti_proc_life(view->arena, proc, &sleep->life_value);
     sleep->deadline_ns = ssti_proc_patience(view->arena, proc, deadline_ns);
     if (sleep->life != NULL && ssti_load_acq(sleep->life) == sleep->life_value) {
         return true;
     }
-    /* Its main thread has ended. Other threads may live on, and the process with them: then
-     * the word says nothing, and patience bounds the sleep. */
+    /* Its main thread has ended. Other threads may live on, and the process with them:
+     * then the word says nothing, and patience bounds the sleep. */
     sleep->life = NULL;
     return ssti_proc_alive(view->arena, proc);
 }
