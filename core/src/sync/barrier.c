@@ -31,7 +31,8 @@
  *   B3  a waiter learns how its own round ended, however late it gets up
  *
  * Death table (process dies after ...)
- *   stay := ...            it has arrived and is dead: the barrier breaks
+ *   stay := ...            it has arrived and is dead: the barrier breaks, at the latest
+ *                          when the last arrives
  *   turn := ACTING         the same; it would have run the action
  *   turn := next round     committed; the leaf's next holder wakes (B2)
  *   broken := ...          the round is still what it was: the bit is set again, or
@@ -286,7 +287,7 @@ sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket, int64_t deadli
         const uint64_t turn = ssti_load_rlx(&barrier->shm->turn);
 
         if (state_of(turn) == FILLING) {
-            /* The last to come decides for all: the dead must not make up the number. */
+            /* The last to come decides for all: the dead do not make up the number. */
             if (arrived(barrier, round_of(turn)) + 1 >= barrier->parties) {
                 reap(barrier);
                 if (ssti_load_rlx(&barrier->shm->turn) != turn) {
