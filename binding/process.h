@@ -9,4 +9,7 @@
 extern PyMethodDef sstpy_process_methods[];
 int sstpy_process_exec(PyObject *module, struct sstpy_state *state);
 
+/* Of the type Child, in child.c. */
+extern PyType_Spec sstpy_child_spec;
+
 #endif

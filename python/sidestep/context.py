@@ -281,7 +281,7 @@ class Process(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
-        return _default_context.get_context().Process._Popen(process_obj)  # type: ignore[arg-type]
+        return _default_context.get_context().Process._Popen(process_obj)
 
     @staticmethod
     def _after_fork() -> None:
@@ -331,7 +331,7 @@ class DefaultContext(BaseContext):
 class ForkProcess(process.BaseProcess):
     """A process that starts as a copy of this one."""
 
-    _start_method = "fork"
+    _start_method: str | None = "fork"
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
@@ -343,7 +343,7 @@ class ForkProcess(process.BaseProcess):
 class SpawnProcess(process.BaseProcess):
     """A process that starts as a fresh interpreter."""
 
-    _start_method = "spawn"
+    _start_method: str | None = "spawn"
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
@@ -359,7 +359,7 @@ class SpawnProcess(process.BaseProcess):
 class ForkServerProcess(process.BaseProcess):
     """A process that starts as a copy of a small server process."""
 
-    _start_method = "forkserver"
+    _start_method: str | None = "forkserver"
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
@@ -372,21 +372,21 @@ class ForkContext(BaseContext):
     """Processes start as copies of this one."""
 
     _name = "fork"
-    Process = ForkProcess
+    Process: type[process.BaseProcess] = ForkProcess
 
 
 class SpawnContext(BaseContext):
     """Processes start as fresh interpreters."""
 
     _name = "spawn"
-    Process = SpawnProcess
+    Process: type[process.BaseProcess] = SpawnProcess
 
 
 class ForkServerContext(BaseContext):
     """Processes start as copies of a small server process."""
 
     _name = "forkserver"
-    Process = ForkServerProcess
+    Process: type[process.BaseProcess] = ForkServerProcess
 
 
 _concrete_contexts: dict[str, BaseContext] = {

@@ -57,7 +57,7 @@ class ForkServer:
         zygote, self._zygote = self._zygote, None
         if zygote is not None and self._owner_pid == os.getpid():
             zygote.signal(signal.SIGKILL)
-            zygote.wait(None, True)
+            zygote.wait(gone=True)
             zygote.close()
 
     def set_forkserver_preload(self, modules_names: list[str]) -> None:
@@ -122,10 +122,9 @@ class ForkServer:
             **self._preload_data(),
         }
         code = spawn.import_line("forkserver", "main") + f"; main(**{arguments!r})"
-        executable = spawn.get_executable()
-        assert executable is not None, "there is no Python to start"
-        command = [executable, *util._args_from_interpreter_flags(), "-c", code]
-        zygote.spawn(executable, tuple(map(os.fsencode, command)), ())
+        options = util._args_from_interpreter_flags()
+        command = [spawn.get_executable(), *options, "-c", code]
+        zygote.spawn(*spawn.encode_command(command), ())
         return zygote
 
     def _preload_data(self) -> dict[str, Any]:
@@ -185,9 +184,9 @@ def _preload(names: Iterable[str], main_path: str | None) -> None:
 def _preload_main(main_path: str) -> None:
     process.current_process()._inheriting = True  # type: ignore[attr-defined]
     try:
-        spawn.import_main_path(main_path)
-    except Exception:  # noqa: BLE001 - each child runs it again, and says what is wrong
-        pass
+        # What is wrong with it, each child finds out and says.
+        with contextlib.suppress(Exception):
+            spawn.import_main_path(main_path)
     finally:
         del process.current_process()._inheriting  # type: ignore[attr-defined]
 
@@ -204,7 +203,7 @@ def _serve_one(tether: int, fds: Sequence[int]) -> None:
             atexit.register(util._exit_function)
         code = spawn._main(os.dup(tether))
     except Exception:  # noqa: BLE001 - as for an interpreter of its own
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         util._flush_std_streams()
     finally:
         if _compat.ATEXIT_IN_CHILDREN:

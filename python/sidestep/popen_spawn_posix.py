@@ -45,7 +45,6 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj: BaseProcess) -> None:
         job = spawn.dump_job(self, process_obj)
-        executable = os.fsencode(spawn.get_executable())
         command = spawn.get_command_line(
             pipe_handle=self._child.tether,
             parent_pid=os.getpid(),
@@ -53,5 +52,5 @@ class Popen(popen_fork.Popen):
             process_id=self._child.reserve(),
             die_with_parent=int(process_obj.die_with_parent),
         )
-        self._child.spawn(executable, tuple(map(os.fsencode, command)), self._fds)
+        self._child.spawn(*spawn.encode_command(command), self._fds)
         self._child.send(job)

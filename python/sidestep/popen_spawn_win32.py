@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["Popen"]
+__all__: list[str] = []
 
 if sys.platform != "win32":
     raise ImportError("popen_spawn_win32 is for Windows only")

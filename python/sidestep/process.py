@@ -71,12 +71,14 @@ class BaseProcess:
     _start_method: str | None = None
 
     # Set by start(), and removed again so that no cycle keeps the arguments alive.
+    _identity: tuple[int, ...]
+    _config: dict[str, Any]
     _target: Callable[..., object] | None
     _args: tuple[Any, ...]
     _kwargs: dict[str, Any]
     _sentinel: int
 
-    def _Popen(self) -> Popen:  # noqa: N802 - the stdlib's name
+    def _Popen(self) -> Popen:
         raise NotImplementedError
 
     def __init__(
@@ -85,7 +87,7 @@ class BaseProcess:
         target: Callable[..., object] | None = None,
         name: str | None = None,
         args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] = {},  # noqa: B006 - copied below
+        kwargs: Mapping[str, Any] = {},
         *,
         daemon: bool | None = None,
         die_with_parent: bool | None = None,
@@ -101,7 +103,9 @@ class BaseProcess:
         self._target = target
         self._args = tuple(args)
         self._kwargs = dict(kwargs)
-        self._name = name or f"{type(self).__name__}-{':'.join(map(str, self._identity))}"
+        self._name = (
+            name or f"{type(self).__name__}-{':'.join(map(str, self._identity))}"
+        )
         self._die_with_parent = die_with_parent
         if daemon is not None:
             self.daemon = daemon

@@ -82,6 +82,14 @@ def get_command_line(**kwds: Any) -> list[Any]:
     return [get_executable(), *options, "-c", code, "--multiprocessing-fork"]
 
 
+def encode_command(command: list[Any]) -> tuple[bytes, tuple[bytes, ...]]:
+    """Return the program and the arguments of a command line as the core takes them."""
+    if command[0] is None:
+        raise RuntimeError("there is no Python to start: sys.executable is None")
+    argv = tuple(os.fsencode(word) for word in command)
+    return argv[0], argv
+
+
 def import_line(module: str, name: str) -> str:
     """Return code that imports a name of this package in a fresh interpreter.
 
@@ -112,7 +120,7 @@ def dump_job(popen: Popen, process_obj: BaseProcess) -> memoryview:
 def spawn_main(
     pipe_handle: int,
     parent_pid: int | None = None,
-    tracker_fd: int | None = None,  # noqa: ARG001 - the stdlib's signature
+    tracker_fd: int | None = None,
     arena_fd: int = -1,
     process_id: int = 0,
     die_with_parent: int = 0,
