@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NoReturn, Self, SupportsIndex, TypeAlias, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 _Timeout: TypeAlias = float | SupportsIndex | None
 _Handle: TypeAlias = bytes
@@ -32,6 +32,7 @@ def set_exceptions(buffer_too_short: type[BaseException], /) -> None: ...
 
 # ---- Synchronization ----
 
+@disjoint_base
 class SemLock:
     SEM_VALUE_MAX: ClassVar[int]
     RECURSIVE_MUTEX: ClassVar[int]
@@ -64,6 +65,7 @@ class SemLock:
     @property
     def name(self) -> None: ...
 
+@disjoint_base
 class Condition:
     def __init__(self) -> None: ...
     def enter(self) -> int: ...
@@ -78,6 +80,7 @@ class Condition:
     @property
     def handle(self) -> _Handle: ...
 
+@disjoint_base
 class Event:
     def __init__(self) -> None: ...
     def set(self) -> None: ...
@@ -91,6 +94,7 @@ class Event:
     @property
     def handle(self) -> _Handle: ...
 
+@disjoint_base
 class Barrier:
     def __init__(self, parties: SupportsIndex) -> None: ...
     def arrive(self, timeout: _Timeout = None) -> tuple[int, int]: ...
@@ -113,6 +117,7 @@ class Barrier:
 
 # ---- Messages ----
 
+@disjoint_base
 class Queue:
     # A subclass may define _put_failed(self, error: Exception, obj: object) -> bool:
     # called when an object does not pickle; true: the exception is dealt with.
@@ -156,6 +161,7 @@ class Queue:
     @property
     def maxsize(self) -> int: ...
 
+@disjoint_base
 class Connection:
     def __init__(
         self, handle: SupportsIndex, readable: object = True, writable: object = True
@@ -198,6 +204,7 @@ def pipe(duplex: object = True, /) -> tuple[Connection, Connection]: ...
 
 # ---- Memory ----
 
+@disjoint_base
 class Block:
     def __init__(self, size: SupportsIndex) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
