@@ -31,7 +31,7 @@
  *   B3  a waiter learns how its own round ended, however late it gets up
  *
  * Death table (process dies after ...)
- *   stay := ...            it has arrived and is dead: the barrier breaks, at the latest
+ *   stay := ...            it has arrived and is dead: the barrier breaks, at latest
  *                          when the last arrives
  *   turn := ACTING         the same; it would have run the action
  *   turn := next round     committed; the leaf's next holder wakes (B2)
@@ -276,6 +276,21 @@ arrive_locked(const struct sst_barrier *barrier, uint64_t round)
     return (int)count - 1;
 }
 
+/* Who runs the action does not sleep here: one of those who do is to watch whether it lives. */
+static void
+unlock_arrived(const struct sst_barrier *barrier)
+{
+    const uint64_t turn = ssti_load_rlx(&barrier->shm->turn);
+
+    if (state_of(turn) == ACTING) {
+        ssti_view_unlock(&barrier->view,
+                         due(barrier) | (uint32_t)class_of(round_of(turn)), 1);
+    }
+    else {
+        unlock(barrier);
+    }
+}
+
 int
 sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket, int64_t deadline_ns)
 {
@@ -307,7 +322,7 @@ sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket, int64_t deadli
         }
         rc = sleep_turn(barrier, SSTI_LEAF_C, &lookout, deadline_ns);
     }
-    unlock(barrier);
+    unlock_arrived(barrier);
     return rc;
 }
 

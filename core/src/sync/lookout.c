@@ -35,6 +35,11 @@ ssti_lookout_prepare(const struct ssti_lookout *lookout, const struct ssti_view 
     if (other != 0) {
         alive = ssti_view_watch(view, other, sleep, deadline_ns);
     }
+    else {
+        /* Whoever comes later and dies before it sleeps here is seen by nobody: look then. */
+        sleep->deadline_ns =
+            ssti_proc_patience(view->arena, ssti_proc_self(view->arena), deadline_ns);
+    }
     if (lookout->nap_ns != 0) {
         const int64_t soon_ns = ssti_os_now_ns() + lookout->nap_ns;
 
