@@ -34,8 +34,8 @@
  * Death table: ring.c's; and (process dies after ...)
  *   sending the byte                not marked rung: rung twice. No message: who wakes
  *                                   finds nothing, reads the byte and sleeps again
- *   marking an end not rung,        it is rung again by the next message: two bytes, read
- *    before reading the byte         together
+ *   marking an end not rung,        it is rung again by the next message: both bytes
+ *    before reading the byte         are read at once
  *   counting itself asleep          the count stays too high: takers ring in vain, it
  *                                   is never too low
  *   its last descriptor is closed   the other end hangs up: SST_EOF, or SST_EPIPE */

@@ -14,7 +14,9 @@
 #include "sync/view.h"
 
 #ifndef SSTI_PIPE_BYTES
-# define SSTI_PIPE_BYTES 262144 /* that fit each way; a longer message goes alone */
+/* That fit each way with their records' heads, so that 256 KiB of messages of a size worth
+ * sending do; a longer message goes alone. */
+# define SSTI_PIPE_BYTES 327680
 #endif
 
 struct sst_pipe {
