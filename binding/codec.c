@@ -12,7 +12,8 @@
  *   d  float           8 bytes, IEEE 754, little endian
  *   s  str             UTF-8
  *   b  bytes           as they are
- *   P  anything else   a pickle
+ *   p  plain data      a pickle of nothing but exact built-in types
+ *   P  anything else   a pickle, made and read by the registered functions
  *   R  raw             what Connection.send_bytes sent
  *
  * Only exact types have tags of their own: a subclass is more than its value. Encoding
@@ -42,6 +43,7 @@ enum tag {
     TAG_FLOAT = 'd',
     TAG_STR = 's',
     TAG_BYTES = 'b',
+    TAG_PLAIN = 'p',
     TAG_PICKLE = 'P',
     TAG_RAW = 'R',
 };
@@ -127,7 +129,9 @@ encode_payload(struct sstpy_encoded *out, enum tag tag, const void *payload,
 static int
 encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
 {
-    PyObject *const pickled = sstpy_pickle(state, obj);
+    const bool plain = sstpy_is_plain(obj);
+    PyObject *const pickled = plain ? pickle_call(&state->plain_dumps, "dumps", obj)
+                                    : sstpy_pickle(state, obj);
 
     if (pickled == NULL) {
         return -1;
@@ -138,7 +142,8 @@ encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *ou
         return -1;
     }
     out->owner = pickled;
-    return encode_payload(out, TAG_PICKLE, out->view.buf, (uint64_t)out->view.len);
+    return encode_payload(out, plain ? TAG_PLAIN : TAG_PICKLE, out->view.buf,
+                          (uint64_t)out->view.len);
 }
 
 static int
@@ -313,6 +318,7 @@ sstpy_copy_bytes(const void *data, uint64_t size)
 static PyObject *
 decode_pickle(struct sstpy_state *state, struct sst_message *message)
 {
+    const bool plain = *(const char *)message->data == TAG_PLAIN;
     PyObject *buffer = NULL;
 
     if (message->data == message->small) {
@@ -330,7 +336,8 @@ decode_pickle(struct sstpy_state *state, struct sst_message *message)
         return NULL;
     }
 
-    PyObject *const obj = sstpy_unpickle(state, buffer);
+    PyObject *const obj = plain ? pickle_call(&state->plain_loads, "loads", buffer)
+                                : sstpy_unpickle(state, buffer);
     Py_DECREF(buffer);
     return obj;
 }
@@ -393,6 +400,7 @@ decode_any(struct sstpy_state *state, struct sst_message *message)
         return PyUnicode_DecodeUTF8(data + 1, (Py_ssize_t)size - 1, NULL);
     case TAG_BYTES:
         return sstpy_copy_bytes(data + 1, size - 1);
+    case TAG_PLAIN:
     case TAG_PICKLE:
     case TAG_RAW: /* the stdlib's recv() unpickles what send_bytes() sent */
         return decode_pickle(state, message);
@@ -412,17 +420,32 @@ sstpy_decode(struct sstpy_state *state, struct sst_message *message)
     return obj;
 }
 
+bool
+sstpy_message_bytes(const struct sst_message *message, const void **data,
+                    uint64_t *size)
+{
+    const char *const whole = message->data;
+
+    if (message->size == 0 ||
+        (whole[0] != TAG_RAW && whole[0] != TAG_PICKLE && whole[0] != TAG_PLAIN)) {
+        return false;
+    }
+    *data = whole + 1;
+    *size = message->size - 1;
+    return true;
+}
+
 PyObject *
 sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message,
                    int64_t size_max)
 {
-    const char *const data = message->data;
+    const void *data = NULL;
+    uint64_t size = 0;
     PyObject *bytes = NULL;
 
-    if (message->size > 0 && (data[0] == TAG_RAW || data[0] == TAG_PICKLE)) {
-        const uint64_t size = message->size - 1;
+    if (sstpy_message_bytes(message, &data, &size)) {
         if (size_max < 0 || size <= (uint64_t)size_max) {
-            bytes = sstpy_copy_bytes(data + 1, size);
+            bytes = sstpy_copy_bytes(data, size);
         }
         sst_message_free(message);
         return bytes;

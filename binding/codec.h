@@ -47,6 +47,15 @@ PyObject *sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *mess
 /* A bytes object with a copy of `size` bytes, made without the GIL when large. */
 PyObject *sstpy_copy_bytes(const void *data, uint64_t size);
 
+/* The bytes that the stdlib's recv_bytes would give, when they lie in the message as they
+ * are: then they are the message's, and the caller frees it. */
+bool sstpy_message_bytes(const struct sst_message *message, const void **data,
+                         uint64_t *size);
+
+/* Whether it is small and made of exact built-in types only, so that no reducer applies
+ * (plain.c). */
+bool sstpy_is_plain(PyObject *obj);
+
 /* pickle as registered, else the stdlib's. New references. */
 PyObject *sstpy_pickle(struct sstpy_state *state, PyObject *obj);
 PyObject *sstpy_unpickle(struct sstpy_state *state, PyObject *buffer);

@@ -295,20 +295,45 @@ connection_stream_into(ConnectionObject *self, char *to, uint64_t room)
     return result;
 }
 
-static PyObject *
-connection_pipe_into(ConnectionObject *self, char *to, Py_ssize_t room)
+static void
+connection_copy(char *to, const void *from, uint64_t size)
 {
-    PyObject *const bytes = connection_take_bytes(self, -1);
-    PyObject *result = NULL;
+    if (size < SSTPY_DETACH_SIZE) {
+        memcpy(to, from, (size_t)size);
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, from, (size_t)size);
+    Py_END_ALLOW_THREADS
+}
 
+static PyObject *
+connection_pipe_into(ConnectionObject *self, char *to, uint64_t room)
+{
+    struct sst_message message;
+    const void *data = NULL;
+    uint64_t size = 0;
+    const int rc = connection_take(self, &message);
+
+    if (rc < 0) {
+        return connection_raise_recv(self, rc);
+    }
+    if (sstpy_message_bytes(&message, &data, &size) && size <= room) {
+        connection_copy(to, data, size);
+        sst_message_free(&message);
+        return PyLong_FromUnsignedLongLong(size);
+    }
+
+    /* Too long, or an object of which the pickle is wanted. */
+    PyObject *const bytes = sstpy_decode_bytes(self->state, &message, -1);
+    PyObject *result = NULL;
     if (bytes == NULL) {
         return NULL;
     }
-
-    const Py_ssize_t size = PyBytes_GET_SIZE(bytes);
+    size = (uint64_t)PyBytes_GET_SIZE(bytes);
     if (size <= room) {
-        memcpy(to, PyBytes_AS_STRING(bytes), (size_t)size);
-        result = PyLong_FromSsize_t(size);
+        connection_copy(to, PyBytes_AS_STRING(bytes), size);
+        result = PyLong_FromUnsignedLongLong(size);
     }
     else {
         result = connection_raise_short(self, bytes);
@@ -350,7 +375,7 @@ sstpy_connection_recv_bytes_into(PyObject *self_obj, PyObject *const *args,
         PyErr_SetString(PyExc_ValueError, "offset too large");
     }
     else if (self->pipe != NULL) {
-        result = connection_pipe_into(self, to, view.len - offset);
+        result = connection_pipe_into(self, to, (uint64_t)(view.len - offset));
     }
     else {
         result = connection_stream_into(self, to, (uint64_t)(view.len - offset));

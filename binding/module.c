@@ -254,6 +254,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->buffer_too_short);
     Py_VISIT(state->dumps);
     Py_VISIT(state->loads);
+    Py_VISIT(state->plain_dumps);
+    Py_VISIT(state->plain_loads);
     Py_VISIT(state->semlock_type);
     Py_VISIT(state->condition_type);
     Py_VISIT(state->event_type);
@@ -278,6 +280,8 @@ module_clear(PyObject *module)
     Py_CLEAR(state->buffer_too_short);
     Py_CLEAR(state->dumps);
     Py_CLEAR(state->loads);
+    Py_CLEAR(state->plain_dumps);
+    Py_CLEAR(state->plain_loads);
     Py_CLEAR(state->semlock_type);
     Py_CLEAR(state->condition_type);
     Py_CLEAR(state->event_type);

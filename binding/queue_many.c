@@ -57,18 +57,6 @@ queue_call_put_slices(void *context, int64_t deadline_ns)
     return sst_queue_put_slices(call->queue, call->slices, call->count, deadline_ns);
 }
 
-/* The first attempt is one without detaching; then until the deadline. */
-static int
-queue_wait_deadline(sstpy_call_fn call, void *context, int64_t deadline_ns)
-{
-    const int rc = call(context, SST_NOW);
-
-    if (rc != SST_ETIMEDOUT || deadline_ns == SST_NOW) {
-        return rc;
-    }
-    return sstpy_wait_until(call, context, deadline_ns);
-}
-
 static int
 queue_batch_flush(struct queue_batch *batch)
 {
@@ -78,7 +66,7 @@ queue_batch_flush(struct queue_batch *batch)
         struct queue_slices_call call = {batch->queue->queue, batch->slices + done,
                                          batch->count - done};
         const int rc =
-            queue_wait_deadline(queue_call_put_many, &call, batch->deadline_ns);
+            sstpy_wait_deadline(queue_call_put_many, &call, batch->deadline_ns);
         if (rc < 0) {
             return rc;
         }
@@ -117,7 +105,7 @@ queue_batch_add(struct queue_batch *batch, const struct sstpy_encoded *encoded)
     struct queue_slices_call call = {batch->queue->queue, encoded->slices,
                                      encoded->count};
     const int rc =
-        queue_wait_deadline(queue_call_put_slices, &call, batch->deadline_ns);
+        sstpy_wait_deadline(queue_call_put_slices, &call, batch->deadline_ns);
     if (rc == 0) {
         batch->put++;
     }

@@ -21,6 +21,8 @@ struct sstpy_state {
     /* pickling, registered by Python, see set_pickler */
     PyObject *dumps;
     PyObject *loads;
+    PyObject *plain_dumps; /* those of the module pickle, imported when first needed */
+    PyObject *plain_loads;
     /* types */
     PyTypeObject *semlock_type;
     PyTypeObject *condition_type;

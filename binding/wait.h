@@ -32,10 +32,22 @@ sstpy_wait(sstpy_call_fn call, void *context, int64_t duration_ns)
 {
     const int rc = call(context, SST_NOW);
 
-    if (rc != SST_ETIMEDOUT || duration_ns == SSTPY_POLL) {
-        return rc;
+    if (rc == SST_EINTR || (rc == SST_ETIMEDOUT && duration_ns != SSTPY_POLL)) {
+        return sstpy_wait_until(call, context, sstpy_deadline(duration_ns));
     }
-    return sstpy_wait_until(call, context, sstpy_deadline(duration_ns));
+    return rc;
+}
+
+/* The same for a deadline that several calls share. */
+static inline int
+sstpy_wait_deadline(sstpy_call_fn call, void *context, int64_t deadline_ns)
+{
+    const int rc = call(context, SST_NOW);
+
+    if (rc == SST_EINTR || (rc == SST_ETIMEDOUT && deadline_ns != SST_NOW)) {
+        return sstpy_wait_until(call, context, deadline_ns);
+    }
+    return rc;
 }
 
 #endif

@@ -31,6 +31,9 @@ OPT_OUTS: dict[tuple[str, str, str], str] = {
     ("borrowed_references", "binding/args.c", "PyDict_Next"): (
         "the dictionary was made for this call, nobody else can reach it"
     ),
+    ("borrowed_references", "binding/plain.c", "PyDict_Next"): (
+        "nothing of Python runs while it looks"
+    ),
     ("raw_atomics", "binding/block_atomic.c", "__atomic_"): (
         "numbers of the user's widths in the user's memory, no state of the engine"
     ),

@@ -748,7 +748,7 @@ def test_a_message_lives_as_long_as_somebody_looks_at_it():
     q = _core.Queue()
     _core.set_pickler(lambda _obj: b"data" * 50000, loads)
     try:
-        q.put([1])
+        q.put(Point(1))
         assert q.get() == b"data"
         assert bytes(kept[0]) == b"data" * 50000
         assert kept[0].readonly
@@ -756,10 +756,38 @@ def test_a_message_lives_as_long_as_somebody_looks_at_it():
             _core.set_pickler(1, 2)
         _core.set_pickler(lambda _obj: "text", loads)
         with pytest.raises(TypeError, match="bytes-like"):
-            q.put([1])
+            q.put(Point(1))
     finally:
         restore_pickler()
     assert q.empty()
+
+
+def test_plain_data_needs_no_registered_pickler():
+    def refuse_all(_obj):
+        raise AssertionError
+
+    plain = [[], (), {}, {"a": [1, (2.5, None)], b"k": True}, [[[[1]]]], [0] * 63]
+    other = [[Point(1)], [{1}], [MyInt(1)], [[[[[1]]]]], [0] * 64, {"a": bytearray()}]
+    cycle = []
+    cycle.append(cycle)
+    q = _core.Queue()
+    _core.set_pickler(refuse_all, refuse_all)
+    try:
+        for obj in plain:
+            q.put(obj)
+            assert q.get() == obj
+        for obj in [*other, cycle]:
+            with pytest.raises(AssertionError):
+                q.put(obj)
+    finally:
+        restore_pickler()
+    shared = ["same"]
+    q.put([shared, shared, {"k": shared}])
+    back = q.get()
+    assert back[0] is back[1] is back[2]["k"]
+    q.put(cycle)
+    back = q.get()
+    assert back[0] is back
 
 
 def restore_pickler():
