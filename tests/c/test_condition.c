@@ -113,6 +113,23 @@ TEST(threads_who_comes_after_a_notify_does_not_take_it)
     close_condition(arena);
 }
 
+TEST(threads_who_is_late_for_a_round_that_leaves_is_early)
+{
+    struct sst_arena *const arena = open_condition();
+    uint64_t early[2];
+    uint64_t late;
+
+    check_status(sst_condition_enter(condition, &early[0]), 0);
+    check_status(sst_condition_enter(condition, &early[1]), 0);
+    check_int(sst_condition_notify(condition, 1), ==, 1);
+    check_status(sst_condition_enter(condition, &late), 0);
+    check_status(sst_condition_wait(condition, early[0], SST_FOREVER), 0);
+    check(!sst_condition_leave(condition, early[1]));
+    check_int(sst_condition_notify(condition, 1), ==, 1);
+    check_status(sst_condition_wait(condition, late, SST_FOREVER), 0);
+    close_condition(arena);
+}
+
 TEST(threads_one_notify_covers_early_and_late)
 {
     struct sst_arena *const arena = open_condition();

@@ -31,8 +31,8 @@
  * notification that it will not use: it is given on, as a credit.
  *
  * Invariants
- *   C1  credits < members of R, or the round ends at once (settle); so nobody's credit
- *       is idle
+ *   C1  credits < members of R, or nobody waits, or the round ends at once (settle); so
+ *       no credit is idle, and nobody is late for a round that has no members
  *   C2  whoever may go and sleeps has been woken, or will be by the next unlock
  *   C3  a waiter returns 0 at most once for each notification; with two deaths in a row
  *       (below) more
@@ -130,14 +130,15 @@ count(const struct sst_condition *condition)
     return census;
 }
 
-/* End the round when all its members are covered: C1. Credits beyond that, of members
- * who died, go to the next. The leaf is held. */
+/* End the round when all its members are covered, or none is left and others are late:
+ * C1. Credits beyond that, of members who died, go to the next. The leaf is held. */
 static struct census
 settle(struct sst_condition *condition)
 {
     struct census census = count(condition);
 
-    while (census.credits != 0 && census.credits >= census.members) {
+    while (census.credits >= census.members &&
+           (census.credits != 0 || census.late != 0)) {
         const uint32_t surplus = census.credits - census.members;
 
         ssti_store_rel(&condition->shm->turn,
