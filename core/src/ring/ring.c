@@ -127,9 +127,10 @@ ssti_ring_is_full(const struct ssti_ring *ring, uint64_t size)
         return false;
     }
 
-    const uint64_t bytes = ssti_ring_bytes(ring);
+    /* Heads count, or there would be no bound for empty messages. */
+    const uint64_t bytes = ssti_ring_bytes(ring) + count * SSTI_RECORD_HEADER_SIZE;
 
-    return bytes >= byte_max || size > byte_max - bytes;
+    return bytes >= byte_max || size + SSTI_RECORD_HEADER_SIZE > byte_max - bytes;
 }
 
 /* ---- Putting ---- */

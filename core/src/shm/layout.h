@@ -82,7 +82,7 @@ struct sst_ring_shm {
     _Atomic uint64_t spare;      /* a drained chunk kept for the next growth */
     _Atomic uint64_t retired;    /* drained chunks to be freed, chained by `next` */
 
-    _Atomic uint64_t byte_max; /* payload at most, 0 = no bound; const */
+    _Atomic uint64_t byte_max; /* of records at most, 0 = no bound; const */
     _Atomic uint32_t item_max; /* messages at most, 0 = no bound; const */
     _Atomic uint32_t reserved;
 
