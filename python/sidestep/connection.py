@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from . import _core, context, process, reduction, util
+from . import _core, context, reduction, util
 from .context import AuthenticationError, BufferTooShort
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ def _is_done(sentinel: int) -> bool:
 
     The descriptor itself becomes readable only when the kernel is done with it.
     """
-    for child in tuple(process._children):
-        popen = child._popen
-        if popen is not None and popen.sentinel == sentinel:
-            return popen.poll() is not None
-    return False
+    popens = sys.modules.get(f"{__package__}.popen_fork")
+    if popens is None:  # nothing was started yet
+        return False
+    popen = popens.by_sentinel.get((os.getpid(), sentinel))
+    return popen is not None and popen.poll() is not None
 
 
 def _look(obj: Any) -> bool:
@@ -259,9 +260,9 @@ class Listener:
         family = family or (address and address_type(address)) or default_family
         _validate_family(family)
         address = address or arbitrary_address(family)
-        self._listener: SocketListener | None = SocketListener(address, family, backlog)
         _check_authkey(authkey)
         self._authkey = authkey
+        self._listener: SocketListener | None = SocketListener(address, family, backlog)
 
     def _open(self) -> SocketListener:
         if self._listener is None:

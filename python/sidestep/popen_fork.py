@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import weakref
 from typing import TYPE_CHECKING
 
 from . import _compat, _core, util
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from .process import BaseProcess
 
 __all__ = ["Popen"]
+
+
+#: The running and ended children by the process that started them and their sentinel.
+by_sentinel: weakref.WeakValueDictionary[tuple[int, int], Popen] = (
+    weakref.WeakValueDictionary()
+)
 
 
 class Popen:
@@ -31,6 +38,7 @@ class Popen:
         self._launch(process_obj)
         self.pid = self._child.pid
         self.sentinel = self._child.fd
+        by_sentinel[os.getpid(), self.sentinel] = self
 
     def duplicate_for_child(self, fd: int) -> int:
         """Return the number under which the child will have this descriptor."""
@@ -79,6 +87,7 @@ class Popen:
 
     def close(self) -> None:
         """Give up the child's descriptor."""
+        by_sentinel.pop((os.getpid(), self.sentinel), None)
         self._child.close()
 
 

@@ -139,11 +139,37 @@ def _is_pipe(conn: Any) -> bool:
 
 
 def _recv_from_pipe(conn: Any) -> int:
+    _wait_for_message(conn)
     received = conn.recv()
     if not hasattr(received, "detach"):
         raise RuntimeError("Invalid data received")
     fd: int = received.detach()
     return fd
+
+
+def _wait_for_message(conn: Any) -> None:
+    """Wait for a pipe's next message, and raise if something else comes.
+
+    Messages do not go over the pipe's socket, only bells do; any other byte was
+    written by somebody who took it for a plain stream.
+    """
+    import select
+    import socket
+
+    peek = socket.MSG_PEEK | socket.MSG_DONTWAIT
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLIN)
+    with _unix_socket(conn) as sock:
+        while not conn.pending():
+            poll.poll()
+            try:
+                seen = sock.recv(4096, peek)
+            except BlockingIOError:
+                continue
+            if seen.strip(b"\a"):
+                raise RuntimeError("received data without a descriptor")
+            if not seen or conn.poll(0):
+                return
 
 
 def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:

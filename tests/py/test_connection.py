@@ -241,7 +241,8 @@ def test_wait_wakes(mp):
     reader, writer = mp.Pipe(duplex=False)
     timer = threading.Timer(0.05, writer.send, ["late"])
     timer.start()
-    assert mp.connection.wait([reader, mp.Pipe()[0]], 20) == [reader]
+    quiet = mp.Pipe()
+    assert mp.connection.wait([reader, quiet[0]], 20) == [reader]
     assert reader.recv() == "late"
     timer.join()
 
@@ -381,7 +382,7 @@ def test_bad_addresses(mp):
     with pytest.raises((ValueError, TypeError)):
         mp.connection.Client(17)
     with pytest.raises(TypeError, match="authkey should be a byte string"):
-        mp.connection.Listener(authkey="text")
+        connection.Listener(authkey="text")
 
 
 class Recorded:
@@ -474,6 +475,20 @@ def test_pass_a_descriptor(ctx, start, sharer):
     os.write(w, b"hello")
     assert conn.recv() == b"hello"
     os.close(w)
+
+
+def test_no_descriptor_where_one_is_expected(ctx, start):
+    conn, other = ctx.Pipe()
+    os.write(other.fileno(), b"\0")
+    with pytest.raises(RuntimeError, match="without a descriptor"):
+        reduction.recv_handle(conn)
+    conn, other = ctx.Pipe()
+    other.send("text")
+    with pytest.raises(RuntimeError, match="Invalid data"):
+        reduction.recv_handle(conn)
+    other.close()
+    with pytest.raises(EOFError):
+        reduction.recv_handle(conn)
 
 
 def test_pass_a_descriptor_over_a_socket():

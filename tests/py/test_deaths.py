@@ -286,8 +286,8 @@ def test_peer_killed(ctx, start):
 
 
 def test_wait_sees_a_killed_peer(ctx, start):
-    mine, its = ctx.Pipe()
     peer = start(ctx, children.nap, 100)
+    mine, its = ctx.Pipe()
     victim = start(ctx, children.send_and_die, its, 1)
     its.close()
     assert sidestep.connection.wait([mine], 20) == [mine]

@@ -38,6 +38,7 @@ MODULES = [
 
 # Not documented, of no use without the stdlib's inside, and used by nobody seen.
 NOT_HERE = {
+    "reduction": {"ACKNOWLEDGE"},
     "heap": {"Heap", "reduce_arena", "rebuild_arena"},
     "resource_tracker": {"main", "cleanup_noop", "ReentrantCallError"},
     "managers": {
