@@ -297,7 +297,25 @@ ssti_leaf_unlock(struct sst_leaf_shm *leaf, uint32_t wake, int count)
     ssti_unpend(self);
 }
 
-/* Sleep on seq, word and perhaps a life word until the first of them changes. */
+/* The words to sleep on: those of the living first, then the leaf's own two. */
+static uint32_t
+words_of(struct sst_leaf_shm *leaf, uint32_t index, uint32_t seq, uint32_t word,
+         const struct ssti_leaf_sleep *sleep, struct ssti_os_wait *words)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < sleep->other_count && i < SSTI_LEAF_OTHERS_MAX; i++) {
+        words[count++] = sleep->others[i];
+    }
+    if (sleep->life != NULL) {
+        words[count++] = (struct ssti_os_wait){sleep->life, sleep->life_value};
+    }
+    words[count++] = (struct ssti_os_wait){&leaf->word, word};
+    words[count++] = (struct ssti_os_wait){&leaf->seq[index], seq};
+    return count;
+}
+
+/* Sleep on seq, word and perhaps life words until the first of them changes. */
 static int
 sleep_waiting(struct sst_leaf_shm *leaf, uint32_t index, uint32_t seq,
               const struct ssti_leaf_sleep *sleep)
@@ -312,14 +330,10 @@ sleep_waiting(struct sst_leaf_shm *leaf, uint32_t index, uint32_t seq,
             return 0;
         }
 
-        const bool lives = sleep->life != NULL;
-        const struct ssti_os_wait words[3] = {
-            {sleep->life, sleep->life_value},
-            {&leaf->word, word},
-            {&leaf->seq[index], seq},
-        };
+        struct ssti_os_wait words[SSTI_LEAF_OTHERS_MAX + 3];
+        const uint32_t count = words_of(leaf, index, seq, word, sleep, words);
 
-        rc = ssti_os_futex_waitv(words + !lives, 2U + lives, until);
+        rc = ssti_os_futex_waitv(words, count, until);
         if (rc == SST_ETIMEDOUT && until < sleep->deadline_ns) {
             return 0; /* where the kernel tells of no death a wake may have died, too: look */
         }
@@ -328,8 +342,10 @@ sleep_waiting(struct sst_leaf_shm *leaf, uint32_t index, uint32_t seq,
         }
         /* One of the values was another already. If it is the word, somebody is only
          * passing through: his unlock wakes us if there is reason (I3). */
-        if (lives && ssti_load_acq(sleep->life) != sleep->life_value) {
-            return 0;
+        for (uint32_t i = 0; i + 2 < count; i++) {
+            if (ssti_load_acq(words[i].word) != words[i].value) {
+                return 0;
+            }
         }
         rc = 0;
     }

@@ -8,6 +8,7 @@
 #include "shm/layout.h"
 
 struct sst_arena;
+struct ssti_os_wait;
 
 /* For what a sleeper may wait, besides the lock itself; the object gives the classes their
  * meaning. Masks, to be or-ed in `wake`. */
@@ -42,6 +43,12 @@ struct ssti_leaf_sleep {
     int64_t deadline_ns;
     _Atomic uint32_t *life; /* optional second word to wake on, */
     uint32_t life_value;    /* and the value it has while there is reason to sleep */
+    const struct ssti_os_wait *others; /* more such words, SSTI_LEAF_OTHERS_MAX at most */
+    uint32_t other_count;
+};
+
+enum {
+    SSTI_LEAF_OTHERS_MAX = 5,
 };
 
 /* Release the lock, sleep until woken, take the lock again. The caller holds the lock
