@@ -357,6 +357,35 @@ TEST(a_notification_of_the_dead_is_given_on)
     close_condition(arena);
 }
 
+/* As above, but the waiter lay down before there was anything to watch, and the dead one
+ * came neither first nor last. */
+TEST(a_notification_of_the_dead_is_given_on_to_who_slept_before)
+{
+    struct sst_arena *const arena = open_condition();
+    int64_t killed_ns;
+    uint64_t tickets[3];
+    pid_t dead;
+    pid_t waiter;
+
+    check_status(sst_condition_enter(condition, &tickets[0]), 0);
+    dead = test_fork(enter_and_linger, NULL);
+    eventually(word(ENTERED) == 1);
+    check_status(sst_condition_enter(condition, &tickets[1]), 0);
+    check_int(sst_condition_notify(condition, 1), ==, 1);
+    waiter = test_fork(wait_in_child, NULL); /* late, and watches us */
+    eventually(word(ENTERED) == 2 && test_is_asleep(waiter));
+    check_int(sst_condition_notify(condition, 2), ==, 2);
+    check_status(sst_condition_wait(condition, tickets[0], SST_FOREVER), 0);
+    check_status(sst_condition_wait(condition, tickets[1], SST_FOREVER), 0);
+    check_int(word(GONE), ==, 0);
+    killed_ns = test_now_ns();
+    test_kill(dead);
+    eventually(word(GONE) == 1);
+    check_int(test_now_ns() - killed_ns, <, (int64_t)DEATH_SHOWS_NS * test_slowness());
+    test_join(waiter);
+    close_condition(arena);
+}
+
 TEST(a_waiter_killed_as_it_is_notified_passes_it_on)
 {
     struct sst_arena *const arena = open_condition();

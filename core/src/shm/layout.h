@@ -227,7 +227,9 @@ struct sst_condition_shm {
     _Atomic uint64_t turn;       /* round << 20 | credits; one store of it commits a notify */
     _Atomic uint64_t last;       /* process that entered last; a hint */
     _Atomic uint32_t stays_used; /* stay[i] is free from here on */
-    _Atomic uint32_t reserved[5];
+    _Atomic uint32_t reserved;
+    _Atomic uint64_t told; /* round whose members know that others are entitled */
+    _Atomic uint64_t reserved_too;
     struct sst_stay_shm stay[SSTI_CONDITION_STAYS];
 };
 _Static_assert(sizeof(struct sst_condition_shm) == 4096, "condition layout");

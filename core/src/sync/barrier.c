@@ -276,7 +276,7 @@ arrive_locked(const struct sst_barrier *barrier, uint64_t round)
     return (int)count - 1;
 }
 
-/* Who runs the action does not sleep here: one of those who do is to watch whether it lives. */
+/* Who runs the action does not sleep here: one of those who do is to watch it. */
 static void
 unlock_arrived(const struct sst_barrier *barrier)
 {

@@ -28,7 +28,10 @@
  *
  * The death of a waiter is noticed by the others (lookout.h). Who wakes without cause
  * looks for dead in the roster and takes them out. One that was entitled had a
- * notification that it will not use: it is given on, as a credit.
+ * notification that it will not use: it is given on, as a credit. An entitled one need
+ * not be asleep, so the kernel may tell nobody of its death: as long as some are, which
+ * normally is a moment, the others sleep in slices. `told` is the round whose members
+ * were woken to do so.
  *
  * Invariants
  *   C1  credits < members of R, or nobody waits, or the round ends at once (settle); so
@@ -36,6 +39,8 @@
  *   C2  whoever may go and sleeps has been woken, or will be by the next unlock
  *   C3  a waiter returns 0 at most once for each notification; with two deaths in a row
  *       (below) more
+ *   C4  somebody is entitled and another at stake: one of these sleeps in slices, or
+ *       has been woken, or will be by the next unlock
  *
  * Death table (process dies after ...)
  *   enter: stay := ...         it is a waiter, dead like any other
@@ -55,6 +60,7 @@
 #include "base/bits.h"
 #include "base/crashpoint.h"
 #include "base/status.h"
+#include "os/os.h"
 #include "shm/arena.h"
 #include "shm/layout.h"
 #include "shm/leaf.h"
@@ -150,12 +156,22 @@ settle(struct sst_condition *condition)
     return census;
 }
 
-/* The wake that the state asks for: C2. */
+/* The wake that the state asks for: C2, C4. */
 static uint32_t
-due(const struct census *census)
+due(const struct sst_condition *condition, const struct census *census)
 {
-    return census->classes |
-           (census->credits != 0 ? (uint32_t)class_of(census->round) : 0);
+    const uint32_t members = (uint32_t)class_of(census->round);
+    uint32_t wake = census->classes;
+
+    if (census->credits != 0) {
+        wake |= members;
+    }
+    if (census->entitled != 0 && census->members != 0 &&
+        ssti_load_rlx(&condition->shm->told) != census->round) {
+        ssti_store_rlx(&condition->shm->told, census->round);
+        wake |= members;
+    }
+    return wake;
 }
 
 static int
@@ -169,7 +185,7 @@ unlock(struct sst_condition *condition)
 {
     const struct census census = settle(condition);
 
-    ssti_view_unlock(&condition->view, due(&census), due_count(&census));
+    ssti_view_unlock(&condition->view, due(condition, &census), due_count(&census));
 }
 
 /* Credits for up to `wanted` of those who wait; how many. The leaf is held. */
@@ -283,6 +299,10 @@ look_out(struct sst_condition *condition, struct ssti_lookout *lookout)
     ssti_view_lock(&condition->view);
 }
 
+enum {
+    WATCH_NS = 20000000, /* between looks at those who are entitled and do not go */
+};
+
 /* Make ready to sleep. False when the process to watch is dead already: look again. */
 static bool
 prepare(struct sst_condition *condition, uint64_t ticket,
@@ -294,12 +314,16 @@ prepare(struct sst_condition *condition, uint64_t ticket,
     const uint64_t other = ssti_roster_other(&condition->roster, self,
                                              ssti_load_rlx(&condition->shm->last), 0);
 
+    const int64_t watch_ns =
+        census.entitled != 0 ? ssti_os_now_ns() + WATCH_NS : SST_FOREVER;
+
     *sleep = (struct ssti_leaf_sleep){
         .class = class_of(ticket),
-        .wake = due(&census),
+        .wake = due(condition, &census),
         .count = due_count(&census),
     };
-    return ssti_lookout_prepare(lookout, &condition->view, other, sleep, deadline_ns);
+    return ssti_lookout_prepare(lookout, &condition->view, other, sleep,
+                                watch_ns < deadline_ns ? watch_ns : deadline_ns);
 }
 
 static int
@@ -481,6 +505,7 @@ ssti_condition_kind(void)
                                   offsetof(struct sst_condition_shm, turn),
                                   offsetof(struct sst_condition_shm, last),
                                   offsetof(struct sst_condition_shm, stays_used),
+                                  offsetof(struct sst_condition_shm, told),
                                   offsetof(struct sst_condition_shm, stay),
                                   SSTI_CONDITION_STAYS);
     return &ops;

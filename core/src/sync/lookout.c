@@ -36,7 +36,7 @@ ssti_lookout_prepare(const struct ssti_lookout *lookout, const struct ssti_view 
         alive = ssti_view_watch(view, other, sleep, deadline_ns);
     }
     else {
-        /* Whoever comes later and dies before it sleeps here is seen by nobody: look then. */
+        /* Who comes later and dies before it sleeps here is seen by nobody else. */
         sleep->deadline_ns =
             ssti_proc_patience(view->arena, ssti_proc_self(view->arena), deadline_ns);
     }
