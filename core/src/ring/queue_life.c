@@ -7,9 +7,10 @@
  * and chunks are taken out like any others, through a held entry of whoever destroys
  * it, so a destroyer may die, too.
  *
- * Joiners sleep as class C until nothing is unfinished, and watch the life of the
- * takers (takers.c). With several takers they look at all of them every SLICE_NS, since
- * a sleep has room for one life word only.
+ * Joiners sleep as class C until nothing is unfinished, and on the life words of the
+ * takers (takers.c) besides. Where there are more takers than words, and against the
+ * case that the kernel's one wake for a death went to somebody who watches the same
+ * life for another object, they look at all of them now and then.
  *
  * Death table: queue.c's, takers.c's and bell.c's; and (process dies while ...)
  *   creating          the slot is in its held table: dropped with it
@@ -36,7 +37,8 @@
 #include "sync/view.h"
 
 enum {
-    SLICE_NS = 20000000, /* how long joiners of several takers sleep at a time */
+    SLICE_NS = 20000000,  /* how long joiners sleep who cannot watch all takers */
+    LOOK_NS = 1000000000, /* and who can: the kernel wakes but one who watches a life */
 };
 
 /* ---- Ending ---- */
@@ -77,6 +79,37 @@ sst_queue_task_done(struct sst_queue *queue)
     return rc;
 }
 
+/* Let the sleep end when a taker dies. False when one is dead already. */
+static bool
+watch(const struct sst_queue *queue, const struct ssti_takers_dead *dead,
+      struct ssti_leaf_sleep *sleep, struct ssti_os_wait *words)
+{
+    const int64_t deadline_ns = sleep->deadline_ns;
+    struct ssti_leaf_sleep one = *sleep;
+
+    sleep->others = words;
+    sleep->other_count = 0;
+    for (uint32_t i = 0; i < dead->watch_count; i++) {
+        if (!ssti_view_watch(&queue->view, dead->watch[i], &one, deadline_ns)) {
+            return false;
+        }
+        if (one.life != NULL) {
+            words[sleep->other_count++] =
+                (struct ssti_os_wait){one.life, one.life_value};
+        }
+        sleep->deadline_ns =
+            (int64_t)ssti_min((uint64_t)sleep->deadline_ns, (uint64_t)one.deadline_ns);
+    }
+    if (dead->living != 0) {
+        const int64_t look_ns =
+            ssti_os_now_ns() + (dead->living > dead->watch_count ? SLICE_NS : LOOK_NS);
+
+        sleep->deadline_ns =
+            (int64_t)ssti_min((uint64_t)sleep->deadline_ns, (uint64_t)look_ns);
+    }
+    return true;
+}
+
 /* One look, and one sleep, with the leaf: 0, SST_EOWNERDEAD, or SST_EAGAIN to look
  * again; or why the sleep ended. */
 static int
@@ -88,6 +121,7 @@ join_section(struct sst_queue *queue, const struct ssti_takers_dead *dead, int s
         .deadline_ns = deadline_ns,
         .count = 1,
     };
+    struct ssti_os_wait words[SSTI_LEAF_OTHERS_MAX];
     int rc = SST_EAGAIN;
 
     ssti_view_lock(&queue->view);
@@ -104,13 +138,7 @@ join_section(struct sst_queue *queue, const struct ssti_takers_dead *dead, int s
     else if (ssti_load_rlx(&queue->shm->takers_new) != 0) {
         ssti_store_rel(&queue->shm->takers_new, 0); /* look who lives, once more */
     }
-    else if (dead->watch == 0 ||
-             ssti_view_watch(&queue->view, dead->watch, &sleep, deadline_ns)) {
-        if (dead->living > 1) {
-            sleep.deadline_ns =
-                (int64_t)ssti_min((uint64_t)sleep.deadline_ns,
-                                  (uint64_t)ssti_os_now_ns() + SLICE_NS);
-        }
+    else if (watch(queue, dead, &sleep, words)) {
         sleep.wake = ssti_queue_wake_locked(queue);
         rc = ssti_view_wait(&queue->view, &sleep, deadline_ns);
         rc = rc == 0 ? SST_EAGAIN : rc;

@@ -4,8 +4,7 @@
  *
  * An item is unfinished from its put until somebody calls task_done. So
  *
- *     unfinished = items in the ring + taken
- *     taken = sum of all takers' counts + lost
+ *     unfinished = items in the ring + taken taken = sum of all takers' counts + lost
  *
  * where a taker is a process and its count the items it took less the times it called
  * task_done: negative where items are handed on, since any process may call it. Of a
@@ -28,8 +27,8 @@
  *                              the dead taker
  *   lowering a count in done   taken is counted anew: the item is done
  *   BURY intent                the next owner sets `lost` and frees the entry
- * A process that dies without the leaf is found by those who join: they watch a living
- * taker's life word, and look at all of them every SLICE_NS when there are several. */
+ * A process that dies without the leaf is found by those who join: they sleep on the
+ * life words of the takers (queue_life.c). */
 
 #include "ring/takers.h"
 
@@ -227,13 +226,28 @@ ssti_takers_done_locked(struct ssti_takers *takers)
     return 0;
 }
 
+/* Choose whom to watch: the busy before the idle. */
+static void
+watch(const struct sst_taker_shm *table, const uint64_t *living, bool busy,
+      struct ssti_takers_dead *dead)
+{
+    for (uint32_t i = 1; i < SSTI_QUEUE_TAKERS; i++) {
+        const bool is_busy = ssti_load_rlx(&table[i].count) != 0;
+
+        if (living[i] != 0 && is_busy == busy &&
+            dead->watch_count < SSTI_LEAF_OTHERS_MAX) {
+            dead->watch[dead->watch_count++] = living[i];
+        }
+    }
+}
+
 void
 ssti_takers_find_dead(struct ssti_takers *takers, struct ssti_takers_dead *dead)
 {
     struct sst_arena *const arena = takers->view->arena;
     const uint64_t self = ssti_proc_self(arena);
-    struct sst_taker_shm *const table = map_table(takers);
-    uint64_t busy = 0;
+    const struct sst_taker_shm *const table = map_table(takers);
+    uint64_t living[SSTI_QUEUE_TAKERS] = {0};
 
     *dead = (struct ssti_takers_dead){0};
     for (uint32_t i = 1; table != NULL && i < SSTI_QUEUE_TAKERS; i++) {
@@ -242,18 +256,17 @@ ssti_takers_find_dead(struct ssti_takers *takers, struct ssti_takers_dead *dead)
         if (proc == 0 || proc == self) {
             continue;
         }
-        if (!ssti_proc_alive(arena, proc)) {
-            dead->proc[i] = proc;
-            continue;
+        if (ssti_proc_alive(arena, proc)) {
+            living[i] = proc;
+            dead->living++;
         }
-        dead->living++;
-        dead->watch = proc;
-        if (ssti_load_rlx(&table[i].count) != 0) {
-            busy = proc;
+        else {
+            dead->proc[i] = proc;
         }
     }
-    if (busy != 0) {
-        dead->watch = busy;
+    if (table != NULL) {
+        watch(table, living, true, dead);
+        watch(table, living, false, dead);
     }
 }
 

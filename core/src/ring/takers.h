@@ -54,8 +54,10 @@ int ssti_takers_done_locked(struct ssti_takers *takers);
  * bits of their entries. */
 struct ssti_takers_dead {
     uint64_t proc[SSTI_QUEUE_TAKERS]; /* 0 = lives, or there is none */
-    uint64_t watch;                   /* a living taker besides us; 0 = none */
-    uint32_t living;                  /* how many of those */
+    uint64_t
+        watch[SSTI_LEAF_OTHERS_MAX]; /* living takers besides us, the busy first; */
+    uint32_t watch_count;            /* so many of them */
+    uint32_t living;                 /* of how many */
 };
 void ssti_takers_find_dead(struct ssti_takers *takers, struct ssti_takers_dead *dead);
 void ssti_takers_bury_locked(struct ssti_takers *takers,
