@@ -434,11 +434,12 @@ def _cleanup_tests() -> None:
     """Release what CPython's own test suite checks for after its last test."""
     from test import support  # type: ignore[import-not-found]
 
-    from . import forkserver, resource_tracker
+    from . import _core, forkserver, resource_tracker
 
     process._cleanup()
     forkserver._forkserver._stop()
     resource_tracker._resource_tracker._stop()
     _run_finalizers()
     support.gc_collect()
+    _core.process_reap()
     support.reap_children()
