@@ -56,7 +56,7 @@ def stubtest(shop: Workshop) -> Outcome:
 
 
 def c_tests(shop: Workshop) -> Outcome:
-    return shop.c_test(shop.c_build("plain"), "core")
+    return shop.c_test(shop.c_build("plain"), "core", "examples")
 
 
 def c_address(shop: Workshop) -> Outcome:
@@ -136,7 +136,7 @@ def simulation(shop: Workshop) -> Outcome:
 
 def run_simulation(shop: Workshop, first: int) -> Outcome:
     """Seeds of every scenario; the outcome counts runs of the program, the notes seeds."""
-    build = shop.c_build("plain")
+    build = shop.c_build("plain", targets=("tests/sim/sim",))
     program = build / "tests" / "sim" / "sim"
     seeds = ["--seeds", str(SIM_SEEDS), "--first", str(first)]
     code, output = shop.call(program, *seeds, seconds=1800)
@@ -147,6 +147,11 @@ def run_simulation(shop: Workshop, first: int) -> Outcome:
     return outcome
 
 
+def mutants(shop: Workshop) -> Outcome:
+    """The simulation must notice every one of the cores that break a rule."""
+    return shop.c_test(shop.c_build("plain"), "mutants", seconds=1800)
+
+
 def soak_simulation(shop: Workshop) -> Outcome:
     return run_simulation(shop, first=random.randrange(1 << 48))
 
@@ -154,7 +159,7 @@ def soak_simulation(shop: Workshop) -> Outcome:
 def deaths(shop: Workshop) -> Outcome:
     """Crash points, single steps under ptrace, and the short form of the kill stress."""
     build = shop.c_build("crash", "-Dcrashpoints=true")
-    return shop.c_test(build, "fault", seconds=1800)
+    return shop.c_test(build, "core", "fault", seconds=1800)
 
 
 # -- Python -----------------------------------------------------------------------------
@@ -229,6 +234,7 @@ STAGES = (
     Stage("c-thread", "full", 240, c_thread),
     Stage("c-library", "full", 60, c_library),
     Stage("simulation", "full", 400, simulation),
+    Stage("mutants", "full", 400, mutants),
     Stage("deaths", "full", 400, deaths),
     Stage("pytest-all", "full", 900, pytest_all),
     Stage("start", "full", 240, start),

@@ -176,7 +176,7 @@ class Workshop:
         self.need(
             *command, "-Dpython=disabled", "-Dwerror=true", *options, env=environment
         )
-        self.need(bin_folder / "ninja", "-C", path, *targets, env=environment)
+        self.need(bin_folder / "ninja", "-k0", "-C", path, *targets, env=environment)
         return path
 
     def c_test(
@@ -192,7 +192,7 @@ class Workshop:
         chosen = [word for suite in suites for word in ("--suite", suite)]
         log = build / "meson-logs" / "testlog.json"
         log.unlink(missing_ok=True)
-        code, _ = self.call(bin_folder / "meson", "test", "-C", build, "--no-rebuild",
+        code, _ = self.call(bin_folder / "meson", "test", "-C", build,
                             "--print-errorlogs", *chosen, env=environment, seconds=seconds)  # fmt: skip
         if not log.exists():
             return Outcome.of(code == 0)
