@@ -47,8 +47,8 @@ PyObject *sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *mess
 /* A bytes object with a copy of `size` bytes, made without the GIL when large. */
 PyObject *sstpy_copy_bytes(const void *data, uint64_t size);
 
-/* The bytes that the stdlib's recv_bytes would give, when they lie in the message as they
- * are: then they are the message's, and the caller frees it. */
+/* The bytes that the stdlib's recv_bytes would give, when they lie in the message as
+ * they are: then they are the message's, and the caller frees it. */
 bool sstpy_message_bytes(const struct sst_message *message, const void **data,
                          uint64_t *size);
 

@@ -256,6 +256,8 @@ connection_set_handle(PyObject *obj, PyObject *value, void *Py_UNUSED(closure))
     }
     self->fd = fd;
     self->closed = fd < 0;
+    self->progress = (struct sst_stream_progress){0};
+    Py_CLEAR(self->partial);
     return 0;
 }
 
@@ -453,6 +455,7 @@ static void
 connection_dealloc(PyObject *obj)
 {
     PyObject_GC_UnTrack(obj);
+    Py_CLEAR(((ConnectionObject *)obj)->partial);
     (void)connection_release((ConnectionObject *)obj); /* nobody to tell */
     sstpy_free(obj);
 }

@@ -14,8 +14,12 @@ typedef struct {
     int fd;                /* a byte stream; -1 when there is none */
     bool readable;
     bool writable;
-    bool closed;         /* closed, or never opened */
-    uint32_t users;      /* threads inside a call that may block */
+    bool closed;    /* closed, or never opened */
+    uint32_t users; /* threads inside a call that may block */
+    struct sst_stream_progress
+        progress; /* of a message whose receiving was broken off */
+    PyObject
+        *partial; /* bytes of its size, filled as far as `progress` says; or NULL */
     unsigned long epoch; /* of fork, to which `users` belongs */
 } ConnectionObject;
 

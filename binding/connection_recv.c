@@ -4,8 +4,8 @@
  *
  * A message from a pipe of ours arrives whole, in memory of the core, and is decoded
  * after it was taken. One from a byte stream is read into the object that the caller
- * gets, once its length is known; a signal handler that raises in the middle leaves the
- * rest in the stream, as in the stdlib. */
+ * gets, once its length is known. When a signal handler raises in the middle, what came
+ * so far is kept and the next call goes on. */
 
 #include "connection.h"
 
@@ -81,50 +81,94 @@ connection_take(ConnectionObject *self, struct sst_message *message)
 
 /* ---- Streams ---- */
 
-struct connection_stream_call {
+/* A message on its way. Who receives takes it out of the connection, and puts it back
+ * when it has to break off (a signal handler raised, memory ran out), so that the next
+ * one goes on where it stopped. */
+struct connection_stream {
     int fd;
-    struct sst_stream_progress *progress;
-    void *data;
+    struct sst_stream_progress progress;
+    PyObject *bytes; /* where it goes, or NULL: */
+    char *data;      /* the same, or the caller's own memory */
 };
 
 static int
 connection_call_size(void *context, int64_t deadline_ns)
 {
-    const struct connection_stream_call *const call = context;
+    struct connection_stream *const stream = context;
 
-    return sst_stream_recv_size(call->fd, call->progress, deadline_ns);
+    return sst_stream_recv_size(stream->fd, &stream->progress, deadline_ns);
 }
 
 static int
 connection_call_body(void *context, int64_t deadline_ns)
 {
-    const struct connection_stream_call *const call = context;
+    struct connection_stream *const stream = context;
 
-    return sst_stream_recv(call->fd, call->progress, call->data, deadline_ns);
+    return sst_stream_recv(stream->fd, &stream->progress, stream->data, deadline_ns);
 }
 
-/* The pinned caller knows the length and reads that many bytes into a new object. */
-static PyObject *
-connection_stream_body(const ConnectionObject *self,
-                       struct connection_stream_call *call)
+static void
+connection_stream_begin(ConnectionObject *self, struct connection_stream *out)
 {
-    if (call->progress->size > PY_SSIZE_T_MAX) {
-        return PyErr_NoMemory();
+    out->fd = self->fd;
+    out->progress = self->progress;
+    out->bytes = self->partial;
+    out->data = out->bytes != NULL ? PyBytes_AS_STRING(out->bytes) : NULL;
+    self->progress = (struct sst_stream_progress){0};
+    self->partial = NULL;
+    sstpy_connection_pin(self);
+}
+
+/* `broken_off`: what came so far is kept, with the exception that is set. */
+static void
+connection_stream_end(ConnectionObject *self, struct connection_stream *stream,
+                      bool broken_off)
+{
+    if (broken_off && self->progress.header_size == 0) {
+        self->progress = stream->progress;
+        self->partial = stream->bytes;
+        stream->bytes = NULL;
+    }
+    Py_CLEAR(stream->bytes);
+    sstpy_connection_unpin(self);
+}
+
+/* A bytes object for the message, whose size is known; what the caller's memory has of
+ * it is copied. */
+static int
+connection_stream_allocate(struct connection_stream *stream)
+{
+    const struct sst_stream_progress *const progress = &stream->progress;
+
+    if (stream->bytes != NULL) {
+        return 0;
+    }
+    if (progress->size > PY_SSIZE_T_MAX) {
+        (void)PyErr_NoMemory();
+        return -1;
     }
 
-    PyObject *const bytes =
-        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)call->progress->size);
+    PyObject *const bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)progress->size);
     if (bytes == NULL) {
-        return NULL;
+        return -1;
     }
-    call->data = PyBytes_AS_STRING(bytes);
+    if (stream->data != NULL) {
+        memcpy(PyBytes_AS_STRING(bytes), stream->data,
+               (size_t)(progress->done - progress->header_size));
+    }
+    stream->bytes = bytes;
+    stream->data = PyBytes_AS_STRING(bytes);
+    return 0;
+}
 
-    const int rc = sstpy_wait_until(connection_call_body, call, SST_FOREVER);
-    if (rc < 0) {
-        Py_DECREF(bytes);
-        return connection_raise_recv(self, rc);
+/* The whole message into stream->bytes; SSTPY_RAISED, or a status. */
+static int
+connection_stream_body(struct connection_stream *stream)
+{
+    if (connection_stream_allocate(stream) < 0) {
+        return SSTPY_RAISED;
     }
-    return bytes;
+    return sstpy_wait_until(connection_call_body, stream, SST_FOREVER);
 }
 
 /* A message as bytes. `size_max` < 0: of any length. NULL with *too_long set and
@@ -132,23 +176,24 @@ connection_stream_body(const ConnectionObject *self,
 static PyObject *
 connection_stream_take(ConnectionObject *self, int64_t size_max, bool *too_long)
 {
-    struct sst_stream_progress progress = {0};
-    struct connection_stream_call call = {self->fd, &progress, NULL};
+    struct connection_stream stream;
     PyObject *bytes = NULL;
 
-    sstpy_connection_pin(self);
-    const int rc = sstpy_wait_until(connection_call_size, &call, SST_FOREVER);
-    if (rc == SST_EMSGSIZE ||
-        (rc == 0 && size_max >= 0 && progress.size > (uint64_t)size_max)) {
-        *too_long = true;
+    connection_stream_begin(self, &stream);
+    int rc = sstpy_wait_until(connection_call_size, &stream, SST_FOREVER);
+    *too_long = rc == SST_EMSGSIZE ||
+                (rc == 0 && size_max >= 0 && stream.progress.size > (uint64_t)size_max);
+    if (rc == 0 && !*too_long) {
+        rc = connection_stream_body(&stream);
     }
-    else if (rc < 0) {
-        bytes = connection_raise_recv(self, rc);
+    if (rc == 0 && !*too_long) {
+        bytes = stream.bytes;
+        stream.bytes = NULL;
     }
-    else {
-        bytes = connection_stream_body(self, &call);
+    else if (!*too_long) {
+        (void)connection_raise_recv(self, rc);
     }
-    sstpy_connection_unpin(self);
+    connection_stream_end(self, &stream, rc == SSTPY_RAISED);
     return bytes;
 }
 
@@ -260,39 +305,60 @@ connection_raise_short(const ConnectionObject *self, PyObject *bytes)
     return NULL;
 }
 
-/* From a stream straight into the buffer when there is room. */
+/* Before the caller's memory goes: keep what it has of the message. The exception that
+ * is set stays. Without memory for it the message is lost, and the stream with it. */
+static void
+connection_stream_rescue(ConnectionObject *self, struct connection_stream *stream)
+{
+    PyObject *type = NULL;
+    PyObject *error = NULL;
+    PyObject *traceback = NULL;
+
+    PyErr_Fetch(&type, &error, &traceback);
+    if (connection_stream_allocate(stream) < 0) {
+        PyErr_Clear(); /* the first error matters more */
+        self->readable = false;
+    }
+    PyErr_Restore(type, error, traceback);
+}
+
+/* From a stream straight into the buffer when there is room; what came earlier of the
+ * message lies in an object of its own. */
 static PyObject *
 connection_stream_into(ConnectionObject *self, char *to, uint64_t room)
 {
-    struct sst_stream_progress progress = {0};
-    struct connection_stream_call call = {self->fd, &progress, to};
+    struct connection_stream stream;
     PyObject *result = NULL;
-    PyObject *bytes = NULL;
-    bool too_long = false;
 
-    sstpy_connection_pin(self);
-    int rc = sstpy_wait_until(connection_call_size, &call, SST_FOREVER);
-    if (rc == SST_EMSGSIZE) {
-        too_long = true;
+    connection_stream_begin(self, &stream);
+    int rc = sstpy_wait_until(connection_call_size, &stream, SST_FOREVER);
+    const bool too_long = rc == SST_EMSGSIZE;
+    const bool direct = rc == 0 && stream.bytes == NULL && stream.progress.size <= room;
+    if (direct) {
+        stream.data = to;
+        rc = sstpy_wait_until(connection_call_body, &stream, SST_FOREVER);
     }
-    else if (rc == 0 && progress.size > room) {
-        bytes = connection_stream_body(self, &call);
+    else if (rc == 0) {
+        rc = connection_stream_body(&stream);
     }
-    else {
-        rc = rc == 0 ? sstpy_wait_until(connection_call_body, &call, SST_FOREVER) : rc;
-        result = rc < 0 ? connection_raise_recv(self, rc)
-                        : PyLong_FromUnsignedLongLong(progress.size);
-    }
-    sstpy_connection_unpin(self);
 
-    if (too_long) {
-        return connection_bad_length(self);
+    if (rc == 0 && stream.progress.size > room) {
+        result = connection_raise_short(self, stream.bytes);
     }
-    if (bytes != NULL) {
-        (void)connection_raise_short(self, bytes);
-        Py_DECREF(bytes);
+    else if (rc == 0) {
+        if (!direct) {
+            memcpy(to, stream.data, (size_t)stream.progress.size);
+        }
+        result = PyLong_FromUnsignedLongLong(stream.progress.size);
     }
-    return result;
+    else if (!too_long) {
+        result = connection_raise_recv(self, rc);
+    }
+    if (rc == SSTPY_RAISED && direct) {
+        connection_stream_rescue(self, &stream);
+    }
+    connection_stream_end(self, &stream, rc == SSTPY_RAISED);
+    return too_long ? connection_bad_length(self) : result;
 }
 
 static void

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The engine of sidestep as Python sees it; docs/internals/binding.rst explains it."""
+# The engine of sidestep as Python sees it; docs/internals/binding.rst explains it.
 
 import threading
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from typing_extensions import Buffer, disjoint_base
 _Timeout: TypeAlias = float | SupportsIndex | None
 _Handle: TypeAlias = bytes
 
-class OwnerDied(RuntimeError): ...
+class OwnerDied(RuntimeError): ...  # noqa: N818 - what happened
 class ShutDown(Exception): ...  # noqa: N818 - the stdlib's name
 
 BrokenBarrierError = threading.BrokenBarrierError
@@ -121,7 +121,9 @@ class Barrier:
 class Queue:
     # A subclass may define _put_failed(self, error: Exception, obj: object) -> bool:
     # called when an object does not pickle; true: the exception is dealt with.
-    def __init__(self, maxsize: SupportsIndex = 0, joinable: object = False) -> None: ...
+    def __init__(
+        self, maxsize: SupportsIndex = 0, joinable: object = False
+    ) -> None: ...
     def put(
         self, obj: object, block: object = True, timeout: _Timeout = None
     ) -> None: ...

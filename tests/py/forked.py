@@ -65,7 +65,7 @@ def run_forked(function, *args):
         pass
 
 
-class Interrupted(Exception):
+class HandlerError(Exception):
     """What the handler of `interrupting` raises."""
 
 
@@ -74,7 +74,7 @@ def interrupting(seconds=0.05, *, handler=None):
     """Have the main thread interrupted by a signal, whose handler raises by default."""
 
     def interrupt(_number, _frame):
-        raise Interrupted
+        raise HandlerError
 
     old = signal.signal(signal.SIGALRM, handler or interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)

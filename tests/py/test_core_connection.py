@@ -12,7 +12,7 @@ import struct
 import threading
 
 import pytest
-from forked import Interrupted, forked, interrupting
+from forked import HandlerError, forked, interrupting
 
 from sidestep import _core
 from sidestep.connection import BufferTooShort
@@ -70,7 +70,12 @@ def test_bytes(pair, size):
 def test_ranges_of_bytes(pair):
     first, second = pair
     data = b"0123456789"
-    for args, part in (((2,), data[2:]), ((2, 3), data[2:5]), ((10,), b""), ((0, 0), b"")):
+    for args, part in (
+        ((2,), data[2:]),
+        ((2, 3), data[2:5]),
+        ((10,), b""),
+        ((0, 0), b""),
+    ):
         first.send_bytes(data, *args)
         assert second.recv_bytes() == part
     first.send_bytes(buf=memoryview(data), offset=1, size=None)
@@ -280,18 +285,18 @@ def test_a_quarter_megabyte_waits_for_nobody():
 
 def test_blocking_calls_are_interrupted(pair):
     first, second = pair
-    with interrupting(), pytest.raises(Interrupted):
+    with interrupting(), pytest.raises(HandlerError):
         second.recv()
-    with interrupting(), pytest.raises(Interrupted):
+    with interrupting(), pytest.raises(HandlerError):
         second.poll(None)
-    with interrupting(), pytest.raises(Interrupted):
+    with interrupting(), pytest.raises(HandlerError):
         second.recv_bytes_into(bytearray(10))
 
     def fill():
         while True:
             first.send_bytes(b"x" * 8000)
 
-    with interrupting(0.2), pytest.raises(Interrupted):
+    with interrupting(0.2), pytest.raises(HandlerError):
         fill()
 
 
@@ -439,7 +444,11 @@ def test_the_stdlib_understands_us(size):
 
 
 def test_a_stream_that_ends_inside_a_message():
-    for sent in (b"\x00", struct.pack("!i", 5) + b"abc", struct.pack("!i", -1) + b"\x00"):
+    for sent in (
+        b"\x00",
+        struct.pack("!i", 5) + b"abc",
+        struct.pack("!i", -1) + b"\x00",
+    ):
         first, second = make_stream()
         os.write(first._handle, sent)
         first.close()
@@ -477,7 +486,7 @@ def test_a_descriptor_that_does_not_block():
     right.setblocking(False)
     ours = _core.Connection(left.detach())
     theirs = _core.Connection(right.detach())
-    with interrupting(), pytest.raises(Interrupted):
+    with interrupting(), pytest.raises(HandlerError):
         ours.recv()
     with forked(theirs.send_bytes, b"x" * 3000000):
         assert len(ours.recv_bytes()) == 3000000
@@ -492,6 +501,30 @@ def test_a_message_comes_in_pieces():
 
     with forked(dribble):
         assert second.recv_bytes() == b"y" * 300
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_a_message_that_was_broken_off_is_received_after_all(into):
+    first, second = make_stream()
+    message = os.urandom(3000)
+    framed = struct.pack("!i", len(message)) + message
+    buffer = bytearray(4000)
+    got = None
+    for start, end in ((0, 2), (2, 4), (4, 1500), (1500, 2999), (2999, len(framed))):
+        os.write(first._handle, framed[start:end])
+        if end == len(framed):
+            break
+        with interrupting(0.02), pytest.raises(HandlerError):
+            second.recv_bytes_into(buffer) if into else second.recv_bytes()
+        assert second.readable
+    if into:
+        assert second.recv_bytes_into(buffer) == len(message)
+        got = bytes(buffer[: len(message)])
+    else:
+        got = second.recv_bytes()
+    assert got == message
+    first.send("next")
+    assert second.recv() == "next"
 
 
 def test_a_killed_reader_of_a_full_pipe():
@@ -513,8 +546,7 @@ def test_a_hundred_threads_on_one_pipe():
             first.send(base + i)
 
     def receive():
-        for _ in range(50):
-            got.append(second.recv())
+        got.extend(second.recv() for _ in range(50))
 
     threads = [threading.Thread(target=send, args=(50 * k,)) for k in range(50)]
     threads += [threading.Thread(target=receive) for _ in range(50)]

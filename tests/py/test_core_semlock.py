@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from forked import Forked, Interrupted, forked, interrupting, run_forked
+from forked import Forked, HandlerError, forked, interrupting, run_forked
 
 from sidestep import _core
 
@@ -39,7 +39,7 @@ def run_thread(function):
     def run():
         try:
             result.append(function())
-        except BaseException as error:  # noqa: BLE001 - handed to the test
+        except BaseException as error:
             result.append(error)
 
     thread = threading.Thread(target=run)
@@ -221,7 +221,7 @@ def test_a_signal_handler_may_raise_out_of_acquire(any_lock):
     any_lock.acquire()
 
     def wait():
-        with interrupting(), pytest.raises(Interrupted):
+        with interrupting(), pytest.raises(HandlerError):
             any_lock.acquire()
 
     run_forked(wait)

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from forked import Interrupted, forked, interrupting, run_forked
+from forked import HandlerError, forked, interrupting, run_forked
 
 from sidestep import _core
 
@@ -39,7 +39,7 @@ def test_event_between_processes():
 
 def test_event_wait_is_interrupted():
     event = _core.Event()
-    with interrupting(), pytest.raises(Interrupted):
+    with interrupting(), pytest.raises(HandlerError):
         event.wait()
 
 
@@ -103,7 +103,7 @@ def test_condition_wakes_as_many_as_told(eventually):
 def test_condition_wait_is_interrupted_and_left():
     condition = _core.Condition()
     ticket = condition.enter()
-    with interrupting(), pytest.raises(Interrupted):
+    with interrupting(), pytest.raises(HandlerError):
         condition.wait(ticket)
     condition.leave(ticket)
     assert condition.waiters() == 0
@@ -190,7 +190,7 @@ def test_barrier_breaks_when_one_that_waits_dies(eventually):
 def test_barrier_wait_is_interrupted():
     barrier = _core.Barrier(2)
     _, ticket = barrier.arrive()
-    with interrupting(), pytest.raises(Interrupted):
+    with interrupting(), pytest.raises(HandlerError):
         barrier.wait(ticket)
 
 
