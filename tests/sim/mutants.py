@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: MIT
+"""Mutants of the core's sources: each breaks one rule, and the simulation must notice.
+
+    mutants.py --list                       name, source, scenario and seeds, a line each
+    mutants.py NAME SOURCE OUTPUT           write the mutated source
+
+A mutant whose text is no longer found in the source fails the build: then the rule has moved
+and the mutant must follow it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    name: str
+    source: str  # below core/src
+    scenario: str
+    changes: tuple[tuple[str, str], ...]
+    seeds: int = 100000  # within which it must be noticed
+
+
+def leaf(name: str, *changes: tuple[str, str]) -> Mutant:
+    return Mutant("leaf-" + name, "shm/leaf.c", "leaf", changes)
+
+
+MUTANTS = [
+    leaf(
+        "take-without-waiters",  # I2
+        ("tid | sleepers | (old & FUTEX_WAITERS)", "tid | (sleepers & 0)"),
+    ),
+    leaf(
+        "take-without-count",  # I2, the hole of the spikes
+        ("counted(leaf) != 0 ? FUTEX_WAITERS : 0; /* I2 */", "0;"),
+    ),
+    leaf(
+        "free-without-waiters",
+        ("release(leaf, counted(leaf) != 0 ? FUTEX_WAITERS : 0, wake", "release(leaf, 0, wake"),
+        ("counted(leaf) != 0 ? FUTEX_WAITERS : 0; /* I2 */", "0;"),
+    ),
+    leaf(
+        "no-announce",
+        ("ssti_store_rlx(&leaf->seq[i], ssti_load_rlx(&leaf->seq[i]) + 1);", ""),
+    ),
+    leaf(
+        "announce-late",  # after the word is free
+        ("const uint32_t sleeping = wake != 0 ? announce(leaf, wake) : 0;\n", ""),
+        (
+            "/* pairs with take() */\n",
+            "\n    const uint32_t sleeping = wake != 0 ? announce(leaf, wake) : 0;\n",
+        ),
+    ),
+    leaf(
+        "unpend-before-wakes",  # the kernel must wake in our place
+        ("/* pairs with take() */\n", "\n    ssti_unpend(ssti_self());\n"),
+    ),
+    leaf(
+        "asleep-without-pending",  # I4
+        (
+            "    slept = sleep_waiting(",
+            "    ssti_unpend(ssti_self());\n    slept = sleep_waiting(",
+        ),
+    ),
+    leaf(
+        "pend-after-take",
+        ("    ssti_pend(self, &leaf->word);\n    rc = take(", "    rc = take("),
+        (
+            "    if (rc == SST_EOWNERDEAD) {\n        redo(",
+            "    ssti_pend(self, &leaf->word);\n    if (rc == SST_EOWNERDEAD) {\n        redo(",
+        ),
+    ),
+    leaf(
+        "no-contender-wake",  # I3
+        ("    if (ssti_load_acq(&leaf->contenders) != 0) {", "    if (false) {"),
+    ),
+    leaf(
+        "contender-uncounted",  # I1
+        ("    ssti_fetch_add(&leaf->contenders, 1);\n", ""),
+        ("    ssti_fetch_sub(&leaf->contenders, 1);\n    if", "    if"),
+    ),
+    leaf(
+        "turn-unchanged",  # a contender on its way to bed
+        ("        ssti_fetch_add(&leaf->turn, 1); /* pairs with the load in sleep_contended() */\n", ""),
+    ),
+    leaf(
+        "contenders-woken-on-word",  # two waiters wake each other for ever
+        ("ssti_os_futex_wake(&leaf->turn, 1)", "ssti_os_futex_wake(&leaf->word, 1)"),
+    ),
+    leaf(
+        "plain-store-unlock",
+        (
+            "const uint32_t old = ssti_xchg(&leaf->word, free_word);",
+            "const uint32_t old = ssti_load_rlx(&leaf->word);\n"
+            "    ssti_store_rel(&leaf->word, free_word);",
+        ),
+    ),
+    leaf(
+        "waiter-on-word-only",
+        ("ssti_os_futex_waitv(words, count, until)", "ssti_os_futex_waitv(words + count - 2, 1, until)"),
+    ),
+    leaf(
+        "waiter-on-seq-only",  # the kernel cannot wake it
+        ("ssti_os_futex_waitv(words, count, until)", "ssti_os_futex_waitv(words + count - 1, 1, until)"),
+    ),
+    leaf(
+        "waiter-on-seq-first",  # a death between the two queues
+        (
+            "            {&leaf->word, word},\n            {&leaf->seq[index], seq},\n",
+            "            {&leaf->seq[index], seq},\n            {&leaf->word, word},\n",
+        ),
+    ),
+    leaf(
+        "owner-died-slept-on",
+        ("(word & FUTEX_OWNER_DIED) != 0 || ", ""),
+    ),
+    leaf(
+        "seq-read-late",
+        ("const uint32_t seq = ssti_load_rlx(&leaf->seq[index]);", "uint32_t seq;"),
+        (
+            "    slept = sleep_waiting(",
+            "    seq = ssti_load_rlx(&leaf->seq[index]);\n    slept = sleep_waiting(",
+        ),
+    ),
+    leaf(
+        "no-redo",
+        (
+            "    if (rc == SST_EOWNERDEAD) {\n        redo(arena, leaf);\n    }\n",
+            "    (void)redo;\n",
+        ),
+    ),
+    leaf(
+        "waiter-uncounted",  # I1
+        ("    recount(arena, leaf, record, index, +1);\n", ""),
+        (
+            "    recount(arena, leaf, record, index, -1);\n    if (record != NULL) {\n",
+            "    if (record != NULL) {\n",
+        ),
+    ),
+    leaf(
+        "record-free-while-named",  # I6: before it is counted
+        ("        ssti_store_rel(&record->state, SSTI_WAIT_MOVING); /* I6 */\n", "        ;\n"),
+    ),
+    leaf(
+        "forget-keeps-count",
+        (
+            "    if (ssti_load_acq(&record->state) == SSTI_WAIT_COUNTED) {\n        recount(",
+            "    if (false) {\n        recount(",
+        ),
+    ),
+    leaf(
+        "forget-hides-death",
+        ("release(leaf, FUTEX_WAITERS | died,", "release(leaf, FUTEX_WAITERS | (died & 0),"),
+    ),
+    Mutant(
+        "mutex-free-in-silence",  # M3
+        "sync/mutex.c",
+        "mutex",
+        (("due ? SSTI_LEAF_A : 0, 1", "due && owner != 0 ? SSTI_LEAF_A : 0, 1"),),
+    ),
+    Mutant(
+        "mutex-owner-unwatched",  # M4
+        "sync/mutex.c",
+        "mutex",
+        ((" || ssti_load_rlx(&shm->watched) != owner;", ";"),),
+    ),
+    Mutant(
+        "mutex-taken-from-the-dead",
+        "sync/mutex.c",
+        "mutex",
+        (("            return SST_EOWNERDEAD;\n        }\n        ssti_store_rlx(&mutex->shm->watched, owner);",
+          "            ssti_store_rel(&mutex->shm->owner, 0);\n            ssti_view_lock(&mutex->view);\n            continue;\n        }\n        ssti_store_rlx(&mutex->shm->watched, owner);"),),
+    ),
+    Mutant(
+        "semaphore-wakes-none",  # S2
+        "sync/semaphore.c",
+        "semaphore",
+        (("count > 0 ? SSTI_LEAF_A : 0, count", "count > 1 ? SSTI_LEAF_A : 0, count"),),
+    ),
+    Mutant(
+        "semaphore-without-redo",
+        "sync/semaphore.c",
+        "semaphore",
+        (("    semaphore->view.repair = redo;\n", ""),),
+    ),
+    Mutant(
+        "event-set-wakes-one",
+        "sync/event.c",
+        "event",
+        (("                     SSTI_LEAF_EVERYBODY);\n}\n\nvoid\nsst_event_set(", "                     1);\n}\n\nvoid\nsst_event_set("),),
+    ),
+    Mutant(
+        "condition-credit-unpaid",
+        "sync/condition.c",
+        "condition",
+        (("        ssti_store_rel(&condition->shm->turn, turn - 1);\n", ""),),
+    ),
+    Mutant(
+        "barrier-ignores-the-dead",
+        "sync/barrier.c",
+        "barrier",
+        (("            break_locked(barrier);\n            return;\n", "            return;\n"),),
+    ),
+    Mutant(
+        "barrier-opens-early",
+        "sync/barrier.c",
+        "barrier",
+        (("    if (count >= barrier->parties) {", "    if (count + 1 >= barrier->parties) {"),),
+    ),
+    Mutant(
+        "queue-lies-down-in-silence",  # awake in another's place
+        "ring/queue.c",
+        "queue",
+        (("    ssti_queue_unlock(queue);\n    return rc;\n}\n\n/* A bounded",
+          "    ssti_queue_unlock(queue);\n    return rc;\n}\n\n#define ssti_queue_wake_locked(queue) 0\n/* A bounded"),),
+    ),
+    Mutant(
+        "queue-wakes-no-getter",
+        "ring/queue.c",
+        "queue",
+        (("        wake |= SSTI_LEAF_A;\n", ""),),
+    ),
+    Mutant(
+        "queue-bell-unrung",
+        "ring/queue.c",
+        "queue",
+        (("    if (ssti_bell_is_wanted(&queue->bell)) {\n        rc =", "    if (false) {\n        rc ="),),
+    ),
+    Mutant(
+        "queue-bell-after-the-message",  # a ringer that dies leaves it unheard
+        "ring/queue.c",
+        "queue",
+        (("        rc = ssti_bell_ring_locked(&queue->bell);\n        if (rc != 0) {\n            return rc;\n        }\n    }\n    ssti_ring_put_locked(&queue->ring, parcel);",
+          "        ssti_ring_put_locked(&queue->ring, parcel);\n        (void)ssti_bell_ring_locked(&queue->bell);\n        return 0;\n    }\n    ssti_ring_put_locked(&queue->ring, parcel);"),),
+    ),
+    Mutant(
+        "ring-without-recount",
+        "ring/ring.c",
+        "queue",
+        (("enter(ring) == 0 && recount(ring) != 0", "enter(ring) == 0 && false"),),
+    ),
+    Mutant(
+        "ring-take-without-redo",  # the extent belongs to two
+        "ring/ring.c",
+        "queue",
+        (("        if (ssti_load_rlx(&shm->get_cursor) != intent.cursor) {\n            ssti_held_set(ring->arena, intent.entry, 0);\n        }\n", "        ;\n"),),
+    ),
+    Mutant(
+        "ring-untied",  # the sweeper frees what a ring owns
+        "ring/queue_life.c",
+        "queue",
+        ((".destroy = destroy, .settle = settle", ".destroy = destroy"),),
+    ),
+]
+
+
+def write(name: str, source: Path, output: Path) -> None:
+    [mutant] = [m for m in MUTANTS if m.name == name]
+    text = source.read_text()
+    for old, new in mutant.changes:
+        if text.count(old) != 1:
+            sys.exit(f"{name}: {text.count(old)} times in {source}: {old!r}")
+        text = text.replace(old, new)
+    output.write_text(text)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--list"]:
+        for mutant in MUTANTS:
+            print(mutant.name, mutant.source, mutant.scenario, mutant.seeds)
+        return
+    name, source, output = sys.argv[1:]
+    write(name, Path(source), Path(output))
+
+
+if __name__ == "__main__":
+    main()
