@@ -47,4 +47,4 @@ class Popen(popen_fork.Popen):
     def _launch(self, process_obj: BaseProcess) -> None:
         job = spawn.dump_job(self, process_obj)
         forkserver._forkserver.start(self._child, self._fds)
-        self._child.send(job)
+        spawn.send_job(self._child, job)

@@ -53,4 +53,4 @@ class Popen(popen_fork.Popen):
             die_with_parent=int(process_obj.die_with_parent),
         )
         self._child.spawn(*spawn.encode_command(command), self._fds)
-        self._child.send(job)
+        spawn.send_job(self._child, job)

@@ -103,7 +103,7 @@ def import_line(module: str, name: str) -> str:
     )
 
 
-def dump_job(popen: Popen, process_obj: BaseProcess) -> memoryview:
+def dump_job(popen: Popen, process_obj: BaseProcess) -> io.BytesIO:
     """Pickle what the child needs, with ``popen`` as the child it is for."""
     data = get_preparation_data(process_obj._name)
     file = io.BytesIO()
@@ -114,7 +114,13 @@ def dump_job(popen: Popen, process_obj: BaseProcess) -> memoryview:
         reduction.dump(process_obj, file)
     finally:
         context.set_spawning_popen(None)
-    return file.getbuffer()
+    return file
+
+
+def send_job(child: _core.Child, job: io.BytesIO) -> None:
+    """Send a started child its job, unless it has ended already: its code will tell."""
+    with job.getbuffer() as data:
+        child.send(data)
 
 
 def spawn_main(

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""What children do in the tests of processes; importable, for spawn and forkserver."""
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+
+
+def nothing():
+    pass
+
+
+def exit_with(code):
+    sys.exit(code)
+
+
+def os_exit_with(code):
+    os._exit(code)
+
+
+def raise_error():
+    raise ZeroDivisionError("on purpose")
+
+
+def kill_self(number):
+    os.kill(os.getpid(), number)
+
+
+def wait_for_ever(ready=None):
+    if ready is not None:
+        ready.send(os.getpid())
+    while True:
+        time.sleep(100)
+
+
+def tell(conn, package):
+    """Send what the package says about the process this runs in."""
+    import importlib
+
+    mp = importlib.import_module(package)
+    current, parent = mp.current_process(), mp.parent_process()
+    conn.send(
+        {
+            "name": current.name,
+            "pid": current.pid,
+            "daemon": current.daemon,
+            "authkey": bytes(current.authkey),
+            "parent_name": parent.name,
+            "parent_pid": parent.pid,
+            "parent_alive": parent.is_alive(),
+            "getppid": os.getppid(),
+            "start_method": mp.get_start_method(),
+            "cwd": os.getcwd(),
+            "path": sys.path,
+            "argv": sys.argv,
+            "stdin": sys.stdin.read(),
+        }
+    )
+
+
+def leave_thread_behind():
+    threading.Thread(target=wait_for_ever, daemon=True).start()
+    sys.exit(11)
+
+
+def start_and_tell(method, conn, daemon, die_with_parent):
+    """Start a grandchild, tell its pid, and wait for the end."""
+    import sidestep
+
+    ctx = sidestep.get_context(method)
+    child = ctx.Process(
+        target=wait_for_ever,
+        args=(conn,),
+        daemon=daemon,
+        die_with_parent=die_with_parent,
+    )
+    child.start()
+    wait_for_ever()
+
+
+def start_and_exit(method, conn):
+    """Start a daemonic grandchild from a thread that ends, then end in order."""
+    import sidestep
+
+    ours, theirs = sidestep.Pipe()
+    child = sidestep.get_context(method).Process(
+        target=wait_for_ever, args=(theirs,), daemon=True
+    )
+    thread = threading.Thread(target=child.start)
+    thread.start()
+    thread.join()
+    pid = ours.recv()
+    time.sleep(0.05)  # nothing announces that the thread's end did no harm
+    conn.send((pid, child.is_alive()))
+
+
+def join_parent(conn):
+    import sidestep
+
+    parent = sidestep.parent_process()
+    conn.send(parent.is_alive())
+    parent.join(20)
+    conn.send(parent.is_alive())
+
+
+def have_grandchildren(method, conn, depth):
+    import sidestep
+
+    if depth:
+        child = sidestep.get_context(method).Process(
+            target=have_grandchildren, args=(method, conn, depth - 1)
+        )
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    conn.send(depth)
+
+
+def register_at_exit(path):
+    from sidestep import util
+
+    with open(path, "w") as out:
+        out.write("run ")
+
+    def write(what):
+        with open(path, "a") as out:
+            out.write(what)
+
+    atexit.register(write, "atexit ")
+    util.Finalize(None, write, ("finalizer ",), exitpriority=1)
+
+
+def lock_file(path):
+    import fcntl
+
+    out = open(path, "w")  # noqa: SIM115 - held until the end
+    fcntl.flock(out, fcntl.LOCK_EX)
+
+
+def fork_and_tell(conn):
+    """A child of os.fork() asks after its grandparent, Process-wise its parent."""
+    import sidestep
+
+    pid = os.fork()
+    if pid == 0:
+        conn.send(sidestep.parent_process().is_alive())
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def close_descriptors_and_wait(conn):
+    conn.send("now")
+    os.closerange(3, 1000)
+    wait_for_ever()
+
+
+def signal_dispositions(conn):
+    conn.send(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+
+
+def set_event(event):
+    event.set()
+
+
+def send_modules(conn):
+    conn.send(sorted(sys.modules))
+
+
+def echo_descriptor(conn):
+    fd = conn.fileno()
+    conn.send(os.fstat(fd).st_ino)
