@@ -186,13 +186,17 @@ int ssti_os_ringer_open(void);
 /* SST_ENOENT: nobody has that bell; SST_EAGAIN: it is full of rings already, or the ringer
  * has too many unread ones out. */
 int ssti_os_bell_ring(int ringer, uint64_t name, uint32_t name_size);
-/* Read what is there, of a bell or of an end of a pair. */
+/* Read what is there. */
 void ssti_os_bell_drain(int fd);
 
 /* Two joined stream sockets. */
 int ssti_os_pair_open(int fds[2]);
 /* One byte to the other end. SST_EPIPE: it is closed everywhere; SST_EAGAIN: full. */
 int ssti_os_pair_ring(int fd);
+/* Read what is there. */
+void ssti_os_pair_drain(int fd);
+/* Let somebody else run on this CPU, if anybody wants to. */
+void ssti_os_yield(void);
 
 enum ssti_os_pair_seen {
     SSTI_OS_PAIR_RUNG = 1,

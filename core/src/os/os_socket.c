@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -99,6 +100,18 @@ ssti_os_bell_drain(int fd)
     } while (size > 0 || (size < 0 && errno == EINTR));
 }
 
+void
+ssti_os_pair_drain(int fd)
+{
+    char buf[DRAIN_SIZE];
+    ssize_t size;
+
+    /* A stream gives all it has: less than was asked for means that nothing is left. */
+    do {
+        size = recv(fd, buf, sizeof buf, MSG_DONTWAIT);
+    } while (size == sizeof buf || (size < 0 && errno == EINTR));
+}
+
 int
 ssti_os_pair_open(int fds[2])
 {
@@ -140,6 +153,12 @@ poll_until(struct pollfd *item, int64_t deadline_ns)
         ready = ppoll(item, 1, &left, NULL);
     }
     return ready >= 0 ? ready : ssti_status_of_errno(errno);
+}
+
+void
+ssti_os_yield(void)
+{
+    (void)sched_yield(); /* cannot fail */
 }
 
 int

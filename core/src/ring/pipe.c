@@ -55,8 +55,9 @@
 
 enum {
     UNREAD_MAX = 64, /* sends that nobody took, after which the socket is asked */
-    NAP_MIN_NS =
-        1000000, /* a byte at our end is meant for others, who are slow to come */
+    YIELDS_MAX = 3,  /* for whoever rang to be done */
+    /* While a byte at our end is meant for others, who are slow to come. */
+    NAP_MIN_NS = 1000000,
     NAP_MAX_NS = 100000000,
 };
 
@@ -143,8 +144,19 @@ settle_locked(struct sst_pipe *pipe, bool is_sender)
     }
     ssti_store_rel(&end->rung, 0);
     SST_CRASHPOINT(pipe_unmarked);
-    ssti_os_bell_drain(pipe->fd);
+    ssti_os_pair_drain(pipe->fd);
     return true;
+}
+
+/* Whoever rang holds the leaf until the message is there, and on one CPU the ring took
+ * him off it: let him go on, which is cheaper than to queue for the leaf and be woken
+ * again. */
+static void
+let_ringer_finish(const struct sst_pipe *pipe)
+{
+    for (int i = 0; i < YIELDS_MAX && ssti_ring_is_held(pipe->view.leaf); i++) {
+        ssti_os_yield();
+    }
 }
 
 /* Sleep on the socket; the leaf is held before and after. 0 when it is time to look
@@ -187,6 +199,9 @@ sleep_locked(struct sst_pipe *pipe, struct wait *wait)
         }
     }
 
+    if (rc == 0) {
+        let_ringer_finish(pipe);
+    }
     ssti_view_lock(&pipe->view);
     if (may_block) {
         count = ssti_load_rlx(asleep);
@@ -345,6 +360,7 @@ recv_locked(struct sst_pipe *pipe, struct ssti_receipt *receipt)
 static int
 recv_section(struct sst_pipe *pipe, struct ssti_receipt *receipt, struct wait *wait)
 {
+    bool has_slept = false;
     int slept = 0;
     int rc;
 
@@ -364,6 +380,12 @@ recv_section(struct sst_pipe *pipe, struct ssti_receipt *receipt, struct wait *w
             break;
         }
         slept = sleep_locked(pipe, wait);
+        has_slept = wait->deadline_ns != SST_NOW;
+    }
+    if (rc == 0 && has_slept && ssti_ring_count(&pipe->in) == 0) {
+        /* Who slept is going to sleep again: read the byte while the sender waits for
+         * the answer, rather than when it needs the leaf to send the next. */
+        (void)settle_locked(pipe, false);
     }
     ssti_pipe_unlock(pipe);
     return rc;

@@ -107,6 +107,12 @@ ssti_ring_is_orphaned(const struct sst_leaf_shm *leaf)
 }
 
 bool
+ssti_ring_is_held(const struct sst_leaf_shm *leaf)
+{
+    return (ssti_load_acq(&leaf->word) & FUTEX_TID_MASK) != 0;
+}
+
+bool
 ssti_ring_is_full(const struct ssti_ring *ring, uint64_t size)
 {
     const struct sst_ring_shm *const shm = ring->shm;

@@ -122,6 +122,8 @@ ssti_ring_flags(const struct ssti_ring *ring)
 /* Its last owner died, and nobody has taken the leaf since: there may be a message that
  * is not counted yet. */
 bool ssti_ring_is_orphaned(const struct sst_leaf_shm *leaf);
+/* Somebody is in a section. */
+bool ssti_ring_is_held(const struct sst_leaf_shm *leaf);
 
 /* Would a message of `size` bytes have to wait for a take? */
 bool ssti_ring_is_full(const struct ssti_ring *ring, uint64_t size);
