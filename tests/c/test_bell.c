@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "peers.h"
@@ -170,6 +171,33 @@ TEST(threads_the_list_has_an_end)
     for (int i = 0; i <= SSTI_QUEUE_BELLS; i++) {
         views[i] = sst_queue_close(views[i]);
     }
+    close_queue(arena);
+}
+
+/* Who cannot ring does not put: the message would be overslept. */
+static void
+put_without_descriptors(void *arg)
+{
+    struct rlimit none = {0};
+    int64_t number = 1;
+
+    (void)arg;
+    check_int(getrlimit(RLIMIT_NOFILE, &none), ==, 0);
+    none.rlim_cur = 0;
+    check_int(setrlimit(RLIMIT_NOFILE, &none), ==, 0);
+    check_status(sst_queue_put(queue, &number, sizeof number, SST_NOW), SST_EMFILE);
+}
+
+TEST(who_cannot_ring_does_not_put)
+{
+    struct sst_arena *const arena = open_queue();
+    const int fd = sst_queue_fd(queue, NULL);
+
+    test_join(test_fork(put_without_descriptors, NULL));
+    check_int(sst_queue_count(queue), ==, 0);
+    check(!is_readable(fd, 0));
+    put(2);
+    check(is_readable(fd, 0));
     close_queue(arena);
 }
 

@@ -213,6 +213,80 @@ TEST(threads_a_short_queue_stays_in_one_chunk)
     close_queue(arena);
 }
 
+/* ---- Limits and signals ---- */
+
+TEST(threads_a_put_beyond_the_budget_fails_and_harms_nothing)
+{
+    const struct sst_arena_options options = {
+        .size_of = sizeof options,
+        .budget = 8 << 20,
+    };
+    const uint64_t size = 1 << 20;
+    uint8_t *const data = calloc(1, size);
+    struct sst_message message;
+    struct sst_arena *arena;
+    uint64_t count = 0;
+    int rc;
+
+    check_ptr(data, !=, NULL);
+    check_ok(sst_arena_create(&options, &arena, NULL));
+    check_ok(sst_queue_create(arena, NULL, &queue, NULL));
+    while ((rc = sst_queue_put(queue, data, size, SST_FOREVER)) == 0) {
+        count++;
+        check_int(count, <, 16);
+    }
+    check_status(rc, SST_ELIMIT);
+    check_int(count, >, 2);
+    check_int(sst_queue_count(queue), ==, count);
+    check_int(sst_queue_bytes(queue), ==, count * size);
+    check_status(sst_queue_get(queue, &message, SST_NOW), 0);
+    sst_message_free(&message);
+    check_status(sst_queue_put(queue, data, size, SST_FOREVER), 0);
+    queue = sst_queue_close(queue);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+    free(data);
+}
+
+/* The first words of the page that a test shares with its children. */
+enum {
+    GO,
+    RESULT, /* less one, so that 0 means not yet */
+};
+
+static void
+interrupted(int signal)
+{
+    (void)signal;
+}
+
+static void
+get_with_a_handler(void *arg)
+{
+    const struct sigaction action = {.sa_handler = interrupted};
+    struct sst_message message;
+
+    (void)arg;
+    check_int(sigaction(SIGUSR1, &action, NULL), ==, 0);
+    word_set(GO, 1);
+    word_set(RESULT, sst_queue_get(queue, &message, SST_FOREVER) - 1);
+    check_status(sst_queue_get(queue, &message, soon()), 0);
+    sst_message_free(&message);
+}
+
+TEST(a_signal_ends_a_wait)
+{
+    struct sst_arena *const arena = open_queue();
+    pid_t child = test_fork(get_with_a_handler, NULL);
+
+    eventually(word(GO) == 1 && test_is_asleep(child));
+    (void)kill(child, SIGUSR1);
+    eventually(word(RESULT) != 0);
+    check_int(word(RESULT), ==, SST_EINTR - 1);
+    check_status(sst_queue_put(queue, "x", 1, SST_NOW), 0);
+    test_join(child);
+    close_queue(arena);
+}
+
 /* ---- Damage ---- */
 
 static void
