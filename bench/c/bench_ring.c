@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* What messages cost in C: flow and round trips of queues and pipes, in nanoseconds for a
- * message, the best of several rounds. For comparison the kernel's socket pair.
+/* What messages cost in C: flow and round trips of queues and pipes, in nanoseconds for
+ * a message, the best of several rounds. For comparison the kernel's socket pair.
  *
  *     bench_ring [rounds] */
 
