@@ -131,12 +131,12 @@ forge(struct sst_arena *arena, size_t offset, size_t size, uint64_t value)
     return fd;
 }
 
-#define check_forged(field, value, status, words)                                       \
-    do {                                                                                \
-        const int forged = forge(arena, offsetof(struct sst_header_shm, field),         \
-                                 sizeof((struct sst_header_shm *)0)->field, (value));   \
-        check_refused(forged, (status), (words));                                       \
-        close(forged);                                                                  \
+#define check_forged(field, value, status, words)                                     \
+    do {                                                                              \
+        const int forged = forge(arena, offsetof(struct sst_header_shm, field),       \
+                                 sizeof((struct sst_header_shm *)0)->field, (value)); \
+        check_refused(forged, (status), (words));                                     \
+        close(forged);                                                                \
     } while (0)
 
 TEST(attach_refuses_a_damaged_or_foreign_header)
@@ -155,8 +155,8 @@ TEST(attach_refuses_a_damaged_or_foreign_header)
     sst_arena_detach(arena);
 }
 
-/* Random bytes everywhere behind a valid header: attaching and using must end in a status,
- * never in a signal and never in a hang. */
+/* Random bytes everywhere behind a valid header: attaching and using must end in a
+ * status, never in a signal and never in a hang. */
 static void
 use_damaged(void *arg)
 {
@@ -184,7 +184,8 @@ use_damaged(void *arg)
 static void
 live_under_a_file_size_limit(void *arg)
 {
-    const struct rlimit limit = {.rlim_cur = *(rlim_t *)arg, .rlim_max = *(rlim_t *)arg};
+    const struct rlimit limit = {.rlim_cur = *(rlim_t *)arg,
+                                 .rlim_max = *(rlim_t *)arg};
     struct sst_arena_statistics now;
     struct sst_arena *arena;
     struct sst_block *block = NULL;
@@ -235,7 +236,8 @@ static const bool can_limit_addresses = true;
 static void
 live_under_an_address_space_limit(void *arg)
 {
-    const struct rlimit limit = {.rlim_cur = *(rlim_t *)arg, .rlim_max = *(rlim_t *)arg};
+    const struct rlimit limit = {.rlim_cur = *(rlim_t *)arg,
+                                 .rlim_max = *(rlim_t *)arg};
     struct sst_arena *arena;
     struct sst_block *blocks[64] = {NULL};
     int made = 0;
@@ -420,14 +422,17 @@ TEST(damage_ends_in_a_status)
         for (size_t i = 0; i < sizeof page; i++) {
             page[i] = (unsigned char)rand_r(&seed);
         }
-        /* Anywhere in the control pages but in lock words, which name living threads. */
+        /* Anywhere in the control pages but in lock words, which name living
+         * threads. */
         check(pwrite(fd, page, 64, 4096 + 128 + 64 + (rand_r(&seed) % 7) * 8) > 0);
-        check(pwrite(fd, page + 64, 128, 4096 + 768 + 56 + (rand_r(&seed) % 6) * 256) > 0);
+        check(pwrite(fd, page + 64, 128, 4096 + 768 + 56 + (rand_r(&seed) % 6) * 256) >
+              0);
         check(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
         pid = test_fork(use_damaged, (void *)&(int){fd});
         check(waitpid(pid, &status, 0) == pid);
         if (WIFSIGNALED(status)) {
-            test_fail(__FILE__, __LINE__, "round %d: signal %d", round, WTERMSIG(status));
+            test_fail(__FILE__, __LINE__, "round %d: signal %d", round,
+                      WTERMSIG(status));
         }
         close(fd);
     }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* shm/ under fire: a process is killed at every crash point of this directory in turn, at its
- * first pass, its second and so on, while it does a bit of everything. After each death
- * the survivor finds everything as if the dead process had never been. */
+/* shm/ under fire: a process is killed at every crash point of this directory in turn,
+ * at its first pass, its second and so on, while it does a bit of everything. After
+ * each death the survivor finds everything as if the dead process had never been. */
 
 #include <signal.h>
 #include <stdlib.h>
@@ -28,22 +28,54 @@ TEST(killed_at_every_point)
 
 /* A point that is added must be added here too, and be reached. */
 static const char *const points[] = {
-    "block_destroyed",      "block_sized",       "child_unstamped",
-    "entry_undone",         "fork_copying",      "fork_prepared",
-    "getting_up",           "gift_held",         "heap_applied",
-    "heap_half_applied",    "heap_high_raised",  "heap_high_unraised",
-    "heap_intent_signed",   "heap_intent_unsigned", "heap_merged",
-    "heap_punched",         "heap_rebuilt",      "heap_split_unseen",
-    "held_high_raised",     "leaf_announced",    "leaf_counted",
-    "leaf_intent_signed",   "leaf_intent_unsigned", "leaf_released",
-    "leaf_taken",           "leaving",           "presence_made",
-    "presence_told",        "seat_alive",        "seat_freed",
-    "seat_kept",            "seat_prepared",     "seat_reserved",
-    "seat_stamped",         "settled",           "slot_applied",
-    "slot_destroyed",       "slot_dying",        "slot_half_applied",
-    "slot_intent_signed",   "slot_intent_unsigned", "slot_zeroed",
-    "sweep_claimed",        "sweep_claiming",    "sweep_finishing",
-    "unwatching",           "wait_record_claimed", "wait_record_forgotten",
+    "block_destroyed",
+    "block_sized",
+    "child_unstamped",
+    "entry_undone",
+    "fork_copying",
+    "fork_prepared",
+    "getting_up",
+    "gift_held",
+    "heap_applied",
+    "heap_half_applied",
+    "heap_high_raised",
+    "heap_high_unraised",
+    "heap_intent_signed",
+    "heap_intent_unsigned",
+    "heap_merged",
+    "heap_punched",
+    "heap_rebuilt",
+    "heap_split_unseen",
+    "held_high_raised",
+    "leaf_announced",
+    "leaf_counted",
+    "leaf_intent_signed",
+    "leaf_intent_unsigned",
+    "leaf_released",
+    "leaf_taken",
+    "leaving",
+    "presence_made",
+    "presence_told",
+    "seat_alive",
+    "seat_freed",
+    "seat_kept",
+    "seat_prepared",
+    "seat_reserved",
+    "seat_stamped",
+    "settled",
+    "slot_applied",
+    "slot_destroyed",
+    "slot_dying",
+    "slot_half_applied",
+    "slot_intent_signed",
+    "slot_intent_unsigned",
+    "slot_zeroed",
+    "sweep_claimed",
+    "sweep_claiming",
+    "sweep_finishing",
+    "unwatching",
+    "wait_record_claimed",
+    "wait_record_forgotten",
 };
 
 enum {
@@ -60,7 +92,8 @@ struct crash {
 static struct sst_leaf_shm *
 leaf_at(struct sst_arena *arena, uint64_t offset)
 {
-    return (struct sst_leaf_shm *)(void *)((char *)ssti_arena_ptr(arena, offset, 256) + 64);
+    return (struct sst_leaf_shm *)(void *)((char *)ssti_arena_ptr(arena, offset, 256) +
+                                           64);
 }
 
 static void
@@ -211,7 +244,8 @@ crash_at(const char *point, uint64_t nth)
     pid = test_fork(do_all, &crash);
     check_int(waitpid(pid, &status, 0), ==, pid);
     if (!WIFSIGNALED(status) && (!WIFEXITED(status) || WEXITSTATUS(status) != 0)) {
-        test_fail(__FILE__, __LINE__, "%s, pass %d: status %x", point, (int)nth, status);
+        test_fail(__FILE__, __LINE__, "%s, pass %d: status %x", point, (int)nth,
+                  status);
     }
     check_survivor(crash.arena);
     sst_block_close(block);

@@ -26,8 +26,9 @@ make(void)
 static uint64_t
 unit_state(struct sst_arena *arena, uint64_t unit)
 {
-    const struct sst_unit_shm *const block = ssti_arena_ptr(
-        arena, arena->map.units + unit * sizeof(struct sst_unit_shm), sizeof *block);
+    const struct sst_unit_shm *const block =
+        ssti_arena_ptr(arena, arena->map.units + unit * sizeof(struct sst_unit_shm),
+                       sizeof *block);
 
     check(block != NULL);
     return block->state;
@@ -106,7 +107,9 @@ TEST(extents_have_their_size_and_alignment)
 
 TEST(extents_are_apart)
 {
-    enum { COUNT = 400 };
+    enum {
+        COUNT = 400
+    };
     struct sst_arena *arena = make();
     uint64_t offsets[COUNT] = {0};
     uint32_t held[COUNT];
@@ -123,15 +126,17 @@ TEST(extents_are_apart)
             data = ssti_arena_ptr(arena, offsets[i], 4096);
             data[0] = offsets[i];
             data[511] = (uint64_t)step;
-            data = ssti_arena_ptr(
-                arena, offsets[i] + ssti_extent_size(arena, offsets[i]) - 8, 8);
+            data =
+                ssti_arena_ptr(arena,
+                               offsets[i] + ssti_extent_size(arena, offsets[i]) - 8, 8);
             data[0] = offsets[i];
         }
         else {
             data = ssti_arena_ptr(arena, offsets[i], 4096);
             check_int(data[0], ==, offsets[i]);
-            data = ssti_arena_ptr(
-                arena, offsets[i] + ssti_extent_size(arena, offsets[i]) - 8, 8);
+            data =
+                ssti_arena_ptr(arena,
+                               offsets[i] + ssti_extent_size(arena, offsets[i]) - 8, 8);
             check_int(data[0], ==, offsets[i]);
             ssti_extent_drop(arena, held[i]);
             offsets[i] = 0;
@@ -280,8 +285,8 @@ TEST(a_child_inherits_a_share_where_asked)
     uint64_t private_offset;
 
     check_ok(ssti_extent_create(heir.arena, 5000, &heir.held, &heir.offset, NULL));
-    check_ok(
-        ssti_extent_create(heir.arena, 5000, &heir.private_held, &private_offset, NULL));
+    check_ok(ssti_extent_create(heir.arena, 5000, &heir.private_held, &private_offset,
+                                NULL));
     ssti_extent_inherit(heir.arena, heir.held);
     strcpy(ssti_arena_ptr(heir.arena, heir.offset, 10), "shared");
     for (int i = 0; i < 3; i++) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Leaf locks between real processes. That no interleaving loses a sleeper is the simulation's
- * to show (tests/sim); here the real kernel is asked whether it does what that assumes. */
+/* Leaf locks between real processes. That no interleaving loses a sleeper is the
+ * simulation's to show (tests/sim); here the real kernel is asked whether it does what
+ * that assumes. */
 
 #include <linux/futex.h>
 #include <signal.h>
@@ -239,7 +240,8 @@ consume(void *arg)
     }
 }
 
-/* Producers and consumers die at random and are replaced; the rest must go on taking. */
+/* Producers and consumers die at random and are replaced; the rest must go on
+ * taking. */
 static void
 stress(int rounds)
 {
@@ -282,7 +284,8 @@ TEST(survivors_go_on_while_others_are_killed)
 
 TEST(survivors_go_on_where_the_kernel_tells_of_no_death)
 {
-    static const struct ssti_os_kernel blind = {.has_waitv = false, .sees_deaths = false};
+    static const struct ssti_os_kernel blind = {.has_waitv = false,
+                                                .sees_deaths = false};
 
     ssti_os_kernel_pretend(&blind);
     stress(40);
@@ -330,7 +333,8 @@ TEST(a_life_word_ends_a_wait)
     for (int round = 0; round < 10; round++) {
         const pid_t pid = test_fork(hold_on, NULL);
         const uint64_t child = ssti_proc_last_child(world.arena);
-        struct ssti_leaf_sleep sleep = {.class = SSTI_LEAF_B, .deadline_ns = SST_FOREVER};
+        struct ssti_leaf_sleep sleep = {.class = SSTI_LEAF_B,
+                                        .deadline_ns = SST_FOREVER};
         int64_t killed;
 
         eventually(ssti_proc_find(world.arena, child) != NULL &&

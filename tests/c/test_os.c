@@ -108,7 +108,8 @@ TEST(a_futex_that_changed_is_not_slept_on)
     check_status(ssti_os_futex_wait(word, 1, SST_FOREVER), SST_EAGAIN);
     check_status(ssti_os_futex_waitv(words, 2, SST_FOREVER), SST_EAGAIN);
     check_status(ssti_os_futex_wait(word, 0, SST_NOW), SST_ETIMEDOUT);
-    check_status(ssti_os_futex_wait(word, 0, sst_deadline_after(1000000)), SST_ETIMEDOUT);
+    check_status(ssti_os_futex_wait(word, 0, sst_deadline_after(1000000)),
+                 SST_ETIMEDOUT);
     words[1].value = 0;
     check_status(ssti_os_futex_waitv(words, 2, SST_NOW), SST_ETIMEDOUT);
     check_status(ssti_os_futex_waitv(words, 2, sst_deadline_after(1000000)),
@@ -182,7 +183,8 @@ TEST(a_signal_ends_a_sleep)
 
     check_int(sigaction(SIGALRM, &action, NULL), ==, 0);
     (void)ualarm(5000, 5000);
-    check_status(ssti_os_futex_wait(word, 0, sst_deadline_after(20000000000)), SST_EINTR);
+    check_status(ssti_os_futex_wait(word, 0, sst_deadline_after(20000000000)),
+                 SST_EINTR);
     (void)ualarm(0, 0);
     munmap((void *)word, 4096);
 }

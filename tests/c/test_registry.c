@@ -194,7 +194,8 @@ make_and_drop(void *arg)
     return NULL;
 }
 
-/* gcc 12's sanitizers leave their own allocator locked in a child of several threads. */
+/* gcc 12's sanitizers leave their own allocator locked in a child of several
+ * threads. */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 static const bool can_fork_among_threads = false;
 #else
@@ -655,7 +656,8 @@ be_present(void *arg)
     check_int(*word, ==, 0);
     *word += 5;
     check_ptr(ssti_presence(family->arena, handle.offset), ==, word);
-    /* An object that goes before its record is told nothing, nor is who comes after it. */
+    /* An object that goes before its record is told nothing, nor is who comes after
+     * it. */
     check_ok(ssti_slot_create(family->arena, SST_KIND_EVENT, 128, &held, &mine, NULL));
     *ssti_presence(family->arena, mine) = 100;
     ssti_slot_drop(family->arena, held);

@@ -28,7 +28,8 @@ count_destroyed(struct sst_arena *arena, void *object)
 static struct sst_arena *
 make(void)
 {
-    static const struct ssti_kind_ops ops = {.layout = 0x51, .destroy = count_destroyed};
+    static const struct ssti_kind_ops ops = {.layout = 0x51,
+                                             .destroy = count_destroyed};
     struct sst_arena *arena = NULL;
 
     check_ok(sst_arena_create(NULL, &arena, NULL));
@@ -65,7 +66,8 @@ TEST(a_slot_is_zeroed_aligned_and_counted)
             uint32_t held = 0;
             char *slot;
 
-            check_ok(ssti_slot_create(arena, SST_KIND_EVENT, size, &held, &offset, NULL));
+            check_ok(
+                ssti_slot_create(arena, SST_KIND_EVENT, size, &held, &offset, NULL));
             check_int(offset % 128, ==, 0);
             slot = ssti_arena_ptr(arena, offset, size);
             for (uint32_t i = sizeof(struct sst_slot_shm); i < size; i++) {
@@ -137,7 +139,9 @@ TEST(another_layout_is_refused)
 
 TEST(many_slots_are_apart_and_all_come_back)
 {
-    enum { COUNT = 20000 };
+    enum {
+        COUNT = 20000
+    };
     struct sst_arena *arena = make();
     static uint32_t held[COUNT];
     static uint64_t offsets[COUNT];

@@ -58,9 +58,10 @@ ssti_hash(uint32_t hash, uint64_t value)
     return hash;
 }
 
-/* A hash of the numbers given, which are sizes and offsets of a struct in shared memory. */
-#define SSTI_LAYOUT_HASH(...)                                                             \
-    ssti_hash_all((const uint64_t[]){__VA_ARGS__},                                        \
+/* A hash of the numbers given, which are sizes and offsets of a struct in shared
+ * memory. */
+#define SSTI_LAYOUT_HASH(...)                      \
+    ssti_hash_all((const uint64_t[]){__VA_ARGS__}, \
                   sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
 
 static inline uint32_t

@@ -38,7 +38,8 @@ read_environment(void)
 void
 ssti_crashpoint_reached(struct ssti_crashpoint *crashpoint)
 {
-    (void)pthread_once(&environment_once, read_environment); /* fails for no valid once */
+    (void)pthread_once(&environment_once,
+                       read_environment); /* fails for no valid once */
     __atomic_fetch_add(&crashpoint->hits, 1, __ATOMIC_RELAXED);
     if (armed == NULL || strncmp(crashpoint->name, armed, armed_size) != 0 ||
         crashpoint->name[armed_size] != '\0') {

@@ -3,11 +3,11 @@
 #define SSTI_BASE_CRASHPOINT_H
 
 /* Places where a test kills the process. SST_CRASHPOINT(name) goes between the steps of
- * everything that writes shared memory; it is nothing unless built with -DSST_CRASHPOINTS.
- * A process with SST_CRASHPOINT="name" or "name:nth" in its environment, or
- * one that called ssti_crashpoint_arm, sends itself SIGKILL when it comes by there for
- * the nth time. The names are collected in a linker section, so that a test can list
- * them all and fail on one it never reached. */
+ * everything that writes shared memory; it is nothing unless built with
+ * -DSST_CRASHPOINTS. A process with SST_CRASHPOINT="name" or "name:nth" in its
+ * environment, or one that called ssti_crashpoint_arm, sends itself SIGKILL when it
+ * comes by there for the nth time. The names are collected in a linker section, so that
+ * a test can list them all and fail on one it never reached. */
 
 #include <stdint.h>
 

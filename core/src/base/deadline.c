@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Absolute monotonic deadlines, so that an interrupted wait goes on without arithmetic. */
+/* Absolute monotonic deadlines, so that an interrupted wait goes on without
+ * arithmetic. */
 
 #include <time.h>
 

@@ -12,8 +12,8 @@
 
 _Static_assert(sizeof(pthread_mutex_t) <= SSTI_LIFE_SIZE, "room for the mutex");
 
-/* Where the libc keeps the lock word: 0 in glibc, 4 in musl. Found by looking, so that a
- * libc that does otherwise is noticed. */
+/* Where the libc keeps the lock word: 0 in glibc, 4 in musl. Found by looking, so that
+ * a libc that does otherwise is noticed. */
 static int
 find_word(const void *memory, uint32_t tid)
 {

@@ -3,8 +3,8 @@
 #define SSTI_OS_LOCAL_H
 
 /* A mutex among the threads of one process. For process-local tables only: held for a
- * few lines, across no system call that may block. What may be taken while a local mutex
- * is held is said where it is declared. */
+ * few lines, across no system call that may block. What may be taken while a local
+ * mutex is held is said where it is declared. */
 
 #include <pthread.h>
 

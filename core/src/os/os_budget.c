@@ -47,7 +47,7 @@ static const struct group_files generation_2 = {
 };
 static const struct group_files generation_1 = {
     "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
-    "total_inactive_file ", "total_active_file ",
+    "total_inactive_file ",  "total_active_file ",
 };
 
 static bool
@@ -79,8 +79,8 @@ left_in_group(const struct group_files *files, const char *group)
     }
     used = strtoull(text, NULL, 10);
     if (read_group(files, group, "memory.stat", text, sizeof text)) {
-        const uint64_t files_only = number_after(text, files->inactive) +
-                                    number_after(text, files->active) / 2;
+        const uint64_t files_only =
+            number_after(text, files->inactive) + number_after(text, files->active) / 2;
 
         used = files_only < used ? used - files_only : 0;
     }
@@ -152,7 +152,8 @@ left_in_address_space(void)
     char text[256];
     uint64_t used;
 
-    if (limit == UINT64_MAX || ssti_os_read_text("/proc/self/statm", text, sizeof text) < 0) {
+    if (limit == UINT64_MAX ||
+        ssti_os_read_text("/proc/self/statm", text, sizeof text) < 0) {
         return limit;
     }
     used = strtoull(text, NULL, 10) * ssti_os_page_size();

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /* Sleeping on shared words. Deadlines are absolute on CLOCK_MONOTONIC, which is what
- * FUTEX_WAIT_BITSET and futex_waitv take, so a sleep that was interrupted needs no arithmetic. */
+ * FUTEX_WAIT_BITSET and futex_waitv take, so a sleep that was interrupted needs no
+ * arithmetic. */
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -97,8 +98,8 @@ ssti_os_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t deadline_ns)
     return status_of_sleep();
 }
 
-/* Without futex_waitv: sleep on the last word, where ordinary wakes come, and look at the
- * others now and then. */
+/* Without futex_waitv: sleep on the last word, where ordinary wakes come, and look at
+ * the others now and then. */
 static int
 wait_in_slices(const struct ssti_os_wait *words, uint32_t count, int64_t deadline_ns)
 {
@@ -122,7 +123,8 @@ wait_in_slices(const struct ssti_os_wait *words, uint32_t count, int64_t deadlin
 }
 
 int
-ssti_os_futex_waitv(const struct ssti_os_wait *words, uint32_t count, int64_t deadline_ns)
+ssti_os_futex_waitv(const struct ssti_os_wait *words, uint32_t count,
+                    int64_t deadline_ns)
 {
     struct waitv vector[WAITV_MAX];
     struct timespec until;

@@ -17,8 +17,8 @@
 #include "os/os.h"
 
 enum {
-    PF_EXITING = 0x4,   /* in field 9 of /proc/PID/stat */
-    FIELDS_FLAGS = 9,   /* fields counted from 1, as proc(5) does */
+    PF_EXITING = 0x4, /* in field 9 of /proc/PID/stat */
+    FIELDS_FLAGS = 9, /* fields counted from 1, as proc(5) does */
     FIELDS_THREADS = 20,
     FIELDS_START = 22,
 };

@@ -2,13 +2,14 @@
 
 /* What the kernel can do, found out by trying.
  *
- * The design leans on one ability above all: when a thread dies with a lock word pending,
- * the kernel wakes a sleeper of that word (Linux 5.5; sandboxes may lack it). To see it
- * happen a throw-away task that shares our memory and nothing else does just that: it waits
- * until the calling thread sleeps on a word, makes another word of its robust list pending, and ends. A
- * task is made with clone(CLONE_VM) and no exit signal, so nobody's SIGCHLD handler or
- * wait() ever sees it. It runs with the caller's thread pointer and must therefore not touch
- * anything thread-local: raw system calls that cannot fail into errno only. */
+ * The design leans on one ability above all: when a thread dies with a lock word
+ * pending, the kernel wakes a sleeper of that word (Linux 5.5; sandboxes may lack it).
+ * To see it happen a throw-away task that shares our memory and nothing else does just
+ * that: it waits until the calling thread sleeps on a word, makes another word of its
+ * robust list pending, and ends. A task is made with clone(CLONE_VM) and no exit
+ * signal, so nobody's SIGCHLD handler or wait() ever sees it. It runs with the caller's
+ * thread pointer and must therefore not touch anything thread-local: raw system calls
+ * that cannot fail into errno only. */
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -36,11 +37,12 @@ enum {
 struct probe {
     struct robust_list_head head;
     _Atomic uint32_t asleep_here; /* the caller goes to sleep here */
-    _Atomic uint32_t woken_here;  /* and is moved to this word, which the task leaves pending */
+    _Atomic uint32_t
+        woken_here; /* and is moved to this word, which the task leaves pending */
 };
 
-/* The thread sanitizer replaces clone() by one that works in the new task as if it were a
- * thread of its own; glibc and musl have the plain one under this name as well. */
+/* The thread sanitizer replaces clone() by one that works in the new task as if it were
+ * a thread of its own; glibc and musl have the plain one under this name as well. */
 extern int __clone(int (*run)(void *), void *stack, int flags, void *arg, ...);
 
 static struct ssti_os_kernel found;
@@ -108,8 +110,9 @@ static void
 find_out(void)
 {
     /* With no words at all the call is refused as wrong where it exists. */
-    found.has_waitv = syscall(SYS_futex_waitv, NULL, 0, 0, NULL, CLOCK_MONOTONIC) == 0 ||
-                      errno == EINVAL;
+    found.has_waitv =
+        syscall(SYS_futex_waitv, NULL, 0, 0, NULL, CLOCK_MONOTONIC) == 0 ||
+        errno == EINVAL;
     found.sees_deaths = probe_deaths();
 }
 

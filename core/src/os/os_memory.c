@@ -118,7 +118,8 @@ ssti_os_memory_map(int fd, uint64_t offset, uint64_t size, void **out)
     if (address == MAP_FAILED) {
         return errno == ENOMEM ? SST_ENOMEM : ssti_status_of_errno(errno);
     }
-    (void)madvise(address, size, MADV_DONTDUMP); /* only a larger core dump if refused */
+    (void)madvise(address, size,
+                  MADV_DONTDUMP); /* only a larger core dump if refused */
     *out = address;
     return 0;
 }

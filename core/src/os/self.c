@@ -13,7 +13,8 @@
 _Thread_local struct ssti_self ssti_self_tls __attribute__((tls_model("initial-exec")));
 
 /* Where a thread without a robust list points its pending slot. The kernel never looks
- * here, so deaths go unseen: ssti_os_kernel() then says so and sleeps come in slices. */
+ * here, so deaths go unseen: ssti_os_kernel() then says so and sleeps come in
+ * slices. */
 static _Thread_local void *volatile nobody_looks;
 
 static pthread_once_t atfork_once = PTHREAD_ONCE_INIT;
@@ -69,6 +70,7 @@ ssti_self_refresh(void)
         self->futex_offset = head->futex_offset;
     }
     self->just_woke = 0;
+    self->was_woken = 0;
     self->tid = (uint32_t)syscall(SYS_gettid);
 }
 

@@ -3,11 +3,12 @@
 #define SSTI_OS_SELF_H
 
 /* What a thread needs at hand on every operation: its thread id as the kernel writes it
- * into lock words, and the slot in which the kernel looks for a lock operation under way when the
- * thread dies (`list_op_pending` of the robust list head glibc registered).
+ * into lock words, and the slot in which the kernel looks for a lock operation under
+ * way when the thread dies (`list_op_pending` of the robust list head glibc
+ * registered).
  *
- * ssti_self() gives the calling thread's; in a forked child the atfork handler refreshes
- * the id. */
+ * ssti_self() gives the calling thread's; in a forked child the atfork handler
+ * refreshes the id. */
 
 #include <stdint.h>
 
@@ -20,6 +21,7 @@
 struct ssti_self {
     uint32_t tid;        /* 0 until first use in this thread */
     uint32_t just_woke;  /* this thread's last action woke somebody: do not spin next */
+    uint32_t was_woken;  /* the operation under way slept and was woken: see ssti_view_wait */
     void *volatile *pending; /* &robust_list_head.list_op_pending */
     long futex_offset;   /* kernel: word = pending + futex_offset */
 };
@@ -40,8 +42,8 @@ ssti_self(void)
     return self->tid != 0 ? self : ssti_self_init();
 }
 
-/* Tell the kernel which lock word this thread is about to take, hold, or wake on. When the thread
- * dies meanwhile, the kernel marks a word it owned OWNER_DIED and wakes one
+/* Tell the kernel which lock word this thread is about to take, hold, or wake on. When
+ * the thread dies meanwhile, the kernel marks a word it owned OWNER_DIED and wakes one
  * sleeper if WAITERS is set, and wakes one sleeper of a word nobody owns
  * (kernel/futex/core.c, handle_futex_death). */
 static inline void

@@ -2,14 +2,15 @@
 
 /* Blocks: shared bytes with an address.
  *
- * Small ones are in their slot, behind its header; larger ones have an extent, which the
- * slot names. The slot decides how long a block lives.
+ * Small ones are in their slot, behind its header; larger ones have an extent, which
+ * the slot names. The slot decides how long a block lives.
  *
  * Death table (process dies after ...)
  *   making the extent             its held entry frees it
  *   making the slot               its held entry destroys it; it names no extent yet
  *   moving the extent to it       one step (heap.c)
- *   destroying, extent freed      the slot names none any more: the next destroy finds that */
+ *   destroying, extent freed      the slot names none any more: the next destroy finds
+ * that */
 
 #include <inttypes.h>
 #include <stddef.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Asking before memory grows. In a control group the page fault that goes over the limit is
- * answered with SIGKILL and nothing else, so the question comes before the fault. Reading
- * the kernel's figures takes about 100 microseconds, as much as filling 200 KiB; therefore a yes
- * is given for more than was asked, up to a small part of what is left. */
+/* Asking before memory grows. In a control group the page fault that goes over the
+ * limit is answered with SIGKILL and nothing else, so the question comes before the
+ * fault. Reading the kernel's figures takes about 100 microseconds, as much as filling
+ * 200 KiB; therefore a yes is given for more than was asked, up to a small part of what
+ * is left. */
 
 #include <inttypes.h>
 

@@ -2,23 +2,25 @@
 
 /* What a fork does to the arenas a process has open.
  *
- * Before the fork the parent reserves a seat for the child and copies its held table into the
- * seat's, raising the count of every slot; so nothing the child has inherited can go away between
- * the fork and the child's first instruction, whatever the parent does. The child then stamps
- * the seat with its pid and takes its life words. If there is no child after all, or it dies
- * first, the seat stays unborn and is swept.
+ * Before the fork the parent reserves a seat for the child and copies its held table
+ * into the seat's, raising the count of every slot; so nothing the child has inherited
+ * can go away between the fork and the child's first instruction, whatever the parent
+ * does. The child then stamps the seat with its pid and takes its life words. If there
+ * is no child after all, or it dies first, the seat stays unborn and is swept.
  *
- * Entries keep their index: a view the child has inherited finds its own hold where the parent's
- * was. Extents are shared only where that was asked for; other extents belong to
- * calls that are under way in the parent.
+ * Entries keep their index: a view the child has inherited finds its own hold where the
+ * parent's was. Extents are shared only where that was asked for; other extents belong
+ * to calls that are under way in the parent.
  *
- * The process-local mutexes are taken in `prepare`, so that the child finds the tables they guard
- * whole, and never a leaf: leaves are taken and released within the copying. A child for which
- * there was no seat is no member: it can use no object until it attaches anew.
+ * The process-local mutexes are taken in `prepare`, so that the child finds the tables
+ * they guard whole, and never a leaf: leaves are taken and released within the copying.
+ * A child for which there was no seat is no member: it can use no object until it
+ * attaches anew.
  *
  * Death table
- *   parent dies while copying      its child's seat is unborn and orphaned: swept, and its
- *                                  entries are worth one count each, as any entry is
+ *   parent dies while copying      its child's seat is unborn and orphaned: swept, and
+ *                                  its entries are worth one count each, as any entry
+ *                                  is
  *   parent dies after the fork     the child stamps within the grace of sweep.c
  *   child dies before the stamp    swept like a fork that failed */
 
@@ -175,8 +177,8 @@ become_child(struct sst_arena *arena)
 
     const int rc = ssti_proc_stamp(arena, child);
 
-    /* Swept after having been stopped for longer than the grace: what we inherited is gone,
-     * and to go on would be to use other people's objects. */
+    /* Swept after having been stopped for longer than the grace: what we inherited is
+     * gone, and to go on would be to use other people's objects. */
     sst_assert(rc == 0);
 }
 

@@ -18,7 +18,8 @@ enum {
 
 _Static_assert(SSTI_CONTROL_OFFSET + sizeof(struct sst_control_shm) <= SEATS_OFFSET,
                "the control pages end before the seats");
-_Static_assert(0 + SSTI_AREA_HELD_OFFSET < 0 + AREA_SIZE_MIN, "an area has room for a held table");
+_Static_assert(0 + SSTI_AREA_HELD_OFFSET < 0 + AREA_SIZE_MIN,
+               "an area has room for a held table");
 _Static_assert((uint64_t)SSTI_UNIT << (SSTI_ORDERS - 1) >= SSTI_ARENA_SIZE_MAX,
                "an order for every extent");
 _Static_assert(SSTI_SLOT_SIZE_MIN << (SSTI_SLOT_CLASSES - 1) == SSTI_SLOT_SIZE_MAX,

@@ -2,23 +2,26 @@
 
 /* Extents: the large memory of an arena, from 4 KiB up, in powers of two.
  *
- * A buddy allocator over 4 KiB units. Each block is described at its first unit: its order,
- * and whether it is used, free and warm (its pages are there), or free and cold (it has none, and
- * reads as zero). These descriptions are the truth; they tile [0, high) at every instant, for
- * splitting writes the upper halves before the lower one shrinks, and merging is one store. The
- * lists of free blocks are derived from them and rebuilt by a walk after a death.
+ * A buddy allocator over 4 KiB units. Each block is described at its first unit: its
+ * order, and whether it is used, free and warm (its pages are there), or free and cold
+ * (it has none, and reads as zero). These descriptions are the truth; they tile [0,
+ * high) at every instant, for splitting writes the upper halves before the lower one
+ * shrinks, and merging is one store. The lists of free blocks are derived from them and
+ * rebuilt by a walk after a death.
  *
- * An extent belongs to whatever word names it: a held entry, or a field of an object. Block
- * and words change together, through the heap's intent, as in slots.c. An extent may have
- * several shares, one for each process that got it over a fork.
+ * An extent belongs to whatever word names it: a held entry, or a field of an object.
+ * Block and words change together, through the heap's intent, as in slots.c. An extent
+ * may have several shares, one for each process that got it over a fork.
  *
- * Warm and cold blocks do not merge with each other, so that recycled pages are found again,
- * and what is cold is known to be zero. Beyond WARM_MAX bytes whoever frees an extent punches a hole:
- * it takes a warm block as an extent of its own, gives its pages back, and frees it cold.
- * If it dies meanwhile that extent is freed like any other it held.
+ * Warm and cold blocks do not merge with each other, so that recycled pages are found
+ * again, and what is cold is known to be zero. Beyond WARM_MAX bytes whoever frees an
+ * extent punches a hole: it takes a warm block as an extent of its own, gives its pages
+ * back, and frees it cold. If it dies meanwhile that extent is freed like any other it
+ * held.
  *
  * Death table (process dies after ...)
- *   splitting or merging a part   the tiles are whole; lists are rebuilt by the next to lock
+ *   splitting or merging a part   the tiles are whole; lists are rebuilt by the next to
+ *                                 lock
  *   writing the intent's unit     redone by the next to lock; lists are rebuilt
  *   freeing, before merging       a free block more than need be: merged by the rebuild
  *   taking a block to punch it    its held entry frees it warm
@@ -38,7 +41,7 @@
 #include "shm/view.h"
 
 #define WARM_MAX (UINT64_C(256) << 20)
-#define ASK_MIN  (UINT64_C(1) << 20) /* growth below is not worth a question each time */
+#define ASK_MIN (UINT64_C(1) << 20) /* growth below is not worth a question each time */
 
 enum {
     COLD,
@@ -91,7 +94,8 @@ extent_offset(const struct sst_arena *arena, uint64_t unit)
 static uint64_t
 extent_unit(const struct sst_arena *arena, uint64_t offset)
 {
-    if (offset < arena->map.heap || offset >= arena->map.size || offset % SSTI_UNIT != 0) {
+    if (offset < arena->map.heap || offset >= arena->map.size ||
+        offset % SSTI_UNIT != 0) {
         return UINT64_MAX;
     }
     return (offset - arena->map.heap) / SSTI_UNIT;
@@ -113,9 +117,11 @@ list_add(struct sst_arena *arena, uint64_t unit, uint32_t warmth, uint32_t order
         ssti_store_rlx(&next->previous, (uint32_t)unit + 1);
     }
     ssti_store_rlx(&heap->list[warmth][order], (uint32_t)unit + 1);
-    ssti_store_rlx(&heap->mask[warmth], ssti_load_rlx(&heap->mask[warmth]) | 1U << order);
+    ssti_store_rlx(&heap->mask[warmth],
+                   ssti_load_rlx(&heap->mask[warmth]) | 1U << order);
     if (warmth == WARM) {
-        ssti_store_rlx(&heap->warm, ssti_load_rlx(&heap->warm) + (UINT64_C(1) << order));
+        ssti_store_rlx(&heap->warm,
+                       ssti_load_rlx(&heap->warm) + (UINT64_C(1) << order));
     }
 }
 
@@ -127,7 +133,8 @@ list_remove(struct sst_arena *arena, uint64_t unit, uint32_t warmth, uint32_t or
     const uint32_t next = ssti_load_rlx(&block->next);
     const uint32_t previous = ssti_load_rlx(&block->previous);
     struct sst_unit_shm *const after = next != 0 ? unit_at(arena, next - 1) : NULL;
-    struct sst_unit_shm *const before = previous != 0 ? unit_at(arena, previous - 1) : NULL;
+    struct sst_unit_shm *const before =
+        previous != 0 ? unit_at(arena, previous - 1) : NULL;
 
     if (after != NULL) {
         ssti_store_rlx(&after->previous, previous);
@@ -143,7 +150,8 @@ list_remove(struct sst_arena *arena, uint64_t unit, uint32_t warmth, uint32_t or
         }
     }
     if (warmth == WARM) {
-        ssti_store_rlx(&heap->warm, ssti_load_rlx(&heap->warm) - (UINT64_C(1) << order));
+        ssti_store_rlx(&heap->warm,
+                       ssti_load_rlx(&heap->warm) - (UINT64_C(1) << order));
     }
 }
 
@@ -158,7 +166,8 @@ merge_below(struct sst_arena *arena, uint64_t unit, uint32_t warmth, uint32_t or
         struct sst_unit_shm *const buddy = other < end ? unit_at(arena, other) : NULL;
         struct sst_unit_shm *lower;
 
-        if (buddy == NULL || ssti_load_rlx(&buddy->state) != free_state(warmth, order)) {
+        if (buddy == NULL ||
+            ssti_load_rlx(&buddy->state) != free_state(warmth, order)) {
             break;
         }
         list_remove(arena, other, warmth, order);
@@ -316,7 +325,8 @@ commit(struct sst_arena *arena, const struct change *change)
 
 /* ---- Finding a block ---- */
 
-/* Free units from the never used end, up to `high` aligned for the order, then the block. */
+/* Free units from the never used end, up to `high` aligned for the order, then the
+ * block. */
 static bool
 raise_high(struct sst_arena *arena, uint32_t order, uint64_t *unit)
 {
@@ -346,7 +356,8 @@ raise_high(struct sst_arena *arena, uint32_t order, uint64_t *unit)
     }
 }
 
-/* Cut a free block, which is in no list, down to the order; what is cut off is listed. */
+/* Cut a free block, which is in no list, down to the order; what is cut off is
+ * listed. */
 static void
 split(struct sst_arena *arena, uint64_t unit, uint32_t warmth, uint32_t order,
       uint32_t wanted)
@@ -434,7 +445,8 @@ take_block(struct sst_arena *arena, struct wish *wish, uint64_t *unit)
 }
 
 static int
-create_locked(struct sst_arena *arena, struct wish *wish, uint64_t entry, uint64_t *offset)
+create_locked(struct sst_arena *arena, struct wish *wish, uint64_t entry,
+              uint64_t *offset)
 {
     struct sst_heap_shm *const heap = heap_of(arena);
     uint64_t unit;
@@ -450,7 +462,8 @@ create_locked(struct sst_arena *arena, struct wish *wish, uint64_t entry, uint64
                       .to = entry,
                       .to_value = *offset,
                   });
-    ssti_store_rlx(&heap->used, ssti_load_rlx(&heap->used) + (UINT64_C(1) << wish->order));
+    ssti_store_rlx(&heap->used,
+                   ssti_load_rlx(&heap->used) + (UINT64_C(1) << wish->order));
     ssti_store_rlx(&heap->extents, ssti_load_rlx(&heap->extents) + 1);
     return 0;
 }
@@ -540,7 +553,8 @@ ssti_extent_create_zeroed(struct sst_arena *arena, uint64_t size, uint32_t *held
     bytes = ssti_arena_ptr(arena, *offset, size);
     if (bytes == NULL) {
         ssti_extent_drop(arena, *held);
-        return ssti_error_set(err, SST_ENOMEM, "%" PRIu64 " bytes cannot be mapped", size);
+        return ssti_error_set(err, SST_ENOMEM, "%" PRIu64 " bytes cannot be mapped",
+                              size);
     }
     memset(bytes, 0, size);
     return 0;
@@ -548,9 +562,11 @@ ssti_extent_create_zeroed(struct sst_arena *arena, uint64_t size, uint32_t *held
 
 /* ---- Freeing ---- */
 
-/* The block a word names loses a share; with the last it is free. The word becomes `value`. */
+/* The block a word names loses a share; with the last it is free. The word becomes
+ * `value`. */
 static void
-free_word(struct sst_arena *arena, uint64_t word_offset, uint64_t value, uint32_t warmth)
+free_word(struct sst_arena *arena, uint64_t word_offset, uint64_t value,
+          uint32_t warmth)
 {
     struct sst_heap_shm *const heap = heap_of(arena);
     _Atomic uint64_t *const word = ssti_arena_word(arena, word_offset);
@@ -680,7 +696,8 @@ ssti_extent_give(struct sst_arena *arena, uint32_t held, uint64_t word_offset)
 void
 ssti_extent_inherit(struct sst_arena *arena, uint32_t held)
 {
-    _Atomic uint64_t *const value = ssti_arena_word(arena, ssti_held_offset(arena, held));
+    _Atomic uint64_t *const value =
+        ssti_arena_word(arena, ssti_held_offset(arena, held));
 
     if (arena->proc != 0 && ssti_load_rlx(value) != 0) {
         ssti_store_rel(value, ssti_load_rlx(value) | SSTI_HELD_INHERIT);
@@ -703,8 +720,7 @@ ssti_extent_share(struct sst_arena *arena, const struct sst_held_shm *from,
     lock(arena);
     /* The entry may have been dropped by another thread meanwhile. */
     state = ssti_load_rlx(&block->state);
-    is_held =
-        ssti_load_acq(&from->value) == value && kind_of(state) == SSTI_UNIT_USED;
+    is_held = ssti_load_acq(&from->value) == value && kind_of(state) == SSTI_UNIT_USED;
     if (is_held) {
         commit(arena, &(struct change){.unit = unit,
                                        .state = state + SSTI_UNIT_SHARE,
@@ -731,7 +747,8 @@ take_warm(struct sst_arena *arena, uint64_t keep, uint64_t entry, uint64_t *offs
     const uint32_t mask = ssti_load_rlx(&heap->mask[WARM]);
 
     if (warm > keep && mask != 0) {
-        const uint32_t enough = ssti_log2_above((warm - keep + SSTI_UNIT - 1) / SSTI_UNIT);
+        const uint32_t enough =
+            ssti_log2_above((warm - keep + SSTI_UNIT - 1) / SSTI_UNIT);
         const uint32_t largest = 31 - (uint32_t)__builtin_clz(mask);
 
         wish.order = enough < largest ? enough : largest;

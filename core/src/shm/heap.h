@@ -8,7 +8,8 @@
 
 struct sst_arena;
 
-/* Give pages of free extents back to the system until at most `keep` bytes are left warm. */
+/* Give pages of free extents back to the system until at most `keep` bytes are left
+ * warm. */
 void ssti_heap_trim(struct sst_arena *arena, uint64_t keep);
 
 #endif

@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Held tables: what each process holds, written where others can read it when it is dead.
+/* Held tables: what each process holds, written where others can read it when it is
+ * dead.
  *
  * An entry is one hold: of a slot, or of an extent. Its value changes together with
  * what it counts in, under the leaf of the slot's class or of the heap and through that
  * leaf's intent, or under the leaf of an object into which it moves. So whatever the
- * instant of a death, an entry is worth exactly one count, and the sweeper undoes the table
- * entry by entry without asking how it came about.
+ * instant of a death, an entry is worth exactly one count, and the sweeper undoes the
+ * table entry by entry without asking how it came about.
  *
- * Which entries are free is known to the process alone. A free entry is 0; an entry that is
- * taken but not yet written is 0 too, and lost on nobody when the process dies.
+ * Which entries are free is known to the process alone. A free entry is 0; an entry
+ * that is taken but not yet written is 0 too, and lost on nobody when the process dies.
  *
  * Death table
  *   after held_high was raised     the sweeper looks at an entry that is 0
  *   between tie and the move       the sweeper first settles the object, then reads
- *   anywhere in a change of value  the intent of the leaf under which it happens is redone
+ *   anywhere in a change of value  the intent of the leaf under which it happens is
+ *                                  redone
  *
  * docs/internals/memory.rst has the whole story. */
 
@@ -64,8 +66,8 @@ our_entry(struct sst_arena *arena, uint32_t held)
     return (struct sst_held_shm *)(void *)(arena->area + SSTI_AREA_HELD_OFFSET) + held;
 }
 
-/* Room in the stack of free entries for one more than are in use, so that giving one back
- * never needs memory. */
+/* Room in the stack of free entries for one more than are in use, so that giving one
+ * back never needs memory. */
 static bool
 make_room(struct sst_arena *arena, uint32_t high)
 {
@@ -112,7 +114,7 @@ ssti_held_reserve(struct sst_arena *arena, uint32_t *held)
     int rc;
 
     if (arena->proc == 0 || arena->has_left) {
-        return SST_ELIMIT; /* no seat was free when this process was forked, or it left */
+        return SST_ELIMIT; /* no seat was free at the fork, or the process has left */
     }
     ssti_local_lock(&arena->held_lock);
     rc = reserve_locked(arena, held);

@@ -3,53 +3,59 @@
 /* Leaf locks: the mutual exclusion and the sleeping under every shared object.
  *
  * A leaf is a futex word that holds its owner's thread id. Around every operation the
- * thread's own robust list head points at the word (ssti_pend), which makes the kernel the
- * undertaker: if the thread dies owning the word it gets FUTEX_OWNER_DIED and, when
- * FUTEX_WAITERS is set, one sleeper is woken; if it dies while nobody owns the word, one
- * sleeper is woken in any case; if it dies while somebody else owns it nothing happens, and
- * it is the owner's unlock that must wake.
+ * thread's own robust list head points at the word (ssti_pend), which makes the kernel
+ * the undertaker: if the thread dies owning the word it gets FUTEX_OWNER_DIED and, when
+ * FUTEX_WAITERS is set, one sleeper is woken; if it dies while nobody owns the word,
+ * one sleeper is woken in any case; if it dies while somebody else owns it nothing
+ * happens, and it is the owner's unlock that must wake.
  *
- * Two kinds of threads sleep, both on two words at once. *Contenders* want the lock: they sleep
- * on (word, turn), at a value of `word` that names an owner. *Waiters* of a class want the
- * object to change: they sleep on (word, seq[class]). A waker changes `seq` under the lock,
- * or `turn` after it gave the lock back, and wakes on that, so that whoever is still on his way
- * to bed finds the value changed; `word` is there for the kernel, which knows no other word of
- * ours. Nobody but the kernel wakes on `word`: a contender's wake that hit a waiter would be
- * passed on by a thread with nothing to do, and with a count that is too high (I5) two such
- * threads would wake each other for ever.
+ * Two kinds of threads sleep, both on two words at once. *Contenders* want the lock:
+ * they sleep on (word, turn), at a value of `word` that names an owner. *Waiters* of a
+ * class want the object to change: they sleep on (word, seq[class]). A waker changes
+ * `seq` under the lock, or `turn` after it gave the lock back, and wakes on that, so
+ * that whoever is still on his way to bed finds the value changed; `word` is there for
+ * the kernel, which knows no other word of ours. Nobody but the kernel wakes on `word`:
+ * a contender's wake that hit a waiter would be passed on by a thread with nothing to
+ * do, and with a count that is too high (I5) two such threads would wake each other for
+ * ever.
  *
- * The order of the two words matters, since futex_waitv queues one after the other. A dying
- * owner changes seq, frees the word, and the kernel wakes on the word. A sleeper that was
- * queued on `word` by then is woken; one that was not looks at `seq` later still. The
- * other way round it could look at an old seq, and then at a word that is free again.
+ * The order of the two words matters, since futex_waitv queues one after the other. A
+ * dying owner changes seq, frees the word, and the kernel wakes on the word. A sleeper
+ * that was queued on `word` by then is woken; one that was not looks at `seq` later
+ * still. The other way round it could look at an old seq, and then at a word that is
+ * free again.
  *
  * Invariants
- *   I1  whoever sleeps was counted before (`contenders`, or `waiting[class]` under the lock)
- *   I2  whoever owns the word while anybody is counted has FUTEX_WAITERS in it, so that its
- *       death wakes one: taking computes the bit from the counts, read after the
+ *   I1  whoever sleeps was counted before (`contenders`, or `waiting[class]` under the
+ *       lock)
+ *   I2  whoever owns the word while anybody is counted has FUTEX_WAITERS in it, so that
+ *       its death wakes one: taking computes the bit from the counts, read after the
  *       word was seen free; later contenders set it themselves before they sleep
  *   I3  an unlock wakes for the state of the object, and a contender if one is counted;
- *       so a thread that was woken instead of another passes the wake on when it unlocks
- *   I4  a sleeper has the word pending: if it is killed after it was woken, the kernel, or the
- *       owner at that moment (I3), wakes the next
- *   I5  counts are too high at worst (a dead sleeper not yet swept), which costs a system
- *       call per unlock; they are never too low
- *   I6  a wait record that an intent names is not FREE: the sweeper of its process takes the
- *       leaf, and thereby has the intent redone, before the record gets another user
+ *       so a thread that was woken instead of another passes the wake on when it
+ *       unlocks
+ *   I4  a sleeper has the word pending: if it is killed after it was woken, the kernel,
+ *       or the owner at that moment (I3), wakes the next
+ *   I5  counts are too high at worst (a dead sleeper not yet swept), which costs a
+ *       system call per unlock; they are never too low
+ *   I6  a wait record that an intent names is not FREE: the sweeper of its process
+ *       takes the leaf, and thereby has the intent redone, before the record gets
+ *       another user
  *
  * Death table (thread dies after ...)
- *   taking the word           word is OWNER_DIED; the next to lock redoes the intent, and the
- *                             object repairs itself
- *   writing a part of intent  record offset is written last: without it nothing happened,
- *                             with it the redo finishes all of it
+ *   taking the word           word is OWNER_DIED; the next to lock redoes the intent,
+ *                             and the object repairs itself
+ *   writing a part of intent  record offset is written last: without it nothing
+ *                             happened, with it the redo finishes all of it
  *   word := free, before or   nobody owns it: the kernel wakes one (any class), which
  *   between the wakes         locks, and by I3 wakes whoever else has reason to run. If
- *                             somebody took the word meanwhile, his unlock does (I2, I3)
+ *                             somebody took the word meanwhile, his unlock does (I2,
+ *                             I3)
  *   being woken               I4
- *   counting a contender      record says MOVING: the sweeper leaves the count, perhaps one
- *                             too high
- *   counting a waiter         record says MOVING: the sweeper takes the leaf (redo), then
- *                             knows whether it was counted
+ *   counting a contender      record says MOVING: the sweeper leaves the count, perhaps
+ *                             one too high
+ *   counting a waiter         record says MOVING: the sweeper takes the leaf (redo),
+ *                             then knows whether it was counted
  *
  * docs/internals/waiting.rst tells the story of the designs that lost wake-ups. */
 
@@ -67,8 +73,9 @@
 #include "shm/waits.h"
 
 enum {
-    /* A section under a leaf lasts tens of nanoseconds: an owner that runs is done within
-     * this many looks, one that does not is worth a sleep (docs/internals/waiting.rst). */
+    /* A section under a leaf lasts tens of nanoseconds: an owner that runs is done
+     * within this many looks, one that does not is worth a sleep
+     * (docs/internals/waiting.rst). */
     SPIN_LOOKS = 100,
 };
 
@@ -105,9 +112,9 @@ redo(struct sst_arena *arena, struct sst_leaf_shm *leaf)
     ssti_store_rel(&leaf->intent_record, 0);
 }
 
-/* Change waiting[index] and the wait record's state as one step that survives death. The
- * caller holds the lock. The record is MOVING before and while it is not counted (I6).
- * Pairs with redo(). */
+/* Change waiting[index] and the wait record's state as one step that survives death.
+ * The caller holds the lock. The record is MOVING before and while it is not counted
+ * (I6). Pairs with redo(). */
 static void
 recount(struct sst_arena *arena, struct sst_leaf_shm *leaf, struct sst_wait_shm *record,
         uint32_t index, int change)
@@ -162,7 +169,8 @@ undertake(struct sst_leaf_shm *leaf)
     }
 }
 
-/* Sleep until the word may be free. Sets WAITERS first, so that owner or kernel wakes. */
+/* Sleep until the word may be free. Sets WAITERS first, so that owner or kernel
+ * wakes. */
 static void
 sleep_contended(struct sst_leaf_shm *leaf)
 {
@@ -260,8 +268,8 @@ announce(struct sst_leaf_shm *leaf, uint32_t wake)
     return sleeping;
 }
 
-/* Give the word back as `free_word` and wake. The lock is not held any more on return; the
- * word is still pending. */
+/* Give the word back as `free_word` and wake. The lock is not held any more on return;
+ * the word is still pending. */
 static void
 release(struct sst_leaf_shm *leaf, uint32_t free_word, uint32_t wake, int count)
 {
@@ -280,7 +288,9 @@ release(struct sst_leaf_shm *leaf, uint32_t free_word, uint32_t wake, int count)
             ssti_os_futex_wake(&leaf->seq[i], count);
         }
     }
-    ssti_fence(); /* a contender counts itself, then looks at the word; we the other way */
+    /* A contender counts itself, then looks at the word; we do it the other way
+     * round. */
+    ssti_fence();
     if (ssti_load_acq(&leaf->contenders) != 0) {
         ssti_fetch_add(&leaf->turn, 1); /* pairs with the load in sleep_contended() */
         ssti_os_futex_wake(&leaf->turn, 1);
@@ -335,7 +345,7 @@ sleep_waiting(struct sst_leaf_shm *leaf, uint32_t index, uint32_t seq,
 
         rc = ssti_os_futex_waitv(words, count, until);
         if (rc == SST_ETIMEDOUT && until < sleep->deadline_ns) {
-            return 0; /* where the kernel tells of no death a wake may have died, too: look */
+            return 0; /* a wake may have been lost with its waker: look */
         }
         if (rc != SST_EAGAIN) {
             return rc;
@@ -404,8 +414,9 @@ ssti_leaf_forget(struct sst_arena *arena, struct sst_wait_shm *record)
         return;
     }
 
-    /* A dead owner's intent may concern this very record: redone by the lock. What else that
-     * owner left half done is the object's to repair: the word stays OWNER_DIED. */
+    /* A dead owner's intent may concern this very record: redone by the lock. What else
+     * that owner left half done is the object's to repair: the word stays
+     * OWNER_DIED. */
     const uint32_t died = ssti_leaf_lock(arena, leaf) != 0 ? FUTEX_OWNER_DIED : 0;
 
     if (ssti_load_acq(&record->state) == SSTI_WAIT_COUNTED) {

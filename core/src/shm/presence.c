@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Presence: that a process takes part in an object, in a number that means something to the
- * object alone, written where the sweeper finds it when the process is dead.
+/* Presence: that a process takes part in an object, in a number that means something to
+ * the object alone, written where the sweeper finds it when the process is dead.
  *
- * The table is a hash table of the process's own area with linear probing; records are never
- * moved, because their addresses are given out. Records are found and made under a
- * process-local mutex, their values changed by any thread of the process.
+ * The table is a hash table of the process's own area with linear probing; records are
+ * never moved, because their addresses are given out. Records are found and made under
+ * a process-local mutex, their values changed by any thread of the process.
  *
  * Death table
  *   object written, value 0       nothing to tell
- *   value changed                 the sweeper tells the object, if it is still the same one
+ *   value changed                 the sweeper tells the object, if it is still the same
+ *                                 one
  *   sweeper dies after telling    told once more by the next: arena.h says so */
 
 #include "base/atomic.h"
 #include "base/crashpoint.h"
 #include "shm/view.h"
 
-_Static_assert((SSTI_AREA_PRESENCES & (SSTI_AREA_PRESENCES - 1)) == 0, "a power of two");
+_Static_assert((SSTI_AREA_PRESENCES & (SSTI_AREA_PRESENCES - 1)) == 0,
+               "a power of two");
 
 enum {
     USED_BEFORE = 1, /* a record that was forgotten: probing goes on behind it */
@@ -31,7 +33,8 @@ records_of(char *area)
 static uint32_t
 hash_of(uint64_t offset)
 {
-    return (uint32_t)((offset / SSTI_SLOT_SIZE_MIN * UINT64_C(0x9e3779b97f4a7c15)) >> 40);
+    return (uint32_t)((offset / SSTI_SLOT_SIZE_MIN * UINT64_C(0x9e3779b97f4a7c15)) >>
+                      40);
 }
 
 static uint32_t

@@ -2,33 +2,36 @@
 
 /* The registry: who is a member of the arena.
  *
- * Each member has a seat: its pid, a bound on when it started, its life words, and an area
- * for what it holds and where it waits. A seat is reserved under the registry's leaf,
- * by the member itself or by its parent before the member exists, and given back by the
- * member in order or by whoever swept it (sweep.c). A process is known to others by its
- * id: seat and generation, so a seat that was given to somebody else is noticed.
+ * Each member has a seat: its pid, a bound on when it started, its life words, and an
+ * area for what it holds and where it waits. A seat is reserved under the registry's
+ * leaf, by the member itself or by its parent before the member exists, and given back
+ * by the member in order or by whoever swept it (sweep.c). A process is known to others
+ * by its id: seat and generation, so a seat that was given to somebody else is noticed.
  *
  *     FREE -> UNBORN -> LIVE -> SWEEPING -> FREE
  *                                        -> DONE -> FREE     when a parent watches
  *
- * A life word is a lock word held from stamping to death, so the kernel tells who sleeps
- * on it. It wakes one sleeper, who wakes the others (ssti_proc_wake_all); the parent has
- * a word of its own, lest the one who was woken dies too. For the remaining case, sleepers
- * killed together with whom they waited for, ssti_proc_patience bounds a sleep to a second.
+ * A life word is a lock word held from stamping to death, so the kernel tells who
+ * sleeps on it. It wakes one sleeper, who wakes the others (ssti_proc_wake_all); the
+ * parent has a word of its own, lest the one who was woken dies too. For the remaining
+ * case, sleepers killed together with whom they waited for, ssti_proc_patience bounds a
+ * sleep to a second.
  *
  * Invariants
  *   I1  a state is changed by one store, after everything that belongs to it
- *   I2  only the holder of the registry's leaf changes a state, except that a member makes its
- *       own seat LIVE, by compare and swap
- *   I3  between UNBORN and LIVE the seat and its area are written by the reserving process, then
- *       by the member, then by the sweeper
+ *   I2  only the holder of the registry's leaf changes a state, except that a member
+ *       makes its own seat LIVE, by compare and swap
+ *   I3  between UNBORN and LIVE the seat and its area are written by the reserving
+ *       process, then by the member, then by the sweeper
  *
  * Death table (process dies after ...)
  *   reserving, before UNBORN     the seat is still FREE
- *   reserving                    the seat is UNBORN and its parent dead: swept after GRACE
+ *   reserving                    the seat is UNBORN and its parent dead: swept after
+ *                                GRACE
  *   stamping a part              UNBORN with a pid that is dead: swept
  *   holding the leaf             hint is recomputed; states are whole (I1)
- *   freeing the seat             FREE, or still what it was: swept again, finding nothing
+ *   freeing the seat             FREE, or still what it was: swept again, finding
+ *                                nothing
  *
  * docs/internals/memory.rst. */
 
@@ -246,7 +249,7 @@ life_word(struct sst_arena *arena, struct sst_process_shm *seat)
         ssti_load_rlx(&seat->parent) == arena->proc ? seat->life_parent : seat->life;
 
     if (offset != 1 && offset != 5) {
-        return NULL; /* none; and what another process wrote is not followed elsewhere */
+        return NULL; /* none; what others wrote is not followed anywhere else */
     }
     return (_Atomic uint32_t *)(void *)((char *)life + offset - 1);
 }
@@ -354,7 +357,8 @@ ssti_proc_reserve(struct sst_arena *arena, uint64_t *proc)
 }
 
 int
-ssti_proc_hold_for(struct sst_arena *arena, uint64_t proc, const struct sst_handle *handle)
+ssti_proc_hold_for(struct sst_arena *arena, uint64_t proc,
+                   const struct sst_handle *handle)
 {
     struct sst_process_shm *const seat = ssti_proc_find(arena, proc);
     uint32_t gifts;
@@ -368,8 +372,9 @@ ssti_proc_hold_for(struct sst_arena *arena, uint64_t proc, const struct sst_hand
         return SST_ELIMIT;
     }
     ssti_store_rel(&seat->held_high, gifts + 1); /* before the entry is written */
-    rc = ssti_slot_hold_into(
-        arena, handle, ssti_held_offset_at(arena, ssti_proc_index(proc), gifts), NULL);
+    rc = ssti_slot_hold_into(arena, handle,
+                             ssti_held_offset_at(arena, ssti_proc_index(proc), gifts),
+                             NULL);
     SST_CRASHPOINT(gift_held);
     if (rc == 0) {
         ssti_store_rlx(&seat->gifts, gifts + 1);

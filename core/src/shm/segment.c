@@ -2,13 +2,14 @@
 
 /* The arena as a whole: making it, joining it, leaving it.
  *
- * Whoever joins believes nothing: the file must be a memory file that cannot shrink, of the
- * size its first page says; magic, version and layout hash must be ours; the map is
- * computed from size and number of seats rather than read; and the process must be in the
- * creator's name space of process ids, because lock words hold thread ids.
+ * Whoever joins believes nothing: the file must be a memory file that cannot shrink, of
+ * the size its first page says; magic, version and layout hash must be ours; the map is
+ * computed from size and number of seats rather than read; and the process must be in
+ * the creator's name space of process ids, because lock words hold thread ids.
  *
  * Death table
- *   creator dies while making     nobody else has the descriptor yet: the kernel frees it all
+ *   creator dies while making     nobody else has the descriptor yet: the kernel frees
+ *                                 it all
  *   a member dies                 registry.c, sweep.c
  *   a member dies while leaving   the same; what it has undone is undone
  *
@@ -146,8 +147,8 @@ join(struct sst_arena *arena, uint64_t reserved, struct sst_error *err)
     return 0;
 }
 
-/* Give the seat back. False when its memory must stay, because the life words are in the list
- * of another thread than the calling one. */
+/* Give the seat back. False when its memory must stay, because the life words are in
+ * the list of another thread than the calling one. */
 static bool
 get_up(struct sst_arena *arena)
 {
@@ -157,7 +158,8 @@ get_up(struct sst_arena *arena)
     if (!ssti_life_is_ours(arena->seat->life)) {
         return false;
     }
-    ssti_store_rel(&arena->seat->life_word, 0); /* no word is no news; a free one is death */
+    ssti_store_rel(&arena->seat->life_word,
+                   0); /* no word is no news; a free one is death */
     SST_CRASHPOINT(getting_up);
     ssti_life_stop(arena->seat->life);
     ssti_life_stop(arena->seat->life_parent);
@@ -216,22 +218,24 @@ sst_arena_create(const struct sst_arena_options *options, struct sst_arena **out
     const struct sst_arena_options none = {0};
     const struct sst_arena_options *const chosen = options != NULL ? options : &none;
     uint64_t size = choose_size(chosen->size);
-    const uint64_t seats = chosen->process_max != 0 ? chosen->process_max : SSTI_PROCESS_MAX;
+    const uint64_t seats =
+        chosen->process_max != 0 ? chosen->process_max : SSTI_PROCESS_MAX;
     struct ssti_geometry map;
     struct sst_arena *arena;
     int fd;
     int rc;
 
     if (seats > SSTI_PROCESS_MAX) {
-        return ssti_error_set(err, SST_EINVAL, "at most %d processes", SSTI_PROCESS_MAX);
+        return ssti_error_set(err, SST_EINVAL, "at most %d processes",
+                              SSTI_PROCESS_MAX);
     }
     fd = ssti_os_memory_create(&size, SSTI_ARENA_SIZE_MIN);
     if (fd < 0) {
-        return ssti_error_set(err, fd, "cannot make the shared memory of %" PRIu64 " bytes",
+        return ssti_error_set(err, fd,
+                              "cannot make the shared memory of %" PRIu64 " bytes",
                               size);
     }
-    ssti_geometry_compute(&map, size,
-                          (uint32_t)ssti_max(seats, SSTI_PROCESS_MIN));
+    ssti_geometry_compute(&map, size, (uint32_t)ssti_max(seats, SSTI_PROCESS_MIN));
     rc = view_new(fd, &map, &arena);
     if (rc != 0) {
         return ssti_error_set(err, rc, "cannot map the shared memory");
@@ -276,11 +280,13 @@ check_header(const struct sst_header_shm *header, uint64_t file_size,
         return ssti_error_set(err, SST_ECORRUPT, "the arena's first page is damaged");
     }
     if (process_max < SSTI_PROCESS_MIN || process_max > SSTI_PROCESS_MAX) {
-        return ssti_error_set(err, SST_ECORRUPT, "the arena's number of seats is damaged");
+        return ssti_error_set(err, SST_ECORRUPT,
+                              "the arena's number of seats is damaged");
     }
     ssti_geometry_compute(map, file_size, process_max);
     if (map->process_max != process_max) {
-        return ssti_error_set(err, SST_ECORRUPT, "the arena's number of seats is damaged");
+        return ssti_error_set(err, SST_ECORRUPT,
+                              "the arena's number of seats is damaged");
     }
     if (space != 0 && ssti_os_pid_space() != 0 && space != ssti_os_pid_space()) {
         return ssti_error_set(err, SST_EPERM,
@@ -302,7 +308,8 @@ read_map(int fd, struct ssti_geometry *map, struct sst_error *err)
         return ssti_error_set(err, rc, "the descriptor is no sealed shared memory");
     }
     if (size < page) {
-        return ssti_error_set(err, SST_ECORRUPT, "%" PRIu64 " bytes are no arena", size);
+        return ssti_error_set(err, SST_ECORRUPT, "%" PRIu64 " bytes are no arena",
+                              size);
     }
     rc = ssti_os_memory_map(fd, 0, page, &first);
     if (rc != 0) {
@@ -314,7 +321,8 @@ read_map(int fd, struct ssti_geometry *map, struct sst_error *err)
 }
 
 int
-ssti_arena_attach_as(int fd, uint64_t proc, struct sst_arena **out, struct sst_error *err)
+ssti_arena_attach_as(int fd, uint64_t proc, struct sst_arena **out,
+                     struct sst_error *err)
 {
     struct ssti_geometry map;
     struct sst_arena *arena;
@@ -327,7 +335,8 @@ ssti_arena_attach_as(int fd, uint64_t proc, struct sst_arena **out, struct sst_e
     }
     own_fd = ssti_os_fd_duplicate(fd);
     if (own_fd < 0) {
-        return ssti_error_set(err, own_fd, "the arena's descriptor cannot be duplicated");
+        return ssti_error_set(err, own_fd,
+                              "the arena's descriptor cannot be duplicated");
     }
     rc = view_new(own_fd, &map, &arena);
     if (rc != 0) {
@@ -340,8 +349,8 @@ ssti_arena_attach_as(int fd, uint64_t proc, struct sst_arena **out, struct sst_e
         return rc;
     }
     if (proc != 0) {
-        /* The parent's gifts are the first entries of our table: not free, and to be given
-         * back like any other. */
+        /* The parent's gifts are the first entries of our table: not free, and to be
+         * given back like any other. */
         ssti_held_adopt(arena);
     }
     *out = arena;
@@ -364,8 +373,8 @@ sst_arena_detach(struct sst_arena *arena)
     }
     ssti_fork_unregister(arena);
     if (arena->proc != 0 && !get_up(arena)) {
-        /* Another thread's list of locks leads through the seat: it must stay mapped, and the
-         * seat ours, until that thread ends. */
+        /* Another thread's list of locks leads through the seat: it must stay mapped,
+         * and the seat ours, until that thread ends. */
         ssti_held_fini(arena);
         return NULL;
     }

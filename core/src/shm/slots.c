@@ -2,24 +2,25 @@
 
 /* Slots: the small objects of an arena.
  *
- * A slot has one of six sizes, each size a range of its own with a leaf, a stack of free slots
- * and a mark below which slots were ever used. `count` says how many entries of held tables
- * (and how many messages) hold the slot; it changes only together with such an entry.
- * Everything a change touches, slot, class and entry, is first written down as the class's
- * intent, in values that become true; then it is applied; then the intent is withdrawn. Whoever
- * finds the leaf's owner dead applies the intent once more. The one change that is a
- * single store needs no intent: LIVE to DYING.
+ * A slot has one of six sizes, each size a range of its own with a leaf, a stack of
+ * free slots and a mark below which slots were ever used. `count` says how many entries
+ * of held tables (and how many messages) hold the slot; it changes only together with
+ * such an entry. Everything a change touches, slot, class and entry, is first written
+ * down as the class's intent, in values that become true; then it is applied; then the
+ * intent is withdrawn. Whoever finds the leaf's owner dead applies the intent once
+ * more. The one change that is a single store needs no intent: LIVE to DYING.
  *
- * The last holder destroys: it makes the slot DYING under the leaf, which closes
- * the door for new holders, runs the kind's destroy without the leaf, and frees the slot. Its
- * entry stays until then, so if it dies on the way the sweeper does the same from
+ * The last holder destroys: it makes the slot DYING under the leaf, which closes the
+ * door for new holders, runs the kind's destroy without the leaf, and frees the slot.
+ * Its entry stays until then, so if it dies on the way the sweeper does the same from
  * its table. A kind that this process never registered is left to one that did.
  *
  * Invariants
  *   I1  count = entries and messages that hold the slot, whenever no intent is set
- *   I2  a slot that is not FREE has generation g; when it is freed g becomes g + 1, and every handle
- *       with g is stale
- *   I3  a DYING slot has count 1, and the entry that holds it belongs to who destroys it
+ *   I2  a slot that is not FREE has generation g; when it is freed g becomes g + 1, and
+ *       every handle with g is stale
+ *   I3  a DYING slot has count 1, and the entry that holds it belongs to who destroys
+ *       it
  *
  * Death table (process dies after ...)
  *   taking a held entry, before the intent   nothing happened; the entry is 0
@@ -27,8 +28,8 @@
  *   writing intent_slot                      all of it happens: redone by the next to
  *                                            lock, at the latest by the sweeper
  *   applying a part                          the same
- *   making it DYING, inside destroy          the sweeper finds the entry, destroys again
- *                                            (destroy is idempotent) and frees
+ *   making it DYING, inside destroy          the sweeper finds the entry, destroys
+ *                                            again (destroy is idempotent) and frees
  *
  * docs/internals/memory.rst. */
 
@@ -82,7 +83,8 @@ range_of_class(const struct sst_arena *arena, uint32_t class)
     return arena->map.slots + class * arena->map.slot_span;
 }
 
-/* The class in whose range an offset is the start of a slot; SSTI_SLOT_CLASSES if none. */
+/* The class in whose range an offset is the start of a slot; SSTI_SLOT_CLASSES if
+ * none. */
 static uint32_t
 class_of_offset(const struct sst_arena *arena, uint64_t offset)
 {
@@ -100,8 +102,9 @@ slot_at(struct sst_arena *arena, uint64_t offset)
 {
     const uint32_t class = class_of_offset(arena, offset);
 
-    return class < SSTI_SLOT_CLASSES ? ssti_arena_ptr(arena, offset, size_of_class(class))
-                                     : NULL;
+    return class < SSTI_SLOT_CLASSES
+               ? ssti_arena_ptr(arena, offset, size_of_class(class))
+               : NULL;
 }
 
 /* ---- Changes ---- */
@@ -165,7 +168,8 @@ apply(struct sst_class_shm *class, struct sst_slot_shm *slot, _Atomic uint64_t *
 
 /* Write the intent down, validity last, and make it true. The caller holds the leaf. */
 static void
-commit(struct sst_arena *arena, struct sst_class_shm *class, const struct change *change)
+commit(struct sst_arena *arena, struct sst_class_shm *class,
+       const struct change *change)
 {
     ssti_store_rlx(&class->intent_generation, change->generation);
     ssti_store_rlx(&class->intent_kind, change->kind);
@@ -215,8 +219,8 @@ unlock(struct sst_class_shm *class)
 
 /* ---- Making ---- */
 
-/* The next free slot of a class, and in *change what taking it means. SST_ELIMIT: the range is
- * used up; SST_EAGAIN: ask the budget first; SST_ECORRUPT; SST_ENOMEM. */
+/* The next free slot of a class, and in *change what taking it means. SST_ELIMIT: the
+ * range is used up; SST_EAGAIN: ask the budget first; SST_ECORRUPT; SST_ENOMEM. */
 static int
 choose_locked(struct sst_arena *arena, uint32_t index, bool is_granted,
               struct change *change)
@@ -332,7 +336,8 @@ check_handle(const struct sst_slot_shm *slot, const struct sst_handle *handle,
     }
     if (ops != NULL && layout != 0 && ops->layout != layout) {
         return ssti_error_set(err, SST_ELAYOUT,
-                              "the object's layout is %08" PRIx32 ", ours is %08" PRIx32,
+                              "the object's layout is %08" PRIx32
+                              ", ours is %08" PRIx32,
                               layout, ops->layout);
     }
     return 0;
@@ -350,7 +355,8 @@ ssti_slot_hold_into(struct sst_arena *arena, const struct sst_handle *handle,
 
     if (handle->arena != arena->id || handle->kind == SST_KIND_NONE ||
         handle->kind >= SST_KIND_COUNT || index >= SSTI_SLOT_CLASSES) {
-        return ssti_error_set(err, SST_EINVAL, "the handle names no object of this arena");
+        return ssti_error_set(err, SST_EINVAL,
+                              "the handle names no object of this arena");
     }
     if (slot == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "the slot's memory cannot be mapped");
@@ -418,11 +424,11 @@ ssti_slot_share(struct sst_arena *arena, const struct sst_held_shm *from,
 
 /* ---- Dropping ---- */
 
-/* Take the hold off that an entry has, unless it is the last. False then, and the slot is
- * DYING; the entry still holds it. */
+/* Take the hold off that an entry has, unless it is the last. False then, and the slot
+ * is DYING; the entry still holds it. */
 static bool
-drop_one(struct sst_arena *arena, struct sst_class_shm *class, struct sst_slot_shm *slot,
-         uint64_t offset, uint64_t entry_offset)
+drop_one(struct sst_arena *arena, struct sst_class_shm *class,
+         struct sst_slot_shm *slot, uint64_t offset, uint64_t entry_offset)
 {
     const _Atomic uint64_t *const entry = ssti_arena_word(arena, entry_offset);
     struct change change;
@@ -450,8 +456,8 @@ drop_one(struct sst_arena *arena, struct sst_class_shm *class, struct sst_slot_s
 }
 
 static void
-free_slot(struct sst_arena *arena, struct sst_class_shm *class, struct sst_slot_shm *slot,
-          uint64_t offset, uint64_t entry_offset)
+free_slot(struct sst_arena *arena, struct sst_class_shm *class,
+          struct sst_slot_shm *slot, uint64_t offset, uint64_t entry_offset)
 {
     struct change change;
 

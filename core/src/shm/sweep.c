@@ -2,21 +2,23 @@
 
 /* Sweeping: finding dead members and undoing what they held.
  *
- * Looking costs two loads per seat while all is well: a life word that names a thread means a
- * living process. One that does not is checked with the kernel, because a main thread may end
- * while others run on, and because a process must have stopped altogether before its
- * records are touched: in a process that is being killed one thread may still run while
- * another has died already.
+ * Looking costs two loads per seat while all is well: a life word that names a thread
+ * means a living process. One that does not is checked with the kernel, because a main
+ * thread may end while others run on, and because a process must have stopped
+ * altogether before its records are touched: in a process that is being killed one
+ * thread may still run while another has died already.
  *
  * A sweeper claims a dead seat under the registry's leaf. Then, in this order:
- *   1  settle classes and heap, whose intents may be about to write one of its entries, and the
- *      objects its entries are tied to, so that moves under way are done with
+ *   1  settle classes and heap, whose intents may be about to write one of its entries,
+ *      and the objects its entries are tied to, so that moves under way are done with
  *   2  forget where its threads waited
  *   3  tell objects it took part in
  *   4  drop its entries one by one, destroying what it held last
- *   5  give the seat back, or keep it for the parent who watches; forget its own watching
- * Each step of each record is a change that happens wholly or not at all, and leaves the
- * record empty. So a sweeper that dies is replaced by anybody, who finds what is left.
+ *   5  give the seat back, or keep it for the parent who watches; forget its own
+ *      watching
+ * Each step of each record is a change that happens wholly or not at all, and leaves
+ * the record empty. So a sweeper that dies is replaced by anybody, who finds what is
+ * left.
  *
  * Death table
  *   claimed                    SWEEPING with a dead sweeper: claimed again
@@ -33,11 +35,13 @@
 #include <string.h>
 
 enum {
-    /* How long a seat may be unborn. A child stamps its seat as its first act, so this is only
-     * ever reached by seats whose fork failed, and by children that were stopped right then. */
+    /* How long a seat may be unborn. A child stamps its seat as its first act, so this
+     * is only ever reached by seats whose fork failed, and by children that were
+     * stopped right then. */
     GRACE_ORPHANED_S = 10,
     GRACE_S = 600,
-    DYING_NS = 5 * 1000 * 1000, /* for the other threads of a killed process to be gone */
+    DYING_NS = 5 * 1000 *
+        1000, /* for the other threads of a killed process to be gone */
     TICKS_PER_SECOND = 100,
 };
 
@@ -95,7 +99,8 @@ life_says_alive(const struct sst_process_shm *seat, bool *has_word)
     if (!*has_word) {
         return false;
     }
-    word = (const _Atomic uint32_t *)(const void *)((const char *)seat->life + offset - 1);
+    word =
+        (const _Atomic uint32_t *)(const void *)((const char *)seat->life + offset - 1);
     return (ssti_load_acq(word) & FUTEX_TID_MASK) != 0;
 }
 
@@ -112,8 +117,8 @@ ssti_proc_is_dead(struct sst_arena *arena, struct sst_process_shm *seat)
 
 /* ---- Undoing ---- */
 
-/* The object an entry is tied to redoes what its dead owner was about. False when its kind is
- * unknown here. */
+/* The object an entry is tied to redoes what its dead owner was about. False when its
+ * kind is unknown here. */
 static bool
 settle(struct sst_arena *arena, struct sst_held_shm *entry)
 {
@@ -186,7 +191,8 @@ ssti_proc_undo_seat(struct sst_arena *arena, uint32_t index)
     const uint32_t high = entries_of(arena, index);
     bool is_all = true;
 
-    /* An intent that the dead process signed may be about to write one of its entries. */
+    /* An intent that the dead process signed may be about to write one of its
+     * entries. */
     ssti_slots_settle(arena);
     ssti_heap_settle(arena);
     for (uint32_t i = 0; i < high; i++) {
@@ -220,7 +226,8 @@ claim(struct sst_arena *arena, struct sst_process_shm *seat, uint32_t generation
         ssti_load_rlx(&seat->sweeper) == sweeper) {
         ssti_store_rel(&seat->sweeper, arena->proc);
         SST_CRASHPOINT(sweep_claiming);
-        /* A child that is just being born loses the race for its seat here, or wins it. */
+        /* A child that is just being born loses the race for its seat here, or wins
+         * it. */
         is_ours = ssti_cas(&seat->state, &state, SSTI_PROCESS_SWEEPING);
     }
     ssti_registry_unlock(arena);
@@ -271,8 +278,9 @@ sweep_seat(struct sst_arena *arena, uint32_t index)
     if (seat == NULL) {
         return false;
     }
-    /* The generation first: if it is the same when we claim, all that is read in between is
-     * about one process. Pairs with prepare_seat(), which writes the state last. */
+    /* The generation first: if it is the same when we claim, all that is read in
+     * between is about one process. Pairs with prepare_seat(), which writes the state
+     * last. */
     generation = ssti_load_acq(&seat->generation);
     state = ssti_load_acq(&seat->state);
     if (state == SSTI_PROCESS_FREE || state == SSTI_PROCESS_DONE) {
@@ -291,7 +299,8 @@ sweep_seat(struct sst_arena *arena, uint32_t index)
     SST_CRASHPOINT(sweep_claimed);
     ssti_proc_wake_all(seat);
     if (!ssti_proc_undo_seat(arena, index)) {
-        /* Somebody who knows the kinds of what is left will go on: nobody sweeps it now. */
+        /* Somebody who knows the kinds of what is left will go on: nobody sweeps it
+         * now. */
         arena->beyond_us[index] = proc;
         ssti_store_rel(&seat->sweeper, 0);
         return false;

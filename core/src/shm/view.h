@@ -27,9 +27,9 @@ struct ssti_large {
     uint64_t offset;
     uint64_t size;
     char *address;
-    uint32_t pins;   /* blocks that use it */
-    bool is_in_use;  /* its address was given out since ssti_arena_unmap_large */
-    uint64_t use;    /* when it was last asked for, to evict the oldest */
+    uint32_t pins;  /* blocks that use it */
+    bool is_in_use; /* its address was given out since ssti_arena_unmap_large */
+    uint64_t use;   /* when it was last asked for, to evict the oldest */
 };
 
 struct sst_arena {
@@ -54,7 +54,7 @@ struct sst_arena {
 
     /* Mappings. The table is read without the lock. */
     uint32_t window_shift;
-    char *_Atomic *windows; /* by window number */
+    char *_Atomic *windows;     /* by window number */
     struct ssti_local map_lock; /* guards what follows */
     struct ssti_window *mapped;
     _Atomic uint32_t mapped_count; /* written under map_lock, read without */
@@ -63,9 +63,9 @@ struct sst_arena {
     uint32_t large_room;
     uint64_t large_uses;
 
-    /* The free entries of our held table: a stack, and what was never used. While held_lock
-     * is held leaves of classes, heap and registry may be taken (by a fork), never the other
-     * way round. */
+    /* The free entries of our held table: a stack, and what was never used. While
+     * held_lock is held leaves of classes, heap and registry may be taken (by a fork),
+     * never the other way round. */
     struct ssti_local held_lock;
     uint32_t *held_free; /* guarded by held_lock */
     uint32_t held_free_count;
@@ -75,7 +75,8 @@ struct sst_arena {
     _Atomic uint8_t *waits_taken; /* SSTI_AREA_WAITS; claimed by compare and swap */
     _Atomic uint32_t sweeping;    /* a thread of this process sweeps */
     uint32_t kinds_seen; /* kinds that were registered when beyond_us was last right */
-    uint64_t *beyond_us; /* by seat: the dead process whose objects are of kinds unknown here */
+    /* By seat: the dead process that holds objects of kinds unknown here. */
+    uint64_t *beyond_us;
 };
 
 /* ---- segment.c ---- */
@@ -104,17 +105,19 @@ void ssti_held_fini(struct sst_arena *arena);
 /* After sitting down in a seat that has entries already. */
 void ssti_held_adopt(struct sst_arena *arena);
 /* Entry `index` of a seat's table, NULL when there is none. */
-struct sst_held_shm *ssti_held_at(struct sst_arena *arena, uint32_t seat, uint32_t index);
-uint64_t ssti_held_offset_at(const struct sst_arena *arena, uint32_t seat, uint32_t index);
+struct sst_held_shm *ssti_held_at(struct sst_arena *arena, uint32_t seat,
+                                  uint32_t index);
+uint64_t ssti_held_offset_at(const struct sst_arena *arena, uint32_t seat,
+                             uint32_t index);
 
 /* ---- slots.c ---- */
 
-/* Raise the count of the slot that an entry holds and write the same into another entry,
- * as one step. False when the entry holds no living slot (any more). */
+/* Raise the count of the slot that an entry holds and write the same into another
+ * entry, as one step. False when the entry holds no living slot (any more). */
 bool ssti_slot_share(struct sst_arena *arena, const struct sst_held_shm *from,
                      uint64_t entry_offset);
-/* Drop what the entry of a living or dead process holds. False when the last hold needs a
- * destroy that this process does not know: then nothing was changed. */
+/* Drop what the entry of a living or dead process holds. False when the last hold needs
+ * a destroy that this process does not know: then nothing was changed. */
 bool ssti_slot_drop_entry(struct sst_arena *arena, uint64_t entry_offset);
 int ssti_slot_hold_into(struct sst_arena *arena, const struct sst_handle *handle,
                         uint64_t entry_offset, struct sst_error *err);
@@ -131,8 +134,10 @@ uint64_t ssti_slots_bytes(struct sst_arena *arena);
 void ssti_heap_settle(struct sst_arena *arena);
 bool ssti_extent_share(struct sst_arena *arena, const struct sst_held_shm *from,
                        uint64_t entry_offset);
-/* The extent a word names becomes free (or loses a share) and the word becomes `value`. */
-void ssti_extent_free_entry(struct sst_arena *arena, uint64_t word_offset, uint64_t value);
+/* The extent a word names becomes free (or loses a share) and the word becomes
+ * `value`. */
+void ssti_extent_free_entry(struct sst_arena *arena, uint64_t word_offset,
+                            uint64_t value);
 
 /* ---- budget.c ---- */
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Wait records: where the threads of each process sleep. The protocol is leaf.c's; here is
- * only who may use which record.
+/* Wait records: where the threads of each process sleep. The protocol is leaf.c's; here
+ * is only who may use which record.
  *
- * A record belongs to the thread that claimed it in the process's own table of claims, which
- * is not shared: nobody else needs to know. `leaf` is not 0 while it is claimed, so
- * the sweeper forgets every record that names a leaf, also one whose state is FREE: an intent
- * of its dead owner may still be about to count it.
+ * A record belongs to the thread that claimed it in the process's own table of claims,
+ * which is not shared: nobody else needs to know. `leaf` is not 0 while it is claimed,
+ * so the sweeper forgets every record that names a leaf, also one whose state is FREE:
+ * an intent of its dead owner may still be about to count it.
  *
  * Death table
  *   claimed, leaf written    forgotten by the sweeper; nothing was counted

@@ -11,10 +11,11 @@
 
 struct sst_arena;
 
-/* A free record of this process, with `leaf` (the leaf whose word this is) and `class` set and state FREE; NULL when the
- * table is full: sleep without one, a death then costs a count that stays too high. */
-struct sst_wait_shm *ssti_waits_take(struct sst_arena *arena, _Atomic uint32_t *leaf_word,
-                                     uint32_t class);
+/* A free record of this process, with `leaf` (the leaf whose word this is) and `class`
+ * set and state FREE; NULL when the table is full: sleep without one, a death then
+ * costs a count that stays too high. */
+struct sst_wait_shm *ssti_waits_take(struct sst_arena *arena,
+                                     _Atomic uint32_t *leaf_word, uint32_t class);
 
 /* Return a record whose state is FREE again. */
 void ssti_waits_give(struct sst_arena *arena, struct sst_wait_shm *record);

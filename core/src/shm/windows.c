@@ -2,16 +2,18 @@
 
 /* Mapping an arena by windows.
  *
- * The file is far larger than what any process should map, so it is mapped in windows of
- * 64 MiB (less under a small RLIMIT_AS), each when first touched, and then kept until the
- * arena is detached: addresses stay good without counting users, and looking one up
- * is a load. Slots and extents are aligned to their size, so one that is no larger than a
- * window lies within a window. A larger one gets a mapping of its own. Those
- * are cached too, for mapping and first touch cost as much as copying the bytes; the ones nobody uses
- * are unmapped, oldest first, when they are many or together large.
+ * The file is far larger than what any process should map, so it is mapped in windows
+ * of 64 MiB (less under a small RLIMIT_AS), each when first touched, and then kept
+ * until the arena is detached: addresses stay good without counting users, and looking
+ * one up is a load. Slots and extents are aligned to their size, so one that is no
+ * larger than a window lies within a window. A larger one gets a mapping of its own.
+ * Those are cached too, for mapping and first touch cost as much as copying the bytes;
+ * the ones nobody uses are unmapped, oldest first, when they are many or together
+ * large.
  *
- * After a fork the child has all of it at the same addresses (MAP_SHARED). This file writes
- * no shared memory. */
+ * After a fork the child has all of it at the same addresses (MAP_SHARED).
+ *
+ * Death table: this file writes no shared memory; mappings go with their process. */
 
 #include <string.h>
 
@@ -38,7 +40,8 @@ ssti_windows_init(struct sst_arena *arena)
     const uint64_t addresses = ssti_os_address_space_max();
     uint64_t size = arena->map.window_max;
 
-    /* A dozen windows are in use from the start: let them take a part of the addresses. */
+    /* A dozen windows are in use from the start: let them take a part of the
+     * addresses. */
     while (size > SSTI_WINDOW_MIN && size > addresses / 128) {
         size /= 2;
     }
@@ -81,7 +84,8 @@ map_window(struct sst_arena *arena, uint64_t number)
                            &address) == 0) {
         arena->mapped[count].offset = number << arena->window_shift;
         arena->mapped[count].address = address;
-        ssti_store_rel(&arena->mapped_count, count + 1); /* pairs: ssti_windows_offset */
+        ssti_store_rel(&arena->mapped_count,
+                       count + 1); /* pairs: ssti_windows_offset */
         ssti_store_rel(&arena->windows[number], (char *)address); /* pairs: arena_ptr */
     }
     ssti_local_unlock(&arena->map_lock);
