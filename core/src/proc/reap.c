@@ -204,29 +204,41 @@ is_done(const struct sst_process *process, int *code)
     return true;
 }
 
-/* Has it ended? Reaps it if it is gone. */
+/* Has it ended? One that is done is not reaped here: the kernel is busy taking it apart,
+ * and waitid would wait for that. */
 static bool
 look_locked(struct sst_process *process)
 {
     int code = 0;
+    int rc;
 
-    if (process->state == SSTI_CHILD_RUNNING) {
-        if (is_done(process, &code)) {
-            end_locked(process, code);
-        }
-        else {
-            const int rc = ask_kernel(process, &code);
-
-            if (rc == 0) {
-                return false;
-            }
-            process->reaped = true;
-            unlink_locked(process);
-            end_locked(process, rc > 0 ? code : CODE_LOST);
-        }
+    if (process->state != SSTI_CHILD_RUNNING) {
+        return process->state == SSTI_CHILD_ENDED;
     }
-    reap_locked(process);
-    return process->state == SSTI_CHILD_ENDED;
+    if (is_done(process, &code)) {
+        end_locked(process, code);
+        return true;
+    }
+    rc = ask_kernel(process, &code);
+    if (rc == 0) {
+        return false;
+    }
+    process->reaped = true;
+    unlink_locked(process);
+    end_locked(process, rc > 0 ? code : CODE_LOST);
+    return true;
+}
+
+/* The same, and reaps it if it is gone. */
+static bool
+look_and_reap_locked(struct sst_process *process)
+{
+    const bool ended = look_locked(process);
+
+    if (ended) {
+        reap_locked(process);
+    }
+    return ended;
 }
 
 void
@@ -238,7 +250,7 @@ ssti_process_drop(struct sst_process *process)
     process->given_up = true;
     mine = process->owner_pid == ssti_os_pid();
     if (mine && process->state != SSTI_CHILD_NEW) {
-        (void)look_locked(process);
+        (void)look_and_reap_locked(process);
     }
     if (mine && process->state != SSTI_CHILD_NEW && !process->reaped) {
         process = NULL; /* the list keeps it */
@@ -263,7 +275,7 @@ sst_process_reap(void)
         if (process->state != SSTI_CHILD_ENDED && !process->given_up) {
             continue;
         }
-        (void)look_locked(process);
+        (void)look_and_reap_locked(process);
         if (process->reaped) {
             count++;
             if (process->given_up) {
@@ -291,10 +303,8 @@ is_over(struct sst_process *process, bool gone, int fds[2])
     bool over;
 
     lock();
-    over = look_locked(process);
-    if (gone) {
-        over = process->reaped;
-    }
+    over =
+        gone ? look_and_reap_locked(process) && process->reaped : look_locked(process);
     fds[0] = process->pidfd;
     fds[1] = process->state == SSTI_CHILD_ENDED || process->tether_spent
                  ? -1
@@ -323,6 +333,9 @@ join(struct sst_process *process, bool gone, int64_t deadline_ns)
     while (rc >= 0) {
         if (is_over(process, gone, fds)) {
             return 0;
+        }
+        if (deadline_ns == SST_NOW) {
+            return SST_ETIMEDOUT;
         }
         rc = ssti_os_wait_hangup(fds, 2, process->is_foreign ? 2 : 1, deadline_ns);
         if (rc > 0 && (rc & 2) != 0) {

@@ -6,7 +6,7 @@
  * does not need the zygote any more. A raw clone runs no at-fork handlers, so the registry's and the
  * reaper's are called by hand; it is safe because the zygote has one thread, so that no lock of
  * libc can be held. Whether the kernel (or a sandbox around us) allows it is tried once,
- * before the hello: a child that exits at once, and that the owner waits for. Where it is
+ * first: a child that says hello and exits, and that the owner waits for. Where it is
  * refused, or where a preloaded module has started threads, the zygote forks and is the parent: it keeps the child's end of the tether
  * open until it has reaped the child and written the exit code up the tether.
  *
@@ -41,29 +41,40 @@ struct sst_zygote {
     enum ssti_zygote_way way; /* of the job under way */
 };
 
-/* Make a child that exits at once. Its pid, 0 when that way is closed to us: the kernel
- * refuses, or a module that was loaded has started threads. */
 static int
-probe(void)
+say_hello(int tether, int probe)
 {
-    if (ssti_os_thread_count() != 1) {
-        return 0;
-    }
+    struct ssti_zygote_hello hello = {.magic = SSTI_ZYGOTE_MAGIC, .probe = probe};
+    const struct ssti_os_packet packet = {.data = &hello, .size = sizeof(hello)};
 
-    const int pid = ssti_os_clone_sibling();
+    return ssti_os_packet_send(tether, &packet);
+}
 
-    if (pid == 0) {
-        ssti_os_exit(0);
+/* Make a child that says hello and exits; whatever becomes of us now, the owner learns of it.
+ * When that way is closed to us (the kernel refuses, or a module that was loaded has
+ * started threads), say so. */
+static int
+greet(int tether)
+{
+    if (ssti_os_thread_count() == 1) {
+        const int pid = ssti_os_clone_sibling();
+
+        if (pid == 0) {
+            /* The owner may be gone. */
+            (void)say_hello(tether, ssti_os_pid());
+            ssti_os_exit(0);
+        }
+        if (pid > 0) {
+            return 0;
+        }
     }
-    return pid > 0 ? pid : 0;
+    return say_hello(tether, 0);
 }
 
 int
 sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
                 struct sst_error *err)
 {
-    struct ssti_zygote_hello hello = {.magic = SSTI_ZYGOTE_MAGIC};
-    const struct ssti_os_packet packet = {.data = &hello, .size = sizeof(hello)};
     struct sst_zygote *zygote;
     int rc;
 
@@ -77,8 +88,7 @@ sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
     zygote->owner_pid = ssti_os_parent_pid();
     rc = ssti_os_packet_ask_sender(tether);
     if (rc == 0) {
-        hello.probe = probe();
-        rc = ssti_os_packet_send(tether, &packet);
+        rc = greet(tether);
     }
     if (rc < 0) {
         zygote = ssti_free(zygote);

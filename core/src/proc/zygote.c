@@ -99,14 +99,9 @@ ssti_zygote_remember_identity(struct sst_process *zygote)
 void
 ssti_zygote_farewell(struct sst_process *zygote)
 {
-    struct ssti_zygote_hello hello = {0};
-    int code = 0;
-
-    if (zygote->way == SSTI_ZYGOTE_UNKNOWN && zygote->pid != 0 &&
-        ssti_os_receive_now(zygote->tether, &hello, sizeof(hello)) == sizeof(hello) &&
-        hello.magic == SSTI_ZYGOTE_MAGIC && hello.probe > 0) {
-        /* Not our child where that way is closed. */
-        (void)ssti_os_reap_pid(hello.probe, &code);
+    if (zygote->way == SSTI_ZYGOTE_UNKNOWN && zygote->state == SSTI_CHILD_ENDED) {
+        /* There is a hello, or end of file: it has nobody else to wait for. */
+        (void)greet(zygote);
     }
 }
 

@@ -11,10 +11,10 @@ enum {
     SSTI_ZYGOTE_MAGIC = 0x7a796701,
 };
 
-/* Zygote to owner, once: I am ready. */
+/* To the owner, once: the zygote is ready. */
 struct ssti_zygote_hello {
     uint32_t magic;
-    int32_t probe; /* a child made as the owner's own, which has exited; 0: refused */
+    int32_t probe; /* who says it: a child made as the owner's own; 0: the zygote */
 };
 
 /* Owner to zygote, with the child's end of the tether first among the descriptors. */
