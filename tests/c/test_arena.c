@@ -76,6 +76,64 @@ TEST(attach_shares_memory)
     sst_arena_detach(first);
 }
 
+/* A program that becomes a daemon closes whatever it finds, and opens other files in its
+ * place. */
+TEST(a_closed_descriptor_does_no_harm)
+{
+    struct sst_arena *first = make();
+    struct sst_arena *second = NULL;
+    struct sst_block *blocks[4] = {NULL};
+    struct sst_block *same = NULL;
+    struct sst_handle handle;
+    const uint64_t sizes[4] = {100, 10000, 20 << 20, 150 << 20};
+    int fd;
+
+    check_ok(sst_arena_attach(sst_arena_fd(first), &second, NULL));
+    fd = sst_arena_fd(second);
+    check_int(close(fd), ==, 0);
+    check_int(open("/dev/null", O_RDONLY | O_CLOEXEC), ==, fd);
+    check_status(sst_arena_fd(second), SST_EBADF);
+    for (int i = 0; i < 4; i++) {
+        char *data;
+
+        check_ok(sst_block_create(second, sizes[i], &blocks[i], NULL));
+        data = sst_block_data(blocks[i]);
+        data[0] = 'a';
+        data[sizes[i] - 1] = 'z';
+        sst_block_handle(blocks[i], &handle);
+        check_ok(sst_block_attach(first, &handle, &same, NULL));
+        data = sst_block_data(same);
+        check(data[0] == 'a' && data[sizes[i] - 1] == 'z');
+        same = sst_block_close(same);
+    }
+    for (int i = 0; i < 4; i++) {
+        blocks[i] = sst_block_close(blocks[i]);
+    }
+    sst_arena_detach(second);
+    check_int(fcntl(fd, F_GETFD), >=, 0); /* not ours to close */
+    close(fd);
+    sst_arena_detach(first);
+}
+
+static void
+make_without_streams(void *arg)
+{
+    struct sst_arena *arena = NULL;
+
+    (void)arg;
+    close(STDIN_FILENO);
+    close(STDOUT_FILENO);
+    if (sst_arena_create(NULL, &arena, NULL) != 0 || sst_arena_fd(arena) <= 2) {
+        _exit(1);
+    }
+    sst_arena_detach(arena);
+}
+
+TEST(the_descriptor_takes_no_streams_place)
+{
+    test_join(test_fork(make_without_streams, NULL));
+}
+
 /* ---- Refusing ---- */
 
 static void

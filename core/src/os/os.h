@@ -242,6 +242,8 @@ int ssti_os_memory_create(uint64_t *size, uint64_t size_min);
 int ssti_os_memory_inspect(int fd, uint64_t *size);
 /* Map a range, shared and left out of core dumps. SST_ENOMEM. */
 int ssti_os_memory_map(int fd, uint64_t offset, uint64_t size, void **out);
+/* The same through a mapping of the file's start instead of a descriptor. */
+int ssti_os_memory_map_again(const void *start, uint64_t offset, uint64_t size, void **out);
 void ssti_os_memory_unmap(void *address, uint64_t size);
 /* Give pages back; they read as zero afterwards. */
 int ssti_os_memory_punch(int fd, uint64_t offset, uint64_t size);
@@ -253,8 +255,15 @@ uint64_t ssti_os_memory_available(const char **limiter);
 /* RLIMIT_AS, or UINT64_MAX. */
 uint64_t ssti_os_address_space_max(void);
 
-/* A second descriptor, close-on-exec. */
+/* A second descriptor, close-on-exec, numbered above the standard streams. */
 int ssti_os_fd_duplicate(int fd);
+
+/* Which file a descriptor stands for. */
+struct ssti_os_file {
+    uint64_t device;
+    uint64_t number;
+};
+int ssti_os_file_look(int fd, struct ssti_os_file *out);
 
 /* ---- Who a process is (os_identity.c) ---- */
 

@@ -72,6 +72,20 @@ set_size(int fd, uint64_t *size, uint64_t size_min)
     return rc;
 }
 
+/* Not in the place of a standard stream that happened to be closed. */
+static int
+above_streams(int fd)
+{
+    int copy;
+
+    if (fd > STDERR_FILENO) {
+        return fd;
+    }
+    copy = ssti_os_fd_duplicate(fd);
+    ssti_os_close(fd);
+    return copy;
+}
+
 int
 ssti_os_memory_create(uint64_t *size, uint64_t size_min)
 {
@@ -89,7 +103,7 @@ ssti_os_memory_create(uint64_t *size, uint64_t size_min)
         ssti_os_close(fd);
         return rc;
     }
-    return fd;
+    return above_streams(fd);
 }
 
 int
@@ -124,6 +138,25 @@ ssti_os_memory_map(int fd, uint64_t offset, uint64_t size, void **out)
     return 0;
 }
 
+/* mremap of no bytes makes a second mapping of shared pages, which may go on to the end of
+ * the file; what lies before the offset is given back. */
+int
+ssti_os_memory_map_again(const void *start, uint64_t offset, uint64_t size, void **out)
+{
+    char *const address =
+        mremap((void *)(uintptr_t)start, 0, offset + size, MREMAP_MAYMOVE);
+
+    if ((void *)address == MAP_FAILED) {
+        return errno == ENOMEM ? SST_ENOMEM : ssti_status_of_errno(errno);
+    }
+    if (offset != 0) {
+        ssti_os_memory_unmap(address, offset);
+    }
+    (void)madvise(address + offset, size, MADV_DONTDUMP); /* as above */
+    *out = address + offset;
+    return 0;
+}
+
 void
 ssti_os_memory_unmap(void *address, uint64_t size)
 {
@@ -154,9 +187,22 @@ ssti_os_address_space_max(void)
 int
 ssti_os_fd_duplicate(int fd)
 {
-    const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    const int copy = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 
     return copy >= 0 ? copy : ssti_status_of_errno(errno);
+}
+
+int
+ssti_os_file_look(int fd, struct ssti_os_file *out)
+{
+    struct stat status;
+
+    if (fstat(fd, &status) != 0) {
+        return ssti_status_of_errno(errno);
+    }
+    out->device = status.st_dev;
+    out->number = status.st_ino;
+    return 0;
 }
 
 int

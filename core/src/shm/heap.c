@@ -771,7 +771,8 @@ ssti_heap_trim(struct sst_arena *arena, uint64_t keep)
     entry = ssti_held_offset(arena, held);
     while (take_warm(arena, keep, entry, &offset)) {
         const uint64_t size = ssti_extent_size(arena, offset);
-        const bool is_punched = ssti_os_memory_punch(arena->fd, offset, size) == 0;
+        const bool is_punched = ssti_arena_has_fd(arena) &&
+                                ssti_os_memory_punch(arena->fd, offset, size) == 0;
 
         SST_CRASHPOINT(heap_punched);
         free_word(arena, entry, 0, is_punched ? COLD : WARM);

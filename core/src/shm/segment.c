@@ -17,6 +17,7 @@
 
 #include <inttypes.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/atomic.h"
@@ -56,7 +57,9 @@ view_free(struct sst_arena *arena)
     ssti_held_fini(arena);
     arena->waits_taken = ssti_free(arena->waits_taken);
     arena->beyond_us = ssti_free(arena->beyond_us);
-    arena->fd = ssti_os_close(arena->fd);
+    if (ssti_arena_has_fd(arena)) {
+        arena->fd = ssti_os_close(arena->fd);
+    }
     return ssti_free(arena);
 }
 
@@ -73,6 +76,7 @@ view_new(int fd, const struct ssti_geometry *map, struct sst_arena **out)
         return SST_ENOMEM;
     }
     arena->fd = fd;
+    (void)ssti_os_file_look(fd, &arena->file); /* a descriptor that was just made */
     arena->map = *map;
     ssti_local_init(&arena->presence_lock);
     arena->waits_taken = ssti_alloc(SSTI_AREA_WAITS);
@@ -211,15 +215,28 @@ choose_size(uint64_t asked)
     return UINT64_C(1) << ssti_log2_above(size);
 }
 
+/* What the caller knows of the options; the rest is 0. */
+static struct sst_arena_options
+complete(const struct sst_arena_options *options)
+{
+    struct sst_arena_options all = {0};
+
+    if (options != NULL) {
+        const uint64_t size = options->size_of != 0 ? options->size_of : sizeof all;
+
+        memcpy(&all, options, ssti_min(size, sizeof all));
+    }
+    return all;
+}
+
 int
 sst_arena_create(const struct sst_arena_options *options, struct sst_arena **out,
                  struct sst_error *err)
 {
-    const struct sst_arena_options none = {0};
-    const struct sst_arena_options *const chosen = options != NULL ? options : &none;
-    uint64_t size = choose_size(chosen->size);
+    const struct sst_arena_options chosen = complete(options);
+    uint64_t size = choose_size(chosen.size);
     const uint64_t seats =
-        chosen->process_max != 0 ? chosen->process_max : SSTI_PROCESS_MAX;
+        chosen.process_max != 0 ? chosen.process_max : SSTI_PROCESS_MAX;
     struct ssti_geometry map;
     struct sst_arena *arena;
     int fd;
@@ -240,7 +257,7 @@ sst_arena_create(const struct sst_arena_options *options, struct sst_arena **out
     if (rc != 0) {
         return ssti_error_set(err, rc, "cannot map the shared memory");
     }
-    rc = write_header(arena, chosen->budget);
+    rc = write_header(arena, chosen.budget);
     if (rc == 0) {
         rc = join(arena, 0, err);
     }
@@ -384,7 +401,7 @@ sst_arena_detach(struct sst_arena *arena)
 int
 sst_arena_fd(const struct sst_arena *arena)
 {
-    return arena->fd;
+    return ssti_arena_has_fd(arena) ? arena->fd : SST_EBADF;
 }
 
 uint64_t

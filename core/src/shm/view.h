@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "os/local.h"
+#include "os/os.h"
 #include "shm/arena.h"
 #include "shm/geometry.h"
 #include "shm/layout.h"
@@ -34,6 +35,7 @@ struct ssti_large {
 
 struct sst_arena {
     int fd;
+    struct ssti_os_file file; /* what fd stands for, unless the program has closed it */
     uint64_t id;
     struct ssti_geometry map;
     struct sst_header_shm *header;
@@ -90,6 +92,8 @@ _Atomic uint64_t *ssti_arena_word(struct sst_arena *arena, uint64_t offset);
 
 /* ---- windows.c ---- */
 
+/* Is the descriptor still the arena's? */
+bool ssti_arena_has_fd(const struct sst_arena *arena);
 int ssti_windows_init(struct sst_arena *arena);
 void ssti_windows_fini(struct sst_arena *arena);
 /* The offset an address of ours has; 0 when it is in no window. */

@@ -70,6 +70,27 @@ ssti_windows_fini(struct sst_arena *arena)
     arena->large = ssti_free(arena->large);
 }
 
+bool
+ssti_arena_has_fd(const struct sst_arena *arena)
+{
+    struct ssti_os_file now;
+
+    return ssti_os_file_look(arena->fd, &now) == 0 &&
+           now.device == arena->file.device && now.number == arena->file.number;
+}
+
+/* Programs that become daemons close every descriptor they can count to, ours too. */
+static int
+map_range(struct sst_arena *arena, uint64_t offset, uint64_t size, void **out)
+{
+    if (ssti_arena_has_fd(arena)) {
+        return ssti_os_memory_map(arena->fd, offset, size, out);
+    }
+    return arena->header != NULL
+               ? ssti_os_memory_map_again(arena->header, offset, size, out)
+               : SST_EBADF;
+}
+
 static char *
 map_window(struct sst_arena *arena, uint64_t number)
 {
@@ -80,8 +101,8 @@ map_window(struct sst_arena *arena, uint64_t number)
     address = ssti_load_acq(&arena->windows[number]);
     count = ssti_load_rlx(&arena->mapped_count);
     if (address == NULL && count < SSTI_WINDOWS_MAX &&
-        ssti_os_memory_map(arena->fd, number << arena->window_shift, window_size(arena),
-                           &address) == 0) {
+        map_range(arena, number << arena->window_shift, window_size(arena), &address) ==
+            0) {
         arena->mapped[count].offset = number << arena->window_shift;
         arena->mapped[count].address = address;
         ssti_store_rel(&arena->mapped_count,
@@ -181,7 +202,7 @@ map_large(struct sst_arena *arena, uint64_t offset, uint64_t size)
         arena->large = large;
         arena->large_room = room;
     }
-    if (ssti_os_memory_map(arena->fd, offset, size, &address) != 0) {
+    if (map_range(arena, offset, size, &address) != 0) {
         return NULL;
     }
     large = &arena->large[arena->large_count++];
