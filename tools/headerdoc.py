@@ -153,7 +153,7 @@ def signature(declaration: str) -> str:
     """A function's prototype in one line, without our macros."""
     declaration = declaration[: declaration.rindex(";")]
     plain = re.sub(r"/\*.*?\*/", "", declaration, flags=re.DOTALL)
-    plain = re.sub(r"\b(SST_API|SST_MUST_CHECK|_Noreturn)\b", "", plain)
+    plain = re.sub(r"\b(SST_API|SST_MUST_CHECK|SST_NORETURN)\b", "", plain)
     return re.sub(r"\s+", " ", plain).strip(" ;")
 
 

@@ -69,7 +69,9 @@ def c_address(shop: Workshop) -> Outcome:
 
 def c_thread(shop: Workshop) -> Outcome:
     build = shop.c_build("thread", "-Db_sanitize=thread", "-Db_lundef=false")
-    return shop.c_test(build, "core")
+    suppressions = shop.root / "tests" / "c" / "tsan.txt"
+    options = {"TSAN_OPTIONS": f"halt_on_error=1:suppressions={suppressions}"}
+    return shop.c_test(build, "core", env=options)
 
 
 def c_library(shop: Workshop) -> Outcome:
@@ -88,9 +90,10 @@ def c_library(shop: Workshop) -> Outcome:
     for source in sorted((shop.root / "examples" / "c").glob("*.c")):
         target = shop.folder / "prefix" / source.stem
         compiler = machine.find_compiler() or "cc"
-        code, _ = shop.call(
-            compiler, "-Wall", "-Wextra", "-Werror", source, *flags, "-o", target
-        )
+        warnings = ["-Wall", "-Wextra", "-Werror"]
+        code, _ = shop.call(compiler, *warnings, source, *flags, "-o", target)
+        outcome.add(Outcome.of(code == 0))
+        code, _ = shop.call(target, env={"LD_LIBRARY_PATH": str(found.parents[1])})
         outcome.add(Outcome.of(code == 0))
     return outcome
 

@@ -25,10 +25,15 @@
 #define TIMEOUT_SECONDS 30
 #define FD_LIMIT        1024
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-# define SLOWNESS 5
+#if defined(__SANITIZE_THREAD__)
+# define SLOWNESS       5
+# define HIDDEN_THREADS 1
+#elif defined(__SANITIZE_ADDRESS__)
+# define SLOWNESS       5
+# define HIDDEN_THREADS 0
 #else
-# define SLOWNESS 1
+# define SLOWNESS       1
+# define HIDDEN_THREADS 0
 #endif
 
 /* The thread sanitizer starts a thread of its own with a process's first. */
@@ -131,6 +136,12 @@ test_nap(void)
     struct timespec nap = {.tv_nsec = 100000};
 
     (void)nanosleep(&nap, NULL); /* a signal only ends the nap early */
+}
+
+int
+test_hidden_threads(void)
+{
+    return HIDDEN_THREADS;
 }
 
 int

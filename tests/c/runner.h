@@ -120,6 +120,9 @@ void test_check_mem(const char *file, int line, const char *what, const void *le
 int64_t test_now_ns(void);
 void test_nap(void); /* 100 microseconds */
 
+/* Threads of a sanitizer, which every process of such a build has. */
+int test_hidden_threads(void);
+
 /* How much slower this build runs: 1, and more under a sanitizer or valgrind. */
 int test_slowness(void);
 

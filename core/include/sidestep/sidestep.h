@@ -36,9 +36,11 @@ extern "C" {
 #if defined(__GNUC__)
 # define SST_API __attribute__((visibility("default")))
 # define SST_MUST_CHECK __attribute__((warn_unused_result))
+# define SST_NORETURN __attribute__((noreturn))
 #else
 # define SST_API
 # define SST_MUST_CHECK
+# define SST_NORETURN
 #endif
 
 /* ---- Statuses -------------------------------------------------------------------------
@@ -116,6 +118,12 @@ SST_API enum sst_category sst_status_category(int status);
 /* Absolute deadline `duration_ns` from now; negative durations give SST_NOW, and sums beyond
  * the range SST_FOREVER. */
 SST_API int64_t sst_deadline_after(int64_t duration_ns);
+
+/* For programs whose signal handlers do nothing but leave a note, seen to after SST_EINTR,
+ * as those of interpreters: call it once, before the first wait. Then a function that was
+ * woken and found nothing returns SST_EINTR before it sleeps again, too; for who is woken and
+ * signalled at once learns of the one only. */
+SST_API void sst_view_defer_signals(void);
 
 /* ---- Handles --------------------------------------------------------------------------
  *
@@ -800,7 +808,7 @@ SST_API SST_MUST_CHECK int sst_process_adopt(const struct sst_origin *origin, st
 /* What was held for us is held by us now: the starter's holds can go. */
 SST_API void sst_process_settle(struct sst_arena *arena);
 /* Be done, and end. With other threads alive nothing is closed under them: then it only ends. */
-SST_API _Noreturn void sst_process_exit(struct sst_arena *arena, int code);
+SST_API SST_NORETURN void sst_process_exit(struct sst_arena *arena, int code);
 /* A descriptor, the caller's, that is readable once the process that started us has ended. */
 SST_API SST_MUST_CHECK int sst_process_watch_parent(struct sst_arena *arena, int parent_pid);
 /* 1 when that happened or the descriptor hung up, SST_ETIMEDOUT, SST_EINTR. */
