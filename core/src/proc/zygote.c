@@ -138,7 +138,9 @@ request(struct sst_process *zygote, const struct sst_process *process, const int
     int rc;
 
     passed[0] = process->tether_child;
-    memcpy(passed + 1, fds, sizeof(int) * fd_count);
+    for (uint32_t i = 0; i < fd_count; i++) {
+        passed[i + 1] = fds[i];
+    }
     do {
         rc = ssti_os_packet_send(zygote->tether, &packet);
     } while (rc == SST_EINTR);
