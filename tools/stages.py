@@ -162,7 +162,7 @@ def soak_simulation(shop: Workshop) -> Outcome:
 def deaths(shop: Workshop) -> Outcome:
     """Crash points, single steps under ptrace, and the short form of the kill stress."""
     build = shop.c_build("crash", "-Dcrashpoints=true")
-    return shop.c_test(build, "core", "fault", seconds=1800)
+    return shop.c_test(build, "core", "fault", "stress", seconds=1800)
 
 
 # -- Python -----------------------------------------------------------------------------
