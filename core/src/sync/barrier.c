@@ -157,7 +157,8 @@ advance(const struct sst_barrier *barrier, bool broken)
     const uint64_t bit = UINT64_C(1) << (round % HISTORY);
     const uint64_t history = ssti_load_rlx(&barrier->shm->broken);
 
-    ssti_store_rlx(&barrier->shm->broken, broken ? history | bit : history & ~bit);
+    /* Released: who reads it must not read an older `turn` after it, see outcome(). */
+    ssti_store_rel(&barrier->shm->broken, broken ? history | bit : history & ~bit);
     SST_CRASHPOINT(barrier_advance_noted);
     ssti_store_rel(&barrier->shm->turn, turn_make(round + 1, FILLING));
     SST_CRASHPOINT(barrier_advance_committed);
@@ -294,9 +295,10 @@ unlock_arrived(const struct sst_barrier *barrier)
 int
 sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket, int64_t deadline_ns)
 {
-    struct ssti_lookout lookout = {0};
+    struct ssti_lookout lookout;
     int rc = deadline_ns == SST_NOW ? SST_ETIMEDOUT : 0;
 
+    ssti_lookout_begin(&lookout);
     ssti_view_lock(&barrier->view);
     for (;;) {
         const uint64_t turn = ssti_load_rlx(&barrier->shm->turn);
@@ -323,6 +325,7 @@ sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket, int64_t deadli
         rc = sleep_turn(barrier, SSTI_LEAF_C, &lookout, deadline_ns);
     }
     unlock_arrived(barrier);
+    ssti_lookout_end(&lookout, rc);
     return rc;
 }
 
@@ -349,10 +352,11 @@ sst_barrier_open(struct sst_barrier *barrier, uint64_t ticket)
 static int
 sleep_wait(struct sst_barrier *barrier, uint64_t ticket, int64_t deadline_ns)
 {
-    struct ssti_lookout lookout = {0};
+    struct ssti_lookout lookout;
     int rc = deadline_ns == SST_NOW ? SST_ETIMEDOUT : 0;
     int ended;
 
+    ssti_lookout_begin(&lookout);
     ssti_view_lock(&barrier->view);
     while ((ended = outcome(barrier, ticket)) == SST_EAGAIN) {
         if (rc == SST_ETIMEDOUT) {
@@ -369,7 +373,9 @@ sleep_wait(struct sst_barrier *barrier, uint64_t ticket, int64_t deadline_ns)
         rc = sleep_turn(barrier, class_of(ticket), &lookout, deadline_ns);
     }
     unlock(barrier);
-    return ended != SST_EAGAIN ? ended : rc;
+    rc = ended != SST_EAGAIN ? ended : rc;
+    ssti_lookout_end(&lookout, rc);
+    return rc;
 }
 
 int

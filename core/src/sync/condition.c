@@ -305,9 +305,8 @@ enum {
 
 /* Make ready to sleep. False when the process to watch is dead already: look again. */
 static bool
-prepare(struct sst_condition *condition, uint64_t ticket,
-        const struct ssti_lookout *lookout, struct ssti_leaf_sleep *sleep,
-        int64_t deadline_ns)
+prepare(struct sst_condition *condition, uint64_t ticket, struct ssti_lookout *lookout,
+        struct ssti_leaf_sleep *sleep, int64_t deadline_ns)
 {
     const struct census census = settle(condition);
     const uint64_t self = ssti_proc_self(condition->view.arena);
@@ -330,9 +329,10 @@ static int
 sleep_wait(struct sst_condition *condition, uint64_t ticket, int64_t deadline_ns)
 {
     const uint64_t self = ssti_proc_self(condition->view.arena);
-    struct ssti_lookout lookout = {0};
+    struct ssti_lookout lookout;
     int rc = 0;
 
+    ssti_lookout_begin(&lookout);
     ssti_view_lock(&condition->view);
     for (;;) {
         const int index = ssti_roster_find(&condition->roster, self, ticket);
@@ -358,6 +358,7 @@ sleep_wait(struct sst_condition *condition, uint64_t ticket, int64_t deadline_ns
         look_out(condition, &lookout);
     }
     unlock(condition);
+    ssti_lookout_end(&lookout, rc);
     return rc;
 }
 

@@ -17,18 +17,24 @@
 #include "sync/roster.h"
 #include "sync/view.h"
 
-/* Of one wait; zeroed at first. */
+/* Of one wait. */
 struct ssti_lookout {
-    int64_t nap_ns; /* until the next look at who lives; 0 = sleep soundly */
+    int64_t nap_ns;   /* until the next look at who lives; 0 = sleep soundly */
+    int64_t until_ns; /* when the last sleep was to end of itself */
 };
 
-/* The sleeper has been woken without cause: look again soon. */
+/* Begin a wait, or go on with one that a signal interrupted in this thread; end it with
+ * what it returns. */
+void ssti_lookout_begin(struct ssti_lookout *lookout);
+void ssti_lookout_end(const struct ssti_lookout *lookout, int rc);
+
+/* The sleeper is awake and has nothing to go for: if it was woken, look again soon. */
 void ssti_lookout_alarm(struct ssti_lookout *lookout);
 
 /* Complete `sleep`, of which class, wake and count are set: whom to watch, how long.
  * `other` is that process, 0 = nobody. False when it is dead already: do not sleep. */
-bool ssti_lookout_prepare(const struct ssti_lookout *lookout,
-                          const struct ssti_view *view, uint64_t other,
-                          struct ssti_leaf_sleep *sleep, int64_t deadline_ns);
+bool ssti_lookout_prepare(struct ssti_lookout *lookout, const struct ssti_view *view,
+                          uint64_t other, struct ssti_leaf_sleep *sleep,
+                          int64_t deadline_ns);
 
 #endif

@@ -42,8 +42,8 @@
  *   returning the mutex       dead owner
  *
  * The life word of the dead wakes a single sleeper. If that one is killed within the
- * same moment, those who wait for *other* mutexes of the first dead learn of it at the
- * next sweep, which anybody's start, join or unexplained wake brings about. */
+ * same moment, those who wait for *other* mutexes of the first dead learn of it when
+ * their patience ends (ssti_proc_patience), within a second. */
 
 #include <stddef.h>
 
