@@ -13,8 +13,8 @@ enum {
     NAP_LAST_NS = 64000000, /* the naps add up to 127 ms */
 };
 
-/* Of the wait that a signal interrupted in this thread. When it is another object's wait
- * that begins next, that one takes a few looks too many. */
+/* Of the wait that a signal interrupted in this thread. When another object's wait is
+ * the next to begin, that one takes a few looks too many. */
 static _Thread_local int64_t interrupted_nap_ns;
 
 void
