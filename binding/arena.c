@@ -230,6 +230,7 @@ sstpy_arena_exec(PyObject *Py_UNUSED(module), struct sstpy_state *Py_UNUSED(stat
             PyErr_NoMemory();
             return -1;
         }
+        sst_view_defer_signals(); /* Python's handlers run at PyErr_CheckSignals() */
         registered = true;
     }
     return 0;

@@ -21,7 +21,8 @@
  * The number of running processes is not asked for: that is a system call, and a
  * container does not see it.
  *
- * Nothing here is shared between processes, and nothing depends on it but time. */
+ * Nothing here is shared between processes, and nothing depends on it but time; so the
+ * death table is empty. */
 
 #include "sync/spin.h"
 
@@ -76,6 +77,7 @@ ssti_spin_begin(struct ssti_spin_run *run, struct ssti_spin *spin, int64_t deadl
     run->end_ns = 0;
     run->pauses = 1;
     run->budget_ns = 0;
+    self->was_woken = 0; /* every operation that may sleep begins here */
     if (self->just_woke != 0 || !has_company()) {
         self->just_woke = 0;
         run->useless = NULL;

@@ -20,6 +20,8 @@
 
 #include "base/atomic.h"
 #include "base/status.h"
+#include "os/os.h"
+#include "os/self.h"
 #include "shm/arena.h"
 #include "shm/layout.h"
 
@@ -100,19 +102,53 @@ ssti_view_lock_repair(const struct ssti_view *view)
     } while (ssti_leaf_lock(view->arena, view->leaf) != 0);
 }
 
+enum {
+    NAP_NS = 100000000, /* a sleep up to this is one of several that watch for a death */
+};
+
+static bool signals_are_deferred; /* set at start, then const */
+
+void
+sst_view_defer_signals(void)
+{
+    signals_are_deferred = true;
+}
+
+/* Who is woken and signalled at once is only told that he was woken, and who is signalled
+ * between two sleeps is told nothing: the handler has run, and nobody learns of it. So who
+ * was woken, found nothing and is going to sleep again for long reports an interruption
+ * first, to a caller who sees to his signals only then. */
+static bool
+may_have_missed_signal(struct ssti_self *self, const struct ssti_leaf_sleep *sleep)
+{
+    if (!signals_are_deferred || self->was_woken == 0 ||
+        sleep->deadline_ns < ssti_os_now_ns() + NAP_NS) {
+        return false;
+    }
+    self->was_woken = 0;
+    return true;
+}
+
 int
 ssti_view_wait(const struct ssti_view *view, const struct ssti_leaf_sleep *sleep,
                int64_t deadline_ns)
 {
-    const int rc = ssti_leaf_wait(view->arena, view->leaf, sleep);
+    struct ssti_self *const self = ssti_self();
+    int rc;
 
+    if (may_have_missed_signal(self, sleep)) {
+        return SST_EINTR;
+    }
+
+    rc = ssti_leaf_wait(view->arena, view->leaf, sleep);
     if (rc == SST_EOWNERDEAD) {
         ssti_view_lock_repair(view);
-        return 0;
+        rc = 0;
     }
-    if (rc == SST_ETIMEDOUT && sleep->deadline_ns < deadline_ns) {
-        return 0;
+    else if (rc == SST_ETIMEDOUT && sleep->deadline_ns < deadline_ns) {
+        rc = 0;
     }
+    self->was_woken |= rc == 0;
     return rc;
 }
 
