@@ -71,10 +71,16 @@ class HandlerError(Exception):
 
 @contextlib.contextmanager
 def interrupting(seconds=0.05, *, handler=None):
-    """Have the main thread interrupted by a signal, whose handler raises by default."""
+    """Have the main thread interrupted by a signal, again and again.
+
+    The handler raises by default, the first time: it must not while the block is left.
+    """
+    raised = []
 
     def interrupt(_number, _frame):
-        raise HandlerError
+        if not raised:
+            raised.append(True)
+            raise HandlerError
 
     old = signal.signal(signal.SIGALRM, handler or interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)

@@ -565,12 +565,20 @@ def test_nothing_is_lost_to_a_handler_that_raises():
             if i % 50 == 0:
                 time.sleep(0.001)
 
-    got, interruptions = [], 0
-    with forked(produce), interrupting(0.003):
+    got, interruptions, armed = [], 0, set()
+
+    def interrupt(*_):
+        if armed:
+            armed.clear()
+            raise HandlerError
+
+    with forked(produce), interrupting(0.003, handler=interrupt):
         while len(got) < count:
             # extend() takes from the iterator and keeps, without Python in between
             try:
+                armed.add(True)
                 got.extend(itertools.islice(iter(q.get, None), count - len(got)))
+                armed.clear()
             except HandlerError:
                 interruptions += 1
     assert got == list(range(count))
