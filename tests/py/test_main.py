@@ -46,7 +46,8 @@ def test_help_and_version():
 
 SURROUNDINGS = """
 import sys, os
-print(__name__, __file__, __spec__, __package__, type(__loader__).__name__)
+print(__name__, __file__, getattr(__spec__, 'name', None), __package__)
+print(type(__loader__).__name__)
 print(sys.argv, sys.path[0], sorted(globals()))
 print(sys.modules["__main__"].__dict__ is globals())
 """
