@@ -11,9 +11,12 @@ extra methods of queues, locks and values that their modules describe.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from ._compat import unsupported_reason, use_stdlib
+
+TYPE_CHECKING = False  # type checkers know the name; importing typing takes 2 ms
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 

@@ -13,14 +13,15 @@ import os
 import select
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
 
 from . import _core, context, reduction, util
 from .context import AuthenticationError, BufferTooShort
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
+    from typing import Any, Self
 
 __all__ = [
     "Client",

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
 
 from . import process
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from logging import Logger
     from types import ModuleType
+    from typing import Any
 
     from .connection import Connection
     from .managers import SyncManager

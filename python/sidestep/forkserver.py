@@ -16,12 +16,13 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
 
 from . import _compat, _core, process, spawn, util
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
 __all__ = [
     "connect_to_new_process",

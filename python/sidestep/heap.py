@@ -7,9 +7,11 @@ closes it or ends, so nothing has to be given back by hand.
 
 from __future__ import annotations
 
-from typing import Any
-
 from . import _core, context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Arena", "BufferWrapper"]
 

@@ -7,10 +7,10 @@ import atexit
 import os
 import signal
 import weakref
-from typing import TYPE_CHECKING
 
 from . import _compat, _core, util
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .process import BaseProcess
 

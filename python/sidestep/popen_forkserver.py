@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from . import forkserver, popen_fork, spawn
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .process import BaseProcess
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from . import _core, popen_fork, spawn
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .process import BaseProcess
 

@@ -14,10 +14,11 @@ import signal
 import sys
 import threading
 from _weakrefset import WeakSet
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
     from .popen_fork import Popen
 

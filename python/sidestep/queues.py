@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import types
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, Self
 
 from . import _core, context, reduction
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
+    from typing import Any, Self
 
     from .context import BaseContext
 
@@ -149,7 +150,7 @@ class Queue(_Base):
         super().__setstate__(handle)
 
     def empty(self) -> bool:
-        """Tell whether nothing is there; OSError if something is in a closed queue."""
+        """Tell whether nothing is there; OSError if a closed queue has something."""
         is_empty = super().empty()
         if self.closed and not is_empty:
             raise OSError("handle is closed")
@@ -267,6 +268,12 @@ class SimpleQueue(_Base):
 
     def __init__(self, *, ctx: BaseContext | None = None) -> None:
         super().__init__()
+
+    def empty(self) -> bool:
+        """Tell whether nothing is there; OSError after ``close()``."""
+        if self.closed:
+            raise self._closed_error()
+        return super().empty()
 
     def _closed_error(self) -> Exception:
         return OSError("handle is closed")

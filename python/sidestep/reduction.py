@@ -19,13 +19,18 @@ import os
 import pickle
 import sys
 from abc import ABCMeta
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from . import _core, context
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
+    from typing import Any, ClassVar, Protocol
+
+    class _HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
 
 __all__ = [
     "HAVE_SEND_HANDLE",
@@ -42,10 +47,6 @@ __all__ = [
 
 #: Descriptors can be sent to other processes.
 HAVE_SEND_HANDLE = True
-
-
-class _HasFileno(Protocol):
-    def fileno(self) -> int: ...
 
 
 class ForkingPickler(pickle.Pickler):

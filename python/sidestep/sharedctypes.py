@@ -11,15 +11,16 @@ A `Value` of an integer code has atomic ``fetch_add``, ``exchange`` and
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
 
 from . import get_context, heap
 from .context import assert_spawning
 from .reduction import ForkingPickler
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+    from typing import Any
 
     from .context import BaseContext
 

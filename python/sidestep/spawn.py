@@ -17,11 +17,13 @@ import runpy
 import sys
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from . import _core, context, process, util
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .popen_fork import Popen
     from .process import BaseProcess
 

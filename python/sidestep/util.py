@@ -15,13 +15,14 @@ import os
 import sys
 import weakref
 from _thread import _local, allocate_lock
-from typing import TYPE_CHECKING, Any
 
 from . import process
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
 __all__ = [
     "DEBUG",
