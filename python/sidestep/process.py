@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import sys
 import threading
 from _weakrefset import WeakSet
@@ -23,6 +22,16 @@ if TYPE_CHECKING:
     from .popen_fork import Popen
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
+
+
+def _describe_exit(exitcode: int) -> str:
+    """The code, or the name of the signal that it stands for: ``-SIGKILL``."""
+    import signal
+
+    try:
+        return f"-{signal.Signals(-exitcode).name}"
+    except ValueError:
+        return str(exitcode)
 
 
 def _original_dir() -> str | None:
@@ -283,7 +292,7 @@ class BaseProcess:
             info.append(f"pid={self._popen.pid}")
         info += [f"parent={self._parent_pid}", status]
         if exitcode is not None:
-            info.append(f"exitcode={_exitcode_to_name.get(exitcode, exitcode)}")
+            info.append(f"exitcode={_describe_exit(exitcode)}")
         if self.daemon:
             info.append("daemon")
         return f"<{' '.join(info)}>"
@@ -448,12 +457,6 @@ _current_process: BaseProcess = _MainProcess()
 _process_counter = itertools.count(1)
 _children: set[BaseProcess] = set()
 del _MainProcess
-
-_exitcode_to_name = {
-    -number: f"-{name}"
-    for name, number in vars(signal).items()
-    if name.startswith("SIG") and "_" not in name
-}
 
 # The objects that are still referred to, for tests that look for leaks.
 _dangling: WeakSet[BaseProcess] = WeakSet()
