@@ -25,7 +25,7 @@ __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"
 
 
 def _describe_exit(exitcode: int) -> str:
-    """The code, or the name of the signal that it stands for: ``-SIGKILL``."""
+    """Give the code, or the name of the signal that it stands for: ``-SIGKILL``."""
     import signal
 
     try:
