@@ -279,7 +279,7 @@ stress(int rounds)
 
 TEST(survivors_go_on_while_others_are_killed)
 {
-    stress(400);
+    stress(150);
 }
 
 TEST(survivors_go_on_where_the_kernel_tells_of_no_death)
@@ -288,7 +288,7 @@ TEST(survivors_go_on_where_the_kernel_tells_of_no_death)
                                                 .sees_deaths = false};
 
     ssti_os_kernel_pretend(&blind);
-    stress(40);
+    stress(20);
 }
 
 static void

@@ -266,7 +266,7 @@ TEST(random_kills_leave_nothing)
 
     check(pipe(fds) == 0);
     family.ready = fds[1];
-    for (int round = 0; round < 150; round++) {
+    for (int round = 0; round < 40; round++) {
         pid_t pids[3];
 
         for (int i = 0; i < 3; i++) {
@@ -308,7 +308,7 @@ TEST(killed_sweepers_are_replaced)
 
     check(pipe(fds) == 0);
     family.ready = fds[1];
-    for (int round = 0; round < 150; round++) {
+    for (int round = 0; round < 40; round++) {
         pid_t pids[4];
 
         for (int i = 0; i < 4; i++) {
