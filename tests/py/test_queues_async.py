@@ -56,12 +56,14 @@ def test_cancelled_waiter_takes_nothing():
 
 
 def test_the_loop_goes_on_meanwhile_and_no_thread_helps():
+    before = threading.active_count()  # other tests leave feeder threads
+
     async def main():
         queue = sidestep.Queue()
         getter = asyncio.create_task(queue.aget())
         for _ in range(10):
             await asyncio.sleep(0.001)
-        assert threading.active_count() == 1
+        assert threading.active_count() <= before
         queue.put("late")
         return await getter
 

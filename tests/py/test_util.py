@@ -226,7 +226,8 @@ def test_temp_dir_goes_at_exit():
     assert not os.path.exists(done.stdout.strip())
 
 
-def test_temp_dir_is_the_trees():
+def test_temp_dir_is_the_trees(monkeypatch):
+    monkeypatch.setitem(process.current_process()._config, "tempdir", None)
     assert util.get_temp_dir() == util.get_temp_dir()
     assert process.current_process()._config["tempdir"] == util.get_temp_dir()
     util._run_finalizers()
@@ -321,8 +322,9 @@ def test_tracker_removes_at_the_end_of_the_tree(tmp_path):
     assert not os.path.exists(f"/dev/shm/sidestep-test-{os.getpid()}")
 
 
-def test_no_extra_process_or_thread():
+def test_no_extra_thread():
+    before = threading.active_count()  # other tests leave feeder threads
     sidestep.Queue().put(1)
     sidestep.Lock()
     sidestep.Value("i")
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
