@@ -17,6 +17,7 @@
 static const struct sim_scenario *const scenarios[] = {
     &sim_leaf,
     &sim_mutex,
+    &sim_pipe,
     &sim_queue,
     &sim_semaphore,
     &sim_event,

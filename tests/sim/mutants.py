@@ -253,6 +253,54 @@ MUTANTS = [
         "queue",
         ((".destroy = destroy, .settle = settle", ".destroy = destroy"),),
     ),
+    Mutant(
+        "pipe-sends-in-silence",
+        "ring/pipe.c",
+        "pipe",
+        (("    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep)); /* P1 */\n",
+          "    (void)other;\n"),),
+    ),
+    Mutant(
+        "pipe-rings-after-the-message",  # a ringer that dies leaves it unheard
+        "ring/pipe.c",
+        "pipe",
+        (("    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep)); /* P1 */\n",
+          "    ssti_ring_put_locked(&pipe->out, parcel);\n"
+          "    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep));\n"),
+         ("        return rc;\n    }\n    ssti_ring_put_locked(&pipe->out, parcel);\n    return 0;", "        return rc;\n    }\n    return 0;")),
+    ),
+    Mutant(
+        "pipe-marks-before-it-rings",
+        "ring/pipe.c",
+        "pipe",
+        (("    rc = ssti_os_pair_ring(pipe->fd);\n",
+          "    ssti_store_rel(&other->rung, 1);\n    rc = ssti_os_pair_ring(pipe->fd);\n"),),
+    ),
+    Mutant(
+        "pipe-takes-in-silence",
+        "ring/pipe.c",
+        "pipe",
+        (("        (void)ring_other_locked(pipe, senders);\n", ""),),
+    ),
+    Mutant(
+        "pipe-wakes-no-sender",
+        "ring/pipe.c",
+        "pipe",
+        (("    return wake_senders_locked(pipe, 0) | wake_senders_locked(pipe, 1);", "    (void)wake_senders_locked(pipe, 0);\n    return 0;"),),
+    ),
+    Mutant(
+        "pipe-drains-without-unmarking",
+        "ring/pipe.c",
+        "pipe",
+        (("        ssti_store_rel(&end->rung, 0);\n", ""),),
+    ),
+    Mutant(
+        "pipe-ends-before-its-messages",
+        "ring/pipe.c",
+        "pipe",
+        (("        if (rc != SSTI_RING_EMPTY) {\n            break;\n        }\n        if (wait->has_hung_up) {\n            rc = SST_EOF;",
+          "        if (rc != SSTI_RING_EMPTY && !wait->has_hung_up) {\n            break;\n        }\n        if (wait->has_hung_up) {\n            rc = SST_EOF;"),),
+    ),
 ]
 
 

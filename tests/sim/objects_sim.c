@@ -83,6 +83,7 @@ objects_setup(const struct objects_family *new_family)
     ssti_kind_register(SST_KIND_EVENT, ssti_event_kind());
     ssti_kind_register(SST_KIND_BARRIER, ssti_barrier_kind());
     ssti_kind_register(SST_KIND_QUEUE, ssti_queue_kind());
+    ssti_kind_register(SST_KIND_PIPE, ssti_pipe_kind());
     family = new_family;
     is_made = false;
     respawns = sim_chance(1, 2) ? 0 : family->respawns_max;

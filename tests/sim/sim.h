@@ -219,6 +219,11 @@ int sim_kernel_sleepers(const void *word);
 void sim_kernel_close_all(int process);
 /* poll() for reading on one descriptor. 1, 0 past the deadline, SST_EINTR. */
 int sim_poll(int fd, int64_t deadline_ns);
+/* One more holder, in the calling process, of an end of a pair; the same number. -1 when nobody
+ * has that end any more. */
+int sim_pair_dup(int fd);
+/* Nobody has the other end. */
+bool sim_pair_has_hung_up(int fd);
 
 /* ---- sim_alloc.c ---- */
 

@@ -254,6 +254,8 @@ enum {
     SOCKETS = 64,
     SOCKET_ROOM = 3, /* datagrams a bell holds */
     FIRST_FD = 1000,
+    PAIRS = 4,
+    PAIR_FD = 2000, /* and one more for the other end, in any process */
 };
 
 static struct sim_socket {
@@ -264,9 +266,54 @@ static struct sim_socket {
 } sockets[SOCKETS];
 static uint64_t last_name;
 
+/* Joined stream sockets. What a poll sleeps on: bytes, and whether nobody has the other end. */
+static struct sim_pair_end {
+    _Atomic uint32_t waiting;
+    _Atomic uint32_t hung_up;
+    uint32_t holders[SIM_PROCESSES];
+} pairs[PAIRS][2];
+static int pair_count;
+
+static struct sim_pair_end *
+pair_end_of(int fd, int other)
+{
+    const int at = fd - PAIR_FD;
+
+    sim_check(at >= 0 && at < 2 * pair_count);
+    return &pairs[at / 2][(at % 2) ^ other];
+}
+
+static bool
+is_held(const struct sim_pair_end *end)
+{
+    for (int i = 0; i < SIM_PROCESSES; i++) {
+        if (end->holders[i] != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Somebody has let go of `end`: does the other hang up? */
+static void
+let_go(const struct sim_pair_end *end, struct sim_pair_end *other)
+{
+    if (!is_held(end) && other->hung_up == 0) {
+        other->hung_up = 1;
+        sim_trace("an end hangs up");
+        (void)wake(&other->hung_up, INT32_MAX);
+    }
+}
+
 void
 sim_kernel_close_all(int process)
 {
+    for (int i = 0; i < pair_count; i++) {
+        for (int end = 0; end < 2; end++) {
+            pairs[i][end].holders[process] = 0;
+            let_go(&pairs[i][end], &pairs[i][1 - end]);
+        }
+    }
     for (int i = 0; i < SOCKETS; i++) {
         if (sockets[i].process == process) {
             sockets[i].process = -1;
@@ -281,6 +328,8 @@ reset_sockets(void)
         sockets[i].process = -1;
     }
     last_name = 0;
+    memset(pairs, 0, sizeof(pairs));
+    pair_count = 0;
 }
 
 static int
@@ -331,6 +380,12 @@ int
 ssti_os_close(int fd)
 {
     sim_fence();
+    if (fd >= PAIR_FD) {
+        sim_check(pair_end_of(fd, 0)->holders[sim.current->process] != 0);
+        pair_end_of(fd, 0)->holders[sim.current->process]--;
+        let_go(pair_end_of(fd, 0), pair_end_of(fd, 1));
+        return -1;
+    }
     socket_of(fd)->process = -1;
     return -1;
 }
@@ -381,6 +436,106 @@ sim_poll(int fd, int64_t deadline_ns)
             return rc == SST_ETIMEDOUT ? 0 : rc;
         }
     }
+}
+
+/* ---- Pairs ---- */
+
+int
+ssti_os_pair_open(int fds[2])
+{
+    sim_check(pair_count < PAIRS);
+    sim_fence();
+    for (int end = 0; end < 2; end++) {
+        pairs[pair_count][end].holders[sim.current->process] = 1;
+        fds[end] = PAIR_FD + 2 * pair_count + end;
+    }
+    pair_count++;
+    return 0;
+}
+
+int
+sim_pair_dup(int fd)
+{
+    if (!is_held(pair_end_of(fd, 0))) {
+        return -1;
+    }
+    pair_end_of(fd, 0)->holders[sim.current->process]++;
+    return fd;
+}
+
+bool
+sim_pair_has_hung_up(int fd)
+{
+    return pair_end_of(fd, 0)->hung_up != 0;
+}
+
+int
+ssti_os_pair_ring(int fd)
+{
+    struct sim_pair_end *const other = pair_end_of(fd, 1);
+
+    sim_hot_death();
+    sim_fence();
+    if (!is_held(other)) {
+        return SST_EPIPE;
+    }
+    sim_trace("rings end %d", (fd - PAIR_FD) ^ 1);
+    other->waiting++;
+    (void)wake(&other->waiting, INT32_MAX);
+    return 0;
+}
+
+void
+ssti_os_pair_drain(int fd)
+{
+    sim_fence();
+    sim_trace("drains end %d", fd - PAIR_FD);
+    pair_end_of(fd, 0)->waiting = 0;
+}
+
+int
+ssti_os_pair_poll(int fd, uint32_t *seen, int64_t deadline_ns)
+{
+    struct sim_pair_end *const end = pair_end_of(fd, 0);
+    const struct ssti_os_wait words[2] = {{&end->waiting, 0}, {&end->hung_up, 0}};
+    int rc = 0;
+
+    for (;;) {
+        sim_fence();
+        *seen = (end->waiting != 0 ? SSTI_OS_PAIR_RUNG : 0U) |
+                (end->hung_up != 0 ? SSTI_OS_PAIR_HUNG_UP : 0U);
+        if (*seen != 0) {
+            return 0;
+        }
+        if (rc != 0 && rc != SST_EAGAIN) {
+            return rc;
+        }
+        rc = deadline_ns == SST_NOW ? SST_ETIMEDOUT
+                                    : ssti_os_futex_waitv(words, 2, deadline_ns);
+    }
+}
+
+int
+ssti_os_wait_hangup(const int *fds, uint32_t count, uint32_t readable, int64_t deadline_ns)
+{
+    struct sim_pair_end *const end = pair_end_of(fds[0], 0);
+    const struct ssti_os_wait one = {&end->hung_up, 0};
+    int rc = 0;
+
+    sim_check(count == 1 && readable == 0);
+    while (end->hung_up == 0) {
+        if (rc != 0 && rc != SST_EAGAIN) {
+            return rc;
+        }
+        rc = ssti_os_futex_waitv(&one, 1, deadline_ns);
+    }
+    return 1;
+}
+
+void
+ssti_os_yield(void)
+{
+    sim_step();
 }
 
 int

@@ -9,6 +9,7 @@ extern const struct sim_scenario sim_condition;
 extern const struct sim_scenario sim_event;
 extern const struct sim_scenario sim_leaf;
 extern const struct sim_scenario sim_mutex;
+extern const struct sim_scenario sim_pipe;
 extern const struct sim_scenario sim_queue;
 extern const struct sim_scenario sim_semaphore;
 

@@ -324,6 +324,14 @@ ssti_held_release(struct sst_arena *arena, uint32_t held)
     parts[slot].held_taken[held] = false;
 }
 
+/* The word of the slot's header that objects look at. */
+static void
+set_state(const struct slot *slot, uint32_t state)
+{
+    memcpy(sim_buffer + slot->offset + offsetof(struct sst_slot_shm, state), &state,
+           sizeof(state));
+}
+
 int
 ssti_slot_create(struct sst_arena *arena, enum sst_kind kind, uint32_t size, uint32_t *held,
                  uint64_t *offset, struct sst_error *err)
@@ -344,6 +352,7 @@ ssti_slot_create(struct sst_arena *arena, enum sst_kind kind, uint32_t size, uin
     slot->live = true;
     sim_name(sim_buffer + slot->offset, size, "object");
     memcpy(sim_buffer + slot->offset, &slot->generation, sizeof(slot->generation));
+    set_state(slot, SSTI_SLOT_LIVE);
     parts[slot_of(arena)].held_slot[*held] = slot->offset;
     *offset = slot->offset;
     return 0;
@@ -396,10 +405,12 @@ drop(struct sst_arena *arena, struct private_part *part, uint32_t held)
             slot->count--;
         }
         if (slot->count == 0) {
+            set_state(slot, SSTI_SLOT_DYING);
             if (kinds[slot->kind] != NULL && kinds[slot->kind]->destroy != NULL) {
                 kinds[slot->kind]->destroy(arena, sim_buffer + slot->offset);
             }
             sim_step();
+            set_state(slot, SSTI_SLOT_FREE);
             slot->live = false;
         }
     }

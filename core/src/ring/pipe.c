@@ -2,28 +2,30 @@
 
 /* Pipes: a message ring each way, and a pair of sockets for sleepers.
  *
- * Messages never touch the sockets. These are there because a sleeper must learn of two
+ * Messages never touch the sockets. These are there because a receiver must learn of two
  * things: a message, and that nobody is left who could send one. The second only the
  * kernel knows for certain (it counts the descriptors of an end over forks, passing and
- * deaths), and it tells those who poll the socket. So everybody who has to wait, for a
- * message or for room, sleeps in poll() on the socket of his end, and is rung by one
- * byte from the other. Nobody sleeps on the leaf but for the lock.
+ * deaths), and it tells those who poll the socket. So a receiver sleeps in poll() on the
+ * socket of its end, and is rung by one byte from the other.
  *
  * Each end is *rung* or not. Whoever puts a message rings the reading end first unless
- * it is rung already, then publishes; whoever takes one while senders sleep at the
- * other end rings that end, then takes. Who found nothing under the leaf, and is going
- * to sleep, marks its end not rung and reads the byte away, under the leaf. Hence,
- * whenever the leaf is free:
+ * it is rung already, then publishes. Who found nothing under the leaf, and is going to
+ * sleep, marks its end not rung and reads the byte away, under the leaf. Hence, whenever
+ * the leaf is free:
  *
- *   P1  a message is there    =>  the end that reads it is rung
- *   P2  an end is rung        =>  its socket is readable, or its reader is gone
- *   P3  room and send_asleep  =>  the end of those senders is rung
+ *   P1  a message is there      =>  the end that reads it is rung
+ *   P2  an end is rung          =>  its socket is readable, or its reader is gone
+ *   P3  room, and a sender      =>  it has been woken, or the leaf's next unlock does it;
+ *        sleeps on the leaf          in poll(), its end is rung
  *
  * While both sides run, an end stays rung, and a message costs no system call. The same
  * rules make the descriptor fit for select() at any time. One byte wakes all who poll
- * the end; those who find nothing sleep again. A receiver and a sender that wait at the
- * same end at once share the byte: who finds nothing while the other kind has reason to
- * run leaves it, and naps.
+ * the end; those who find nothing sleep again.
+ *
+ * A sender without room could sleep in poll(), too, and does where the pipe goes one
+ * way: there nobody else wants the byte. In a duplex pipe it would have to take a byte
+ * away that says that there are messages. So it sleeps on the leaf, senders at end 0 as
+ * class B, those at end 1 as class C, and asks the socket for a hang-up every SLICE_NS.
  *
  * End of file: the other end has hung up, and after that was seen the ring is empty.
  * The other way round a sender looks at the slot that stands for the reading end
@@ -56,15 +58,12 @@
 enum {
     UNREAD_MAX = 64, /* sends that nobody took, after which the socket is asked */
     YIELDS_MAX = 3,  /* for whoever rang to be done */
-    /* While a byte at our end is meant for others, who are slow to come. */
-    NAP_MIN_NS = 1000000,
-    NAP_MAX_NS = 100000000,
+    SLICE_NS = 20000000,
 };
 
 /* One wait. */
 struct wait {
     int64_t deadline_ns;
-    int64_t nap_ns; /* the last one; 0 = none yet */
     bool is_sender;
     bool has_hung_up; /* the other end was seen closed */
 };
@@ -78,10 +77,30 @@ ssti_pipe_repair(const struct ssti_view *view)
     ssti_ring_repair_locked(&pipe->out);
 }
 
+/* The class of the senders at an end, and whether there is room for them. The leaf is
+ * held. */
+static uint32_t
+wake_senders_locked(const struct sst_pipe *pipe, uint32_t end)
+{
+    const enum ssti_leaf_class class = end == 0 ? SSTI_LEAF_B : SSTI_LEAF_C;
+    const struct ssti_ring *const ring = end == pipe->end ? &pipe->out : &pipe->in;
+
+    if (ssti_leaf_waiting(pipe->view.leaf, class) == 0 || ssti_ring_is_full(ring)) {
+        return 0;
+    }
+    return class;
+}
+
+static uint32_t
+wake_locked(const struct sst_pipe *pipe)
+{
+    return wake_senders_locked(pipe, 0) | wake_senders_locked(pipe, 1);
+}
+
 void
 ssti_pipe_unlock(struct sst_pipe *pipe)
 {
-    ssti_view_unlock(&pipe->view, 0, 0);
+    ssti_view_unlock(&pipe->view, wake_locked(pipe), 1);
 }
 
 static void
@@ -127,25 +146,17 @@ ring_other_locked(struct sst_pipe *pipe, uint32_t asleep)
     return 0;
 }
 
-/* This thread found nothing to do at its end: take the byte back, if there is one and
- * it is not meant for somebody of the other kind. False when it is. */
-static bool
-settle_locked(struct sst_pipe *pipe, bool is_sender)
+/* This process found nothing to do at its end: take the byte back, if there is one. */
+static void
+settle_locked(struct sst_pipe *pipe)
 {
     struct sst_pipe_end_shm *const end = &pipe->shm->end[pipe->end];
 
-    if (ssti_load_rlx(&end->rung) == 0) {
-        return true;
+    if (ssti_load_rlx(&end->rung) != 0) {
+        ssti_store_rel(&end->rung, 0);
+        SST_CRASHPOINT(pipe_unmarked);
+        ssti_os_pair_drain(pipe->fd);
     }
-    if (is_sender ? ssti_ring_count(&pipe->in) != 0 && pipe->can_recv
-                  : ssti_load_rlx(&end->send_asleep) != 0 &&
-                        !ssti_ring_is_full(&pipe->out, 0)) {
-        return false;
-    }
-    ssti_store_rel(&end->rung, 0);
-    SST_CRASHPOINT(pipe_unmarked);
-    ssti_os_pair_drain(pipe->fd);
-    return true;
 }
 
 /* Whoever rang holds the leaf until the message is there, and on one CPU the ring took
@@ -159,10 +170,10 @@ let_ringer_finish(const struct sst_pipe *pipe)
     }
 }
 
-/* Sleep on the socket; the leaf is held before and after. 0 when it is time to look
- * again, SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
+/* Sleep on the socket; the leaf is held before and after. 0 when it is time to look again,
+ * SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
 static int
-sleep_locked(struct sst_pipe *pipe, struct wait *wait)
+poll_locked(struct sst_pipe *pipe, struct wait *wait)
 {
     struct sst_pipe_end_shm *const end = &pipe->shm->end[pipe->end];
     _Atomic uint32_t *const asleep =
@@ -170,11 +181,10 @@ sleep_locked(struct sst_pipe *pipe, struct wait *wait)
     const bool may_block = wait->deadline_ns != SST_NOW;
     uint32_t seen = 0;
     uint32_t count;
-    bool is_quiet = true;
     int rc;
 
     if (may_block || pipe->is_polled) {
-        is_quiet = settle_locked(pipe, wait->is_sender);
+        settle_locked(pipe);
     }
     if (may_block) {
         ssti_store_rel(asleep, ssti_load_rlx(asleep) + 1);
@@ -182,26 +192,11 @@ sleep_locked(struct sst_pipe *pipe, struct wait *wait)
     }
     ssti_pipe_unlock(pipe);
 
-    if (is_quiet || !may_block) {
-        rc = ssti_os_pair_poll(pipe->fd, &seen, wait->deadline_ns);
-    }
-    else {
-        const int64_t now = ssti_os_now_ns();
-
-        wait->nap_ns = (int64_t)ssti_min((uint64_t)wait->nap_ns * 2, NAP_MAX_NS);
-        wait->nap_ns = (int64_t)ssti_max((uint64_t)wait->nap_ns, NAP_MIN_NS);
-        rc = ssti_os_wait_hangup(&pipe->fd, 1, 0,
-                                 (int64_t)ssti_min((uint64_t)wait->deadline_ns,
-                                                   (uint64_t)(now + wait->nap_ns)));
-        seen = rc > 0 ? SSTI_OS_PAIR_HUNG_UP : 0;
-        if (rc > 0 || (rc == SST_ETIMEDOUT && now + wait->nap_ns < wait->deadline_ns)) {
-            rc = 0;
-        }
-    }
-
+    rc = ssti_os_pair_poll(pipe->fd, &seen, wait->deadline_ns);
     if (rc == 0) {
         let_ringer_finish(pipe);
     }
+
     ssti_view_lock(&pipe->view);
     if (may_block) {
         count = ssti_load_rlx(asleep);
@@ -212,6 +207,30 @@ sleep_locked(struct sst_pipe *pipe, struct wait *wait)
     }
     /* With SST_NOW a byte says nothing new. */
     return rc == 0 && !may_block && !wait->has_hung_up ? SST_ETIMEDOUT : rc;
+}
+
+/* The same for a sender of a duplex pipe, on the leaf. */
+static int
+wait_for_room_locked(struct sst_pipe *pipe, struct wait *wait)
+{
+    struct ssti_leaf_sleep sleep = {
+        .class = pipe->end == 0 ? SSTI_LEAF_B : SSTI_LEAF_C,
+        .count = 1,
+    };
+    uint32_t seen;
+
+    if (ssti_os_pair_poll(pipe->fd, &seen, SST_NOW) == 0 &&
+        (seen & SSTI_OS_PAIR_HUNG_UP) != 0) {
+        wait->has_hung_up = true;
+        return 0;
+    }
+    if (wait->deadline_ns == SST_NOW) {
+        return SST_ETIMEDOUT;
+    }
+    sleep.deadline_ns = (int64_t)ssti_min((uint64_t)wait->deadline_ns,
+                                          (uint64_t)ssti_os_now_ns() + SLICE_NS);
+    sleep.wake = wake_locked(pipe); /* we may be awake in another's place */
+    return ssti_view_wait(&pipe->view, &sleep, wait->deadline_ns);
 }
 
 /* ---- Send ---- */
@@ -280,7 +299,8 @@ send_section(struct sst_pipe *pipe, struct ssti_parcel *parcel, struct wait *wai
             rc = slept;
             break;
         }
-        slept = sleep_locked(pipe, wait);
+        slept =
+            pipe->can_recv ? wait_for_room_locked(pipe, wait) : poll_locked(pipe, wait);
     }
     ssti_pipe_unlock(pipe);
     return rc;
@@ -288,17 +308,17 @@ send_section(struct sst_pipe *pipe, struct ssti_parcel *parcel, struct wait *wai
 
 /* The ring is full: look for a while before sleeping. */
 static void
-spin_for_room(struct sst_pipe *pipe, uint64_t size, int64_t deadline_ns)
+spin_for_room(struct sst_pipe *pipe, int64_t deadline_ns)
 {
     struct ssti_spin_run run;
 
-    if (!ssti_ring_is_full(&pipe->out, size)) {
+    if (!ssti_ring_is_full(&pipe->out)) {
         return;
     }
     ssti_spin_begin(&run, &pipe->send_spin, deadline_ns);
-    while (ssti_ring_is_full(&pipe->out, size) && ssti_spin_next(&run)) {
+    while (ssti_ring_is_full(&pipe->out) && ssti_spin_next(&run)) {
     }
-    ssti_spin_end(&run, !ssti_ring_is_full(&pipe->out, size));
+    ssti_spin_end(&run, !ssti_ring_is_full(&pipe->out));
 }
 
 int
@@ -319,7 +339,7 @@ sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices,
     if (rc != 0) {
         return rc;
     }
-    spin_for_room(pipe, parcel.size, deadline_ns);
+    spin_for_room(pipe, deadline_ns);
     rc = send_section(pipe, &parcel, &wait);
     while (rc == SSTI_RING_CHUNK) {
         rc = ssti_ring_make_chunk(&pipe->out, &parcel);
@@ -379,13 +399,13 @@ recv_section(struct sst_pipe *pipe, struct ssti_receipt *receipt, struct wait *w
             rc = slept;
             break;
         }
-        slept = sleep_locked(pipe, wait);
+        slept = poll_locked(pipe, wait);
         has_slept = wait->deadline_ns != SST_NOW;
     }
     if (rc == 0 && has_slept && ssti_ring_count(&pipe->in) == 0) {
         /* Who slept is going to sleep again: read the byte while the sender waits for
          * the answer, rather than when it needs the leaf to send the next. */
-        (void)settle_locked(pipe, false);
+        settle_locked(pipe);
     }
     ssti_pipe_unlock(pipe);
     return rc;

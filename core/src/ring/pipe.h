@@ -14,8 +14,8 @@
 #include "sync/view.h"
 
 #ifndef SSTI_PIPE_BYTES
-/* That fit each way with their records' heads, so that 256 KiB of messages of a size
- * worth sending do; a longer message goes alone. */
+/* A way that holds less takes another message, however long. Heads of records count, so
+ * that 256 KiB of messages of a size worth sending fit. */
 # define SSTI_PIPE_BYTES 327680
 #endif
 

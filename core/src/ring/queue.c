@@ -58,7 +58,7 @@ ssti_queue_wake_locked(const struct sst_queue *queue)
     if (ssti_ring_count(&queue->ring) != 0) {
         wake |= SSTI_LEAF_A;
     }
-    if (!ssti_ring_is_full(&queue->ring, 0)) {
+    if (!ssti_ring_is_full(&queue->ring)) {
         wake |= SSTI_LEAF_B;
     }
     if (queue->joinable && ssti_takers_have_news_locked(&queue->takers)) {
@@ -179,17 +179,17 @@ put_section(struct sst_queue *queue, struct ssti_parcel *parcel, int64_t deadlin
 
 /* A bounded queue that is full: look for a while before sleeping. */
 static void
-spin_for_room(struct sst_queue *queue, uint64_t size, int64_t deadline_ns)
+spin_for_room(struct sst_queue *queue, int64_t deadline_ns)
 {
     struct ssti_spin_run run;
 
-    if (!ssti_ring_is_full(&queue->ring, size)) {
+    if (!ssti_ring_is_full(&queue->ring)) {
         return;
     }
     ssti_spin_begin(&run, &queue->put_spin, deadline_ns);
-    while (ssti_ring_is_full(&queue->ring, size) && ssti_spin_next(&run)) {
+    while (ssti_ring_is_full(&queue->ring) && ssti_spin_next(&run)) {
     }
-    ssti_spin_end(&run, !ssti_ring_is_full(&queue->ring, size));
+    ssti_spin_end(&run, !ssti_ring_is_full(&queue->ring));
 }
 
 static int
@@ -197,7 +197,7 @@ put_parcel(struct sst_queue *queue, struct ssti_parcel *parcel, int64_t deadline
 {
     int rc;
 
-    spin_for_room(queue, parcel->size, deadline_ns);
+    spin_for_room(queue, deadline_ns);
     rc = put_section(queue, parcel, deadline_ns);
     while (rc == SSTI_RING_CHUNK) {
         rc = ssti_ring_make_chunk(&queue->ring, parcel);

@@ -113,30 +113,20 @@ ssti_ring_is_held(const struct sst_leaf_shm *leaf)
 }
 
 bool
-ssti_ring_is_full(const struct ssti_ring *ring, uint64_t size)
+ssti_ring_is_full(const struct ssti_ring *ring)
 {
-    const struct sst_ring_shm *const shm = ring->shm;
-    const uint32_t item_max = ssti_load_rlx(&shm->item_max);
-    const uint64_t byte_max = ssti_load_rlx(&shm->byte_max);
+    const uint32_t item_max = ssti_load_rlx(&ring->shm->item_max);
+    const uint64_t byte_max = ssti_load_rlx(&ring->shm->byte_max);
 
     if (item_max == 0 && byte_max == 0) {
         return false;
     }
 
     const uint64_t count = ssti_ring_count(ring);
-
-    if (item_max != 0 && count >= item_max) {
-        return true;
-    }
-    /* A message longer than the bound goes through alone. */
-    if (byte_max == 0 || count == 0) {
-        return false;
-    }
-
     /* Heads count, or there would be no bound for empty messages. */
     const uint64_t bytes = ssti_ring_bytes(ring) + count * SSTI_RECORD_HEADER_SIZE;
 
-    return bytes >= byte_max || size + SSTI_RECORD_HEADER_SIZE > byte_max - bytes;
+    return (item_max != 0 && count >= item_max) || (byte_max != 0 && bytes >= byte_max);
 }
 
 /* ---- Putting ---- */
@@ -298,7 +288,7 @@ ssti_ring_fit_locked(struct ssti_ring *ring, struct ssti_parcel *parcel)
     if (rc != 0) {
         return rc;
     }
-    if (ssti_ring_is_full(ring, parcel->size)) {
+    if (ssti_ring_is_full(ring)) {
         return SSTI_RING_FULL;
     }
     rc = ring->put != NULL ? find_place(ring, parcel) : SST_EAGAIN;

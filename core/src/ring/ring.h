@@ -125,8 +125,9 @@ bool ssti_ring_is_orphaned(const struct sst_leaf_shm *leaf);
 /* Somebody is in a section. */
 bool ssti_ring_is_held(const struct sst_leaf_shm *leaf);
 
-/* Would a message of `size` bytes have to wait for a take? */
-bool ssti_ring_is_full(const struct ssti_ring *ring, uint64_t size);
+/* Does the next put have to wait for a take? The same for all, whatever they want to put: so
+ * those who wait have one condition, and one of them can be woken in another's place. */
+bool ssti_ring_is_full(const struct ssti_ring *ring);
 
 /* ---- Putting ---- */
 

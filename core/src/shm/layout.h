@@ -82,7 +82,7 @@ struct sst_ring_shm {
     _Atomic uint64_t spare;      /* a drained chunk kept for the next growth */
     _Atomic uint64_t retired;    /* drained chunks to be freed, chained by `next` */
 
-    _Atomic uint64_t byte_max; /* of records at most, 0 = no bound; const */
+    _Atomic uint64_t byte_max; /* of records that make it full, 0 = none; const */
     _Atomic uint32_t item_max; /* messages at most, 0 = no bound; const */
     _Atomic uint32_t reserved;
 
@@ -155,7 +155,7 @@ struct sst_pipe_shm {
     _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
     _Atomic uint32_t role;    /* SSTI_PIPE_RINGS; const */
     _Atomic uint32_t duplex;  /* const */
-    struct sst_leaf_shm leaf; /* nobody sleeps on it but for the lock: sleepers poll */
+    struct sst_leaf_shm leaf; /* B, C: senders at end 0, 1 of a duplex pipe; others poll */
     struct sst_ring_shm ring[2]; /* [e] is what end e reads */
     struct sst_pipe_end_shm end[2];
     _Atomic uint64_t offset; /* of this slot; const */
