@@ -162,8 +162,9 @@ queue_put_failed(QueueObject *self, PyObject *obj)
         if (traceback != NULL) {
             (void)PyException_SetTraceback(value, traceback);
         }
-        PyObject *const handled = PyObject_CallMethodObjArgs(
-            (PyObject *)self, self->state->str_put_failed, value, obj, NULL);
+        PyObject *const handled =
+            PyObject_CallMethodObjArgs((PyObject *)self, self->state->str_put_failed,
+                                       value, obj, NULL);
         truth = handled != NULL ? PyObject_IsTrue(handled) : -1;
         Py_XDECREF(handled);
     }
