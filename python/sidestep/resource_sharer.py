@@ -4,7 +4,7 @@
 Who gets a message is unknown while it is put, so there is no socket to send its
 descriptors over. The sender keeps a duplicate and a thread with a listening Unix
 socket; the receiver connects, names the duplicate, gets it. The thread starts at the
-first descriptor and `stop` ends it.
+first descriptor and ends when all were taken, or by `stop`.
 """
 
 from __future__ import annotations
@@ -154,11 +154,25 @@ class _ResourceSharer:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             try:
-                if not self._serve_one():
+                if not self._serve_one() or self._retire():
                     return
             except Exception:  # noqa: BLE001 - one bad taker must not stop the others
                 if not util.is_exiting():
                     sys.excepthook(*sys.exc_info())
+
+    def _retire(self) -> bool:
+        """End the service if nothing is left to be taken."""
+        # Whoever has the lock is about to need this thread.
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._cache or self._listener is None:
+                return False
+            self._listener.close()
+            self._forget()
+        finally:
+            self._lock.release()
+        return True
 
     def _serve_one(self) -> bool:
         listener = self._listener

@@ -477,6 +477,21 @@ def test_pass_a_descriptor(ctx, start, sharer):
     os.close(w)
 
 
+def test_the_sharers_thread_ends_when_all_is_taken(start, eventually):
+    ctx = sidestep.get_context("fork")
+    before = threading.active_count()
+    mine, its = ctx.Pipe()
+    child = start(ctx, children.use_passed, its)
+    for _ in range(3):
+        a, b = ctx.Pipe()
+        mine.send(b)
+        a.send(1)
+        assert a.recv() == ("got", 1)
+    eventually(lambda: threading.active_count() <= before)
+    mine.send(None)
+    child.join()
+
+
 def test_no_descriptor_where_one_is_expected(ctx, start):
     conn, other = ctx.Pipe()
     os.write(other.fileno(), b"\0")
