@@ -21,7 +21,9 @@ from sidestep import managers, shared_memory
     ],
 )
 def test_it_says_so(call):
-    with pytest.raises(NotImplementedError, match=r"in a later version.*until then use"):
+    with pytest.raises(
+        NotImplementedError, match=r"in a later version.*until then use"
+    ):
         call()
 
 
