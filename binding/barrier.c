@@ -141,6 +141,23 @@ barrier_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(barrier_leave_doc, "leave($self, ticket, /)\n--\n\n"
+                                "Give up waiting, as if never arrived, unless all "
+                                "have come.");
+
+static PyObject *
+barrier_leave(PyObject *obj, PyObject *arg)
+{
+    struct sst_barrier *const barrier = barrier_of(obj);
+    uint64_t ticket = 0;
+
+    if (barrier == NULL || barrier_to_ticket(arg, &ticket) < 0) {
+        return NULL;
+    }
+    sst_barrier_leave(barrier, ticket);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(barrier_abort_doc, "abort($self, /)\n--\n\nBreak it.");
 
 static PyObject *
@@ -297,6 +314,7 @@ static PyMethodDef barrier_methods[] = {
     {"open", barrier_open, METH_O, barrier_open_doc},
     {"wait", (PyCFunction)(void (*)(void))barrier_wait, METH_FASTCALL | METH_KEYWORDS,
      barrier_wait_doc},
+    {"leave", barrier_leave, METH_O, barrier_leave_doc},
     {"abort", barrier_abort, METH_NOARGS, barrier_abort_doc},
     {"reset", barrier_reset, METH_NOARGS, barrier_reset_doc},
     {"statistics", barrier_statistics, METH_NOARGS, barrier_statistics_doc},

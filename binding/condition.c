@@ -98,8 +98,8 @@ condition_wait(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
 }
 
 PyDoc_STRVAR(condition_leave_doc, "leave($self, ticket, /)\n--\n\n"
-                                  "Give up waiting. A notification that was on its way "
-                                  "passes on to the next.");
+                                  "Give up waiting. True when a notification had come "
+                                  "all the same: it is used up.");
 
 static PyObject *
 condition_leave(PyObject *obj, PyObject *arg)
@@ -110,8 +110,7 @@ condition_leave(PyObject *obj, PyObject *arg)
     if (condition == NULL || condition_to_ticket(arg, &ticket) < 0) {
         return NULL;
     }
-    sst_condition_leave(condition, ticket);
-    Py_RETURN_NONE;
+    return PyBool_FromLong(sst_condition_leave(condition, ticket));
 }
 
 PyDoc_STRVAR(condition_notify_doc, "notify($self, /, n=1)\n--\n\n"

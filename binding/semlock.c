@@ -178,7 +178,8 @@ semlock_exit(PyObject *self, PyObject *const *Py_UNUSED(args),
 
 PyDoc_STRVAR(semlock_recover_doc,
              "recover($self, /)\n--\n\n"
-             "Free a lock whose owner died holding it. False when there was nothing to "
+             "Free a lock whose owner died holding it, or the units of a bounded "
+             "semaphore that dead processes hold. False when there was nothing to "
              "recover.");
 
 static PyObject *
@@ -186,12 +187,13 @@ semlock_recover(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
     SemLockObject *const self = (SemLockObject *)obj;
 
-    if (self->mutex == NULL) {
-        Py_RETURN_FALSE; /* semaphores have no owner */
+    if (self->mutex == NULL && self->semaphore == NULL) {
+        Py_RETURN_FALSE;
     }
 
-    const int rc = sst_mutex_recover(self->mutex);
-    return rc < 0 ? sstpy_raise(self->state, rc, NULL) : PyBool_FromLong(rc);
+    const int rc = self->mutex != NULL ? sst_mutex_recover(self->mutex)
+                                       : sst_semaphore_recover(self->semaphore);
+    return rc < 0 ? sstpy_raise(self->state, rc, NULL) : PyBool_FromLong(rc != 0);
 }
 
 /* ---- looking ---- */

@@ -224,20 +224,21 @@ class Condition:
         assert semlock._is_mine(), "must acquire() condition before using wait()"
         count = semlock._count()
         ticket = self._core.enter()
-        notified = False
         released = 0
         try:
             while released < count:
                 self._lock.release()
                 released += 1
-            notified = self._core.wait(ticket, timeout)
-            return notified
+            notified = self._core.wait(ticket, timeout) or self._core.leave(ticket)
+        except BaseException:
+            if self._core.leave(ticket):
+                self._core.notify(1)  # came to one who does not want it any more
+            raise
         finally:
-            if not notified:
-                self._core.leave(ticket)
             # Also after an interruption: the caller's `with` is going to release.
             for _ in range(released):
                 self._lock.acquire()
+        return notified
 
     def notify(self, n: int = 1) -> None:
         """Wake up to ``n`` of those who wait."""
@@ -327,8 +328,15 @@ class Barrier:
             self._pass(ticket)
         else:
             left = None if deadline is None else max(0.0, deadline - monotonic())
-            self._core.wait(ticket, left)
+            self._wait_in(ticket, left)
         return index
+
+    def _wait_in(self, ticket: int, timeout: float | None) -> None:
+        try:
+            self._core.wait(ticket, timeout)
+        except BaseException:
+            self._core.leave(ticket)  # no matter if the round is over
+            raise
 
     def _pass(self, ticket: int) -> None:
         try:

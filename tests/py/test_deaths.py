@@ -121,6 +121,9 @@ def test_bounded_semaphore_whose_units_all_died(ctx, start):
     start(ctx, children.acquire_and_die, semaphore).join()
     with pytest.raises(OwnerDied):
         semaphore.acquire(timeout=20)
+    assert semaphore.recover()
+    assert semaphore.acquire(timeout=20)
+    assert not semaphore.recover()
 
 
 # ---- Conditions, events, barriers ----

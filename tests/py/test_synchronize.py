@@ -2,6 +2,7 @@
 """Locks, semaphores, conditions, events, barriers, on both packages and beyond."""
 
 import pickle
+import signal
 import threading
 
 import children
@@ -402,3 +403,35 @@ def test_barrier_of_one(mp):
 def test_barrier_of_none():
     with pytest.raises(ValueError, match="parties must be > 0"):
         sidestep.Barrier(0)
+
+
+@pytest.fixture
+def interrupt():
+    """Have a signal handler raise in the main thread, soon."""
+
+    class HandlerError(Exception):
+        pass
+
+    def handle(*_):
+        raise HandlerError
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    yield HandlerError
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_waiter_has_not_arrived(mp, interrupt):
+    barrier = mp.Barrier(2)
+    with pytest.raises(interrupt):
+        barrier.wait()
+    assert barrier.n_waiting == 0
+
+
+def test_an_interrupted_wait_holds_the_lock_again(mp, interrupt):
+    condition = mp.Condition()
+    with condition:
+        with pytest.raises(interrupt):
+            condition.wait()
+        assert condition._lock._semlock._is_mine()
