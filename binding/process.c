@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /* What a child does about itself, and the zygote's loop. The zygote copies itself
- * without at-fork handlers; the interpreter's hooks and the binding's own are run here. */
+ * without at-fork handlers; the interpreter's hooks and the binding's own are run here.
+ */
 
 #include "process.h"
 

@@ -428,7 +428,8 @@ start_in_thread(void *context)
     return process;
 }
 
-/* The kernel signals the end of the thread that forked; that is not the parent's end. */
+/* The kernel signals the end of the thread that forked; that is not the parent's
+ * end. */
 TEST(it_survives_the_thread_that_started_it)
 {
     struct family family = {.arena = arena_new()};

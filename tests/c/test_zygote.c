@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Children by a zygote: whose they are, what they get, and who may die. The zygote here is a
- * forked child that runs the loop; the Python side makes it a program of its own. */
+/* Children by a zygote: whose they are, what they get, and who may die. The zygote here
+ * is a forked child that runs the loop; the Python side makes it a program of its
+ * own. */
 
 #include "runner.h"
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Starting a program. What runs between vfork and exec lives here, and nothing else: the
- * child shares our memory until it has become the program, so it may call only what is safe
- * in a signal handler, allocates nothing, and takes no lock. A test looks at the undefined
- * symbols of this file.
+/* Starting a program. What runs between vfork and exec lives here, and nothing else:
+ * the child shares our memory until it has become the program, so it may call only what
+ * is safe in a signal handler, allocates nothing, and takes no lock. A test looks at
+ * the undefined symbols of this file.
  *
- * vfork suspends the calling thread alone. Signals are blocked around it: a handler that ran
- * in the child would run in our memory. The child therefore takes our handlers away before
- * it gives the program our signal mask. */
+ * vfork suspends the calling thread alone. Signals are blocked around it: a handler
+ * that ran in the child would run in our memory. The child therefore takes our handlers
+ * away before it gives the program our signal mask. */
 
 #include <errno.h>
 #include <fcntl.h>

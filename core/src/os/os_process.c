@@ -2,14 +2,16 @@
 
 /* Processes, as the kernel has them: making, waiting for, signalling, ending.
  *
- * A child is named by its pidfd wherever the kernel lets us: a pid may be another process's
- * by the time one uses it, a descriptor may not. Only our own children are waited for, one
- * by one, so that a program's own os.wait() and subprocess stay undisturbed.
+ * A child is named by its pidfd wherever the kernel lets us: a pid may be another
+ * process's by the time one uses it, a descriptor may not. Only our own children are
+ * waited for, one by one, so that a program's own os.wait() and subprocess stay
+ * undisturbed.
  *
- * Death of the parent. PR_SET_PDEATHSIG speaks of the *thread* that made the child: it fires
- * when a worker thread that called start() ends, too. So the signal is a real-time one with
- * a handler that looks whether the parent has changed, and only then kills. After arming it
- * looks once by hand, for a parent that died before. See docs/internals/processes.rst. */
+ * Death of the parent. PR_SET_PDEATHSIG speaks of the *thread* that made the child: it
+ * fires when a worker thread that called start() ends, too. So the signal is a
+ * real-time one with a handler that looks whether the parent has changed, and only then
+ * kills. After arming it looks once by hand, for a parent that died before. See
+ * docs/internals/processes.rst. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,8 +39,8 @@ enum {
     NS_PER_S = 1000000000,
 };
 
-/* Which process armed parent death, and whose child it was then. Written before the signal
- * can arrive; a forked child finds another pid there and ignores the signal. */
+/* Which process armed parent death, and whose child it was then. Written before the
+ * signal can arrive; a forked child finds another pid there and ignores the signal. */
 static volatile pid_t armed_pid;
 static volatile pid_t armed_parent;
 
@@ -151,7 +153,8 @@ ssti_os_wait_hangup(const int *fds, uint32_t count, uint32_t readable,
     return mask;
 }
 
-/* Above 0 to 2, which a program may have closed: a child would take it for its streams. */
+/* Above 0 to 2, which a program may have closed: a child would take it for its
+ * streams. */
 static int
 above_streams(int fd)
 {
@@ -370,7 +373,8 @@ ssti_os_clone_sibling(void)
 int
 ssti_os_cpu_affinity(void)
 {
-    /* The mask's size is not known beforehand: the kernel refuses one that is too short. */
+    /* The mask's size is not known beforehand: the kernel refuses one that is too
+     * short. */
     for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) {
         cpu_set_t *const set = CPU_ALLOC((size_t)cpus);
         const size_t size = CPU_ALLOC_SIZE((size_t)cpus);

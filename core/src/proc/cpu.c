@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 
-/* How many CPUs this process may use at a time: the least of what the affinity mask allows
- * and what the control groups grant, from the process's own up to the root it can see.
- * Version 2 has `cpu.max` ("quota period", "max period"); version 1 has cpu.cfs_quota_us
- * (-1: none) and cpu.cfs_period_us. A quota of 1.5 CPUs counts as 2: with one worker half
- * of it would lie idle.
+/* How many CPUs this process may use at a time: the least of what the affinity mask
+ * allows and what the control groups grant, from the process's own up to the root it
+ * can see. Version 2 has `cpu.max` ("quota period", "max period"); version 1 has
+ * cpu.cfs_quota_us (-1: none) and cpu.cfs_period_us. A quota of 1.5 CPUs counts as 2:
+ * with one worker half of it would lie idle.
  *
- * /proc/self/cgroup has the path of our group in each hierarchy, /proc/self/mountinfo where
- * the hierarchies are mounted and which part of them. In a container the two may not fit;
- * then what is mounted is taken for our group. */
+ * /proc/self/cgroup has the path of our group in each hierarchy, /proc/self/mountinfo
+ * where the hierarchies are mounted and which part of them. In a container the two may
+ * not fit; then what is mounted is taken for our group. */
 
 #include "proc/cpu.h"
 
@@ -27,7 +27,8 @@ enum {
     VALUE_SIZE = 64,
 };
 
-/* One hierarchy: where it is mounted, which of its groups is there, which one is ours. */
+/* One hierarchy: where it is mounted, which of its groups is there, which one is
+ * ours. */
 struct hierarchy {
     bool unified;
     char mount[PATH_SIZE];

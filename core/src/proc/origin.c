@@ -5,17 +5,18 @@
  * Leaving in order, with no other thread alive:
  *
  *   close every descriptor but the tether     ports, locks on files and pipes are free
- *   leave the arena                           what we held is undone, code and done stored
+ *   leave the arena                           what we held is undone, code and done
+ *                                             stored
  *   close the tether                          the joiner wakes and finds done
  *   _exit                                     the kernel takes back the rest
  *
  * Death table (the child dies after ...)
  *   closing descriptors    not done: the joiner learns the signal from the pidfd
- *   leaving                done: the exit code stands, the joiner is woken by the kernel,
- *                          which closes the tether
+ *   leaving                done: the exit code stands, the joiner is woken by the
+ *                          kernel, which closes the tether
  *
- * The tether's number may have been closed and given to another file by the program: it is
- * closed only if it still is the same socket. */
+ * The tether's number may have been closed and given to another file by the program: it
+ * is closed only if it still is the same socket. */
 
 #include <stddef.h>
 
@@ -50,7 +51,8 @@ void
 ssti_origin_set(struct sst_arena *arena, uint64_t parent_seat, int parent_pid,
                 int tether)
 {
-    /* Our parent's tether to its own starter: kept open here it would hang up too late. */
+    /* Our parent's tether to its own starter: kept open here it would hang up too
+     * late. */
     (void)ssti_os_close(tether_still_ours());
     origin.arena = arena;
     origin.parent_seat = parent_seat;
@@ -124,7 +126,8 @@ sst_process_watch_parent(struct sst_arena *arena, int parent_pid)
 {
     const int fd = ssti_os_pidfd_open(parent_pid);
 
-    /* Asked after opening: what was the parent then is the parent behind the descriptor. */
+    /* Asked after opening: what was the parent then is the parent behind the
+     * descriptor. */
     if (fd >= 0 && is_parent(arena, parent_pid)) {
         return fd;
     }

@@ -1,23 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Starting processes, the starter's side: fork and spawn. Zygotes are in zygote.c, waiting
- * and reaping in reap.c, the child's side in origin.c.
+/* Starting processes, the starter's side: fork and spawn. Zygotes are in zygote.c,
+ * waiting and reaping in reap.c, the child's side in origin.c.
  *
  *   new    tether (socket pair)
- *   spawn  seat reserved, objects held in it     exec, then the child attaches in that seat
- *   fork   seat made by the registry's at-fork   the child has it from its first instruction
- *          handler, which copies what we hold
+ *   spawn  seat reserved, objects held in it; exec, then the child attaches in that seat
+ *   fork   seat made by the registry's at-fork handler, which copies what we hold; the
+ *          child has it from its first instruction
  *   start  pidfd, listed for the reaper, our copy of the child's end of the tether closed
  *
- * The pidfd is opened after the fork. That is safe: the child is ours, so its pid stays its
- * own until somebody waits for it.
+ * The pidfd is opened after the fork. That is safe: the child is ours, so its pid stays
+ * its own until somebody waits for it.
  *
  * Death table (the starter dies after ...)
- *   reserving a seat      the seat is unborn and its reserver dead: the sweeper frees it and
- *                         what it holds
- *   the fork or exec      the child runs; its own end of the tether reads end of file where
- *                         the job should be, so that a program without a job ends. One that
- *                         must die with its parent looks for the parent by hand once armed
+ *   reserving a seat      the seat is unborn and its reserver dead: the sweeper frees
+ *                         it and what it holds
+ *   the fork or exec      the child runs; its own end of the tether reads end of file
+ *                         where the job should be, so that a program without a job
+ *                         ends. One that must die with its parent looks for the parent
+ *                         by hand once armed
  * (the child dies after ...)
  *   fork, before anything the pidfd tells; the registry's fork hook knows the seat
  *   storing `done`        what it held is undone already (ssti_proc_leave)
@@ -158,7 +159,8 @@ ssti_process_adopt_pid(struct sst_process *process, int pid, struct sst_error *e
     return 0;
 }
 
-/* The child of a fork: from here on its own master, its parent's view is not its own. */
+/* The child of a fork: from here on its own master, its parent's view is not its
+ * own. */
 static int
 begin_child(struct sst_process *process, uint64_t parent_seat)
 {

@@ -62,8 +62,8 @@ enum ssti_tether_what {
     SSTI_TETHER_ENDED = 2, /* from the zygote that is its parent: its exit code */
 };
 
-/* The pid of the child is known: open its pidfd, list it for the reaper, close our copy of its
- * end of the tether. On failure the child is killed and reaped. */
+/* The pid of the child is known: open its pidfd, list it for the reaper, close our copy
+ * of its end of the tether. On failure the child is killed and reaped. */
 int ssti_process_adopt_pid(struct sst_process *process, int pid, struct sst_error *err);
 /* SST_EINVAL unless it can be started, by us. */
 int ssti_process_check_unstarted(const struct sst_process *process,

@@ -2,20 +2,20 @@
 
 /* Waiting for children, and taking away their remains.
  *
- * Two things tell that a child has ended, and a joiner sleeps on both: its end of the tether
- * hangs up, which is the last thing it does before _exit, so that the exit code stands in
- * its seat by then; or its pidfd becomes readable, because it is dead. The tether is a hint:
- * a program that closes every descriptor hangs up early, a grandchild that
- * inherited the end keeps it up for longer, and in both cases the pidfd decides. The truth is in the
- * seat (done) and in the kernel (waitid), and look() asks both.
+ * Two things tell that a child has ended, and a joiner sleeps on both: its end of the
+ * tether hangs up, which is the last thing it does before _exit, so that the exit code
+ * stands in its seat by then; or its pidfd becomes readable, because it is dead. The
+ * tether is a hint: a program that closes every descriptor hangs up early, a grandchild
+ * that inherited the end keeps it up for longer, and in both cases the pidfd decides.
+ * The truth is in the seat (done) and in the kernel (waitid), and look() asks both.
  *
- * A child that is done but not gone stays in the list of this process, and every later call
- * tries to reap it without waiting. Nothing else is ever waited for.
+ * A child that is done but not gone stays in the list of this process, and every later
+ * call tries to reap it without waiting. Nothing else is ever waited for.
  *
- * The list and the states are guarded by one lock, held for a system call at most and taken
- * around every fork. A forked child forgets the list: they are not its children. The
- * registry's handlers were registered before ours (a process needs an arena), so fork takes
- * our lock first and the registry's second, as end_locked() does. */
+ * The list and the states are guarded by one lock, held for a system call at most and
+ * taken around every fork. A forked child forgets the list: they are not its children.
+ * The registry's handlers were registered before ours (a process needs an arena), so
+ * fork takes our lock first and the registry's second, as end_locked() does. */
 
 #include <pthread.h>
 #include <stddef.h>
@@ -204,8 +204,8 @@ is_done(const struct sst_process *process, int *code)
     return true;
 }
 
-/* Has it ended? One that is done is not reaped here: the kernel is busy taking it apart,
- * and waitid would wait for that. */
+/* Has it ended? One that is done is not reaped here: the kernel is busy taking it
+ * apart, and waitid would wait for that. */
 static bool
 look_locked(struct sst_process *process)
 {

@@ -2,16 +2,17 @@
 
 /* The zygote's side: a loop that makes a child for each request of its owner.
  *
- * A child is made by clone(CLONE_PARENT): the owner is its parent, sees its exit code and
- * does not need the zygote any more. A raw clone runs no at-fork handlers, so the registry's and the
- * reaper's are called by hand; it is safe because the zygote has one thread, so that no lock of
- * libc can be held. Whether the kernel (or a sandbox around us) allows it is tried once,
- * first: a child that says hello and exits, and that the owner waits for. Where it is
- * refused, or where a preloaded module has started threads, the zygote forks and is the parent: it keeps the child's end of the tether
+ * A child is made by clone(CLONE_PARENT): the owner is its parent, sees its exit code
+ * and does not need the zygote any more. A raw clone runs no at-fork handlers, so the
+ * registry's and the reaper's are called by hand; it is safe because the zygote has one
+ * thread, so that no lock of libc can be held. Whether the kernel (or a sandbox around
+ * us) allows it is tried once, first: a child that says hello and exits, and that the
+ * owner waits for. Where it is refused, or where a preloaded module has started
+ * threads, the zygote forks and is the parent: it keeps the child's end of the tether
  * open until it has reaped the child and written the exit code up the tether.
  *
- * The zygote dies with its owner: by the signal that tells of a parent's death, and by end
- * of file on its tether, whichever comes first. */
+ * The zygote dies with its owner: by the signal that tells of a parent's death, and by
+ * end of file on its tether, whichever comes first. */
 
 #include <stddef.h>
 
@@ -50,9 +51,9 @@ say_hello(int tether, int probe)
     return ssti_os_packet_send(tether, &packet);
 }
 
-/* Make a child that says hello and exits; whatever becomes of us now, the owner learns of it.
- * When that way is closed to us (the kernel refuses, or a module that was loaded has
- * started threads), say so. */
+/* Make a child that says hello and exits; whatever becomes of us now, the owner learns
+ * of it. When that way is closed to us (the kernel refuses, or a module that was loaded
+ * has started threads), say so. */
 static int
 greet(int tether)
 {

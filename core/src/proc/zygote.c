@@ -8,19 +8,20 @@
  *     pid, seat                     <-
  *     job down the tether           ->     (the child) reads it, runs it
  *
- * No address exists to which anybody else could connect: the zygote's socket is one of a
- * pair that it was born with. A forked child of the owner has inherited the owner's end;
- * the kernel tells the zygote who sent each packet, and it serves its owner only.
+ * No address exists to which anybody else could connect: the zygote's socket is one of
+ * a pair that it was born with. A forked child of the owner has inherited the owner's
+ * end; the kernel tells the zygote who sent each packet, and it serves its owner only.
  *
  * A zygote keeps the identity it started with. When the owner's user, groups or
- * capabilities to change them are others now, it is of no use: a program that has dropped its
- * privileges must not get children that have them (SST_EPERM).
+ * capabilities to change them are others now, it is of no use: a program that has
+ * dropped its privileges must not get children that have them (SST_EPERM).
  *
  * Death table (the zygote dies after ...)
  *   reading the request     its copy of the tether closes: the owner reads end of file
  *                           there, and starts another zygote
- *   making the child        the child has written its pid up the tether, or will, or is dead and
- *                           the tether hangs up; the owner goes on with that child
+ *   making the child        the child has written its pid up the tether, or will, or is
+ *                           dead and the tether hangs up; the owner goes on with that
+ *                           child
  *   replying                the child does not depend on it
  * (the owner dies after ...)
  *   sending the request     the child finds end of file instead of a job, and exits */
@@ -36,9 +37,10 @@
 #include "proc/zygote.h"
 #include "shm/arena.h"
 
-/* Request and reply belong together: held across the exchange, unlike other local mutexes,
- * and therefore not taken around forks. A forked child may find it taken by a thread it does not
- * have, and makes it anew; the zygotes that child inherited serve its parent only. */
+/* Request and reply belong together: held across the exchange, unlike other local
+ * mutexes, and therefore not taken around forks. A forked child may find it taken by a
+ * thread it does not have, and makes it anew; the zygotes that child inherited serve
+ * its parent only. */
 static struct ssti_local owner_lock = SSTI_LOCAL_INIT;
 
 void
@@ -64,8 +66,8 @@ receive(const struct sst_process *zygote, void *out, uint64_t size, uint32_t *ma
     return packet.size == size && *magic == SSTI_ZYGOTE_MAGIC ? 0 : SST_EPIPE;
 }
 
-/* Wait until the zygote is ready, and learn how it makes children: if the probe it made is
- * our child, so will be the others. */
+/* Wait until the zygote is ready, and learn how it makes children: if the probe it made
+ * is our child, so will be the others. */
 static int
 greet(struct sst_process *zygote)
 {
@@ -147,8 +149,8 @@ request(struct sst_process *zygote, const struct sst_process *process, const int
     return rc;
 }
 
-/* The zygote has died before it replied. Did it make the child? Our copy of the child's end
- * is closed, so the answer is the child's own note, or end of file. */
+/* The zygote has died before it replied. Did it make the child? Our copy of the child's
+ * end is closed, so the answer is the child's own note, or end of file. */
 static int
 ask_child(struct sst_process *process, struct ssti_zygote_reply *reply)
 {

@@ -2,8 +2,9 @@
 #ifndef SSTI_PROC_ZYGOTE_H
 #define SSTI_PROC_ZYGOTE_H
 
-/* What owner (zygote.c) and zygote (serve.c) say to each other: packets over the zygote's
- * tether. Both run the same build: the arena's layout hash has been compared before. */
+/* What owner (zygote.c) and zygote (serve.c) say to each other: packets over the
+ * zygote's tether. Both run the same build: the arena's layout hash has been compared
+ * before. */
 
 #include <stdint.h>
 
