@@ -4,10 +4,12 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -76,8 +78,8 @@ TEST(attach_shares_memory)
     sst_arena_detach(first);
 }
 
-/* A program that becomes a daemon closes whatever it finds, and opens other files in its
- * place. */
+/* A program that becomes a daemon closes whatever it finds, and opens other files in
+ * its place. */
 TEST(a_closed_descriptor_does_no_harm)
 {
     struct sst_arena *first = make();
@@ -372,6 +374,96 @@ TEST(a_user_limit_is_kept)
     check_ok(sst_block_create(arena, 60 << 20, &blocks[0], NULL));
     sst_block_close(blocks[0]);
     sst_arena_detach(arena);
+}
+
+/* ---- A control group ---- */
+
+static bool
+write_file(const char *path, const char *text)
+{
+    const int fd = open(path, O_WRONLY | O_CLOEXEC);
+    const bool is_written = fd >= 0 && write(fd, text, strlen(text)) > 0;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return is_written;
+}
+
+/* A new group of ours with a limit on memory; false where we may not make one. */
+static bool
+make_group(char *path, size_t size, const char *limit)
+{
+    const char *limit_name = "memory.limit_in_bytes";
+    char group[512] = "";
+    char line[1024];
+    char file[2048];
+    FILE *const groups = fopen("/proc/self/cgroup", "re");
+
+    while (groups != NULL && fgets(line, sizeof line, groups) != NULL) {
+        const char *const memory = strstr(line, ":memory:");
+
+        if (memory != NULL) {
+            (void)snprintf(group, sizeof group, "/memory%s", memory + 8);
+        }
+        else if (strncmp(line, "0::", 3) == 0 && group[0] == '\0') {
+            (void)snprintf(group, sizeof group, "%s", line + 3);
+        }
+    }
+    if (groups != NULL) {
+        fclose(groups);
+    }
+    group[strcspn(group, "\n")] = '\0';
+    if (strncmp(group, "/memory", 7) != 0) {
+        limit_name = "memory.max";
+    }
+    (void)snprintf(path, size, "/sys/fs/cgroup%s/sidestep-%d", group, getpid());
+    if (mkdir(path, 0755) != 0) {
+        return false;
+    }
+    (void)snprintf(file, sizeof file, "%s/%s", path, limit_name);
+    if (!write_file(file, limit)) {
+        rmdir(path);
+        return false;
+    }
+    return true;
+}
+
+static void
+fill_a_group(void *arg)
+{
+    struct sst_arena *arena = NULL;
+    struct sst_block *block = NULL;
+    struct sst_error err = {0};
+    char file[2048];
+    char pid[32];
+    int rc = 0;
+
+    (void)snprintf(file, sizeof file, "%s/cgroup.procs", (const char *)arg);
+    (void)snprintf(pid, sizeof pid, "%d", getpid());
+    check(write_file(file, pid));
+    check_ok(sst_arena_create(NULL, &arena, NULL));
+    for (int i = 0; i < 1000 && rc == 0; i++) {
+        const uint64_t size = i % 2 == 0 ? 5 << 20 : 200 << 10;
+
+        rc = sst_block_create(arena, size, &block, &err);
+        if (rc == 0) {
+            memset(sst_block_data(block), 1, size);
+        }
+    }
+    check_status(rc, SST_ELIMIT);
+    check(strstr(err.text, "control group") != NULL);
+}
+
+TEST(a_memory_limit_is_an_error_before_it_is_a_death)
+{
+    char path[1024];
+
+    if (!make_group(path, sizeof path, "134217728")) {
+        test_skip("no control group can be made here");
+    }
+    test_join(test_fork(fill_a_group, path));
+    eventually(rmdir(path) == 0);
 }
 
 /* ---- Blocks ---- */

@@ -14,6 +14,7 @@
 #include "shm/view.h"
 
 #define ADVANCE_MAX (UINT64_C(64) << 20)
+#define MARGIN      (UINT64_C(4) << 20) /* for stacks, page tables, the error itself */
 
 int
 ssti_budget_ask(uint64_t bytes, uint64_t *granted, struct sst_error *err)
@@ -21,7 +22,7 @@ ssti_budget_ask(uint64_t bytes, uint64_t *granted, struct sst_error *err)
     const char *limiter = "";
     const uint64_t left = ssti_os_memory_available(&limiter);
 
-    if (bytes > left) {
+    if (bytes > left || left - bytes < MARGIN) {
         return ssti_error_set(err, SST_ELIMIT,
                               "%" PRIu64 " bytes are needed, %s leaves %" PRIu64, bytes,
                               limiter, left);
