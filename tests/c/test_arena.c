@@ -395,9 +395,9 @@ static bool
 make_group(char *path, size_t size, const char *limit)
 {
     const char *limit_name = "memory.limit_in_bytes";
-    char group[512] = "";
     char line[1024];
-    char file[2048];
+    char group[sizeof line + 8] = "";
+    char file[4096];
     FILE *const groups = fopen("/proc/self/cgroup", "re");
 
     while (groups != NULL && fgets(line, sizeof line, groups) != NULL) {
@@ -435,7 +435,7 @@ fill_a_group(void *arg)
     struct sst_arena *arena = NULL;
     struct sst_block *block = NULL;
     struct sst_error err = {0};
-    char file[2048];
+    char file[4096];
     char pid[32];
     int rc = 0;
 
@@ -457,7 +457,7 @@ fill_a_group(void *arg)
 
 TEST(a_memory_limit_is_an_error_before_it_is_a_death)
 {
-    char path[1024];
+    char path[2048];
 
     if (!make_group(path, sizeof path, "134217728")) {
         test_skip("no control group can be made here");
