@@ -4,10 +4,10 @@
  *
  *     exchange ARENA_FD QUESTIONS ANSWERS
  *
- * ARENA_FD is the number of an inherited descriptor, the other two are handles of queues,
- * in hexadecimal. It answers every question with its letters reversed, until an empty one.
- * examples/python/exchange.py starts it. Run without arguments it plays both parts, in
- * two processes. */
+ * ARENA_FD is the number of an inherited descriptor, the other two are handles of
+ * queues, in hexadecimal. It answers every question with its letters reversed, until an
+ * empty one. examples/python/exchange.py starts it. Run without arguments it plays both
+ * parts, in two processes. */
 
 #include <sidestep/sidestep.h>
 #include <stdio.h>

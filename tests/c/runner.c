@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Each test runs in a forked child, which is a sub-reaper and leads a process group of its
- * own: a descendant that is left behind comes back to it and is found, and one that hangs
- * is killed with the group. What a test may leave behind is compared with what was there
- * before it: descriptors, threads, blocks of the core's heap, names in /dev/shm. */
+/* Each test runs in a forked child, which is a sub-reaper and leads a process group of
+ * its own: a descendant that is left behind comes back to it and is found, and one that
+ * hangs is killed with the group. What a test may leave behind is compared with what
+ * was there before it: descriptors, threads, blocks of the core's heap, names in
+ * /dev/shm. */
 
 #include "runner.h"
 

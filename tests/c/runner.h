@@ -2,16 +2,18 @@
 #ifndef SST_TESTS_RUNNER_H
 #define SST_TESTS_RUNNER_H
 
-/* The runner of the C tests. TEST(name) { ... } registers itself through a linker section.
- * Each test runs in a process of its own, within a time limit, and fails when it leaves a
- * descriptor, a child, a thread, a block of the core's heap or a name in /dev/shm behind.
+/* The runner of the C tests. TEST(name) { ... } registers itself through a linker
+ * section. Each test runs in a process of its own, within a time limit, and fails when
+ * it leaves a descriptor, a child, a thread, a block of the core's heap or a name in
+ * /dev/shm behind.
  *
  *     test_leaf                 all tests
  *     test_leaf -l              their names
  *     test_leaf name            that one in this very process, for a debugger
  *     test_leaf name name ...   those, each in its process
  *
- * The last line is `N passed, N failed`. SST_TEST_TIMEOUT (seconds) replaces the limit. */
+ * The last line is `N passed, N failed`. SST_TEST_TIMEOUT (seconds) replaces the limit.
+ */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -103,8 +105,8 @@ void test_check_str(const char *file, int line, const char *what, const char *le
 void test_check_mem(const char *file, int line, const char *what, const void *left,
                     const void *right, size_t size);
 
-/* Waits for a state others bring about; fails after ten seconds. For states that nothing
- * announces: where a wake-up exists, wait for that. */
+/* Waits for a state others bring about; fails after ten seconds. For states that
+ * nothing announces: where a wake-up exists, wait for that. */
 #define eventually(cond)                                                     \
     do {                                                                     \
         int64_t eventually_end =                                             \
@@ -128,7 +130,8 @@ int test_slowness(void);
 
 /* ---- Processes ---- */
 
-/* A forked child that runs run(arg) and exits with 0; a failed check there exits with 1. */
+/* A forked child that runs run(arg) and exits with 0; a failed check there exits with
+ * 1. */
 pid_t test_fork(void (*run)(void *arg), void *arg);
 
 /* Wait for a child and check how it went. */
@@ -138,7 +141,8 @@ void test_join_killed(pid_t pid, int signal);
 /* SIGKILL, and wait until it is gone. */
 void test_kill(pid_t pid);
 
-/* True when the process sleeps in the kernel (state S in /proc): it has come to wait. */
+/* True when the process sleeps in the kernel (state S in /proc): it has come to
+ * wait. */
 bool test_is_asleep(pid_t pid);
 
 #endif

@@ -357,8 +357,8 @@ TEST(a_notification_of_the_dead_is_given_on)
     close_condition(arena);
 }
 
-/* As above, but the waiter lay down before there was anything to watch, and the dead one
- * came neither first nor last. */
+/* As above, but the waiter lay down before there was anything to watch, and the dead
+ * one came neither first nor last. */
 TEST(a_notification_of_the_dead_is_given_on_to_who_slept_before)
 {
     struct sst_arena *const arena = open_condition();

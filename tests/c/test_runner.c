@@ -18,8 +18,8 @@ is_inner(void)
     return getenv("SST_TEST_INNER") != NULL;
 }
 
-/* Runs one of the tests below as a run of its own and returns what it printed. Two names
- * are given, because a single one would not fork. */
+/* Runs one of the tests below as a run of its own and returns what it printed. Two
+ * names are given, because a single one would not fork. */
 static void
 run_inner(const char *name, char *text, size_t size)
 {

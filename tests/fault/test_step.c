@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
 /* Death after each single instruction: a child stops before an operation, is stepped
- * through n instructions of it by ptrace and killed there, for n = 1, 2, 3 and so on to the
- * operation's end. After each death the survivor goes on, who sleeps is woken if there is
- * something for him, and nothing is lost or there twice.
+ * through n instructions of it by ptrace and killed there, for n = 1, 2, 3 and so on to
+ * the operation's end. After each death the survivor goes on, who sleeps is woken if
+ * there is something for him, and nothing is lost or there twice.
  *
  * SST_STEP_STRIDE=k kills only after every k-th instruction. */
 
@@ -17,12 +17,12 @@
 #include "c/peers.h"
 
 enum {
-    READY,  /* words: the victim has come to the operation; */
-    DONE,   /* the operation has returned */
-    TURN,   /* calls a sleeper may begin; */
-    BEGUN,  /* that it has begun, */
-    ENDED,  /* and ended; */
-    MARK,   /* ENDED before the operation */
+    READY, /* words: the victim has come to the operation; */
+    DONE,  /* the operation has returned */
+    TURN,  /* calls a sleeper may begin; */
+    BEGUN, /* that it has begun, */
+    ENDED, /* and ended; */
+    MARK,  /* ENDED before the operation */
     STEPS_MAX = 200000,
     MUCH = 5000, /* bytes that travel in an extent */
 };
@@ -33,8 +33,8 @@ static struct sst_mutex *mutex;
 
 /* An operation and what surrounds it. */
 struct operation {
-    void (*prepare)(void); /* in the victim, before: everything is warm then */
-    void (*perform)(void); /* in the victim, stepped through */
+    void (*prepare)(void);      /* in the victim, before: everything is warm then */
+    void (*perform)(void);      /* in the victim, stepped through */
     void (*inspect)(bool done); /* in the survivor, after the death */
 };
 
@@ -76,8 +76,8 @@ stopped(pid_t victim)
     return WIFSTOPPED(status);
 }
 
-/* Step a victim through `count` instructions of the operation, and kill it. True when the
- * operation was over before. */
+/* Step a victim through `count` instructions of the operation, and kill it. True when
+ * the operation was over before. */
 static bool
 die_after(const struct operation *operation, uint64_t count)
 {
@@ -136,7 +136,8 @@ put(const char *text)
     check_status(sst_queue_put(queue, payload, payload_size, SST_NOW), 0);
 }
 
-/* The next message is this one; with `maybe` another may be: false then, and it is kept. */
+/* The next message is this one; with `maybe` another may be: false then, and it is
+ * kept. */
 static struct sst_message kept;
 static bool has_kept;
 
@@ -243,8 +244,10 @@ get_inspect(bool done)
 static void
 step_through_queue(uint64_t size, uint64_t every)
 {
-    static const struct operation put_operation = {put_prepare, put_perform, put_inspect};
-    static const struct operation get_operation = {get_prepare, get_perform, get_inspect};
+    static const struct operation put_operation = {put_prepare, put_perform,
+                                                   put_inspect};
+    static const struct operation get_operation = {get_prepare, get_perform,
+                                                   get_inspect};
 
     set_up();
     payload_size = size;
@@ -383,8 +386,8 @@ woken_put_prepare(void)
     word_set(MARK, word(ENDED));
 }
 
-/* What was put is taken by the sleeper without anybody's help: when nothing moves any more
- * there is nothing. */
+/* What was put is taken by the sleeper without anybody's help: when nothing moves any
+ * more there is nothing. */
 static void
 woken_put_inspect(bool done)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* A process is killed at every crash point of the synchronisation objects in turn, while
- * others wait for them without a time-out. Those must go on, and the objects must add up
- * again. Built with -Dcrashpoints=true only. */
+/* A process is killed at every crash point of the synchronisation objects in turn,
+ * while others wait for them without a time-out. Those must go on, and the objects must
+ * add up again. Built with -Dcrashpoints=true only. */
 
 #include <string.h>
 #include <sys/prctl.h>

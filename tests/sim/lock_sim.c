@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Mutexes and semaphores under kills: exclusion, deaths that are told, units that add up. */
+/* Mutexes and semaphores under kills: exclusion, deaths that are told, units that add
+ * up. */
 
 #include <sidestep/sidestep.h>
 
@@ -39,14 +40,14 @@ static enum sim_need
 told_of_death(void)
 {
     return sim.kills <= 1 && sim.kills_of_many == 0 ? SIM_MUST_LEARN_SOON
-                                                   : SIM_MUST_LEARN;
+                                                    : SIM_MUST_LEARN;
 }
 
 /* ---- Mutexes ---- */
 
 static struct {
     uint32_t flags;
-    uint32_t holder;       /* tid; 0 = nobody, as far as the holder got to say */
+    uint32_t holder; /* tid; 0 = nobody, as far as the holder got to say */
     int holder_process;
     uint64_t excuses;      /* calls that may free a dead owner's mutex */
     uint64_t excuses_then; /* when the holder came to hold it */

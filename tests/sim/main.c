@@ -2,9 +2,10 @@
 
 /* sim [--seeds N] [--first S] [--trace] [--find] [scenario ...]
  *
- * Runs N seeds of each scenario named, of all by default, and prints `N passed, N failed`.
- * A failure prints its seed; `--first S --seeds 1 --trace scenario` shows the steps. With
- * --find the first failure ends the run with success: a mutant must be found. */
+ * Runs N seeds of each scenario named, of all by default, and prints `N passed, N
+ * failed`. A failure prints its seed; `--first S --seeds 1 --trace scenario` shows the
+ * steps. With --find the first failure ends the run with success: a mutant must be
+ * found. */
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,14 +16,8 @@
 #include "sim_scenarios.h"
 
 static const struct sim_scenario *const scenarios[] = {
-    &sim_leaf,
-    &sim_mutex,
-    &sim_pipe,
-    &sim_queue,
-    &sim_semaphore,
-    &sim_event,
-    &sim_condition,
-    &sim_barrier,
+    &sim_leaf,      &sim_mutex, &sim_pipe,      &sim_queue,
+    &sim_semaphore, &sim_event, &sim_condition, &sim_barrier,
 };
 enum {
     SCENARIO_COUNT = sizeof(scenarios) / sizeof(scenarios[0]),
@@ -103,11 +98,13 @@ run_seeds(const struct sim_scenario *scenario)
         }
         failed++;
         if (options.find) {
-            printf("found: %s, seed %" PRIu64 ": %s\n", scenario->name, seed, sim.message);
+            printf("found: %s, seed %" PRIu64 ": %s\n", scenario->name, seed,
+                   sim.message);
             return false;
         }
         if (failed <= FAILURES_SHOWN) {
-            printf("FAILED %s, seed %" PRIu64 ": %s\n", scenario->name, seed, sim.message);
+            printf("FAILED %s, seed %" PRIu64 ": %s\n", scenario->name, seed,
+                   sim.message);
         }
     }
     return true;

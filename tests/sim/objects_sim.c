@@ -65,7 +65,8 @@ creator(void *arg)
     void *const view = family->create(sim_arena(), &handle);
 
     (void)arg;
-    sim_fence(); /* a handle travels by fork or message, which order what was stored before */
+    /* a handle travels by fork or message, which order what was stored before */
+    sim_fence();
     is_made = true;
     for (int i = 1; i < objects_process_count; i++) {
         (void)sim_process_start(i % family->roles, worker, NULL);

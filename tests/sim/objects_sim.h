@@ -2,9 +2,9 @@
 #ifndef OBJECTS_SIM_H
 #define OBJECTS_SIM_H
 
-/* What the scenarios of public objects have in common: the first process makes the object and
- * starts the others, which attach by its handle; each process has a view, used by its
- * threads. The dead may be replaced. */
+/* What the scenarios of public objects have in common: the first process makes the
+ * object and starts the others, which attach by its handle; each process has a view,
+ * used by its threads. The dead may be replaced. */
 
 #include <sidestep/sidestep.h>
 #include <stdbool.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Queues under kills: every committed message arrives once, in its producer's order, and
- * nobody sleeps while there is something for it to do. Sizes are tiny (meson.build), so that
- * chunks grow, are drained and freed, and messages travel inline and in extents. Some
- * consumers poll a descriptor. */
+/* Queues under kills: every committed message arrives once, in its producer's order,
+ * and nobody sleeps while there is something for it to do. Sizes are tiny
+ * (meson.build), so that chunks grow, are drained and freed, and messages travel inline
+ * and in extents. Some consumers poll a descriptor. */
 
 #include <sidestep/sidestep.h>
 #include <string.h>
@@ -45,7 +45,7 @@ static struct {
     enum fate fates[PRODUCERS_MAX][MESSAGES_MAX];
     uint32_t seen[SIM_THREADS][PRODUCERS_MAX]; /* next number a consumer may see */
     uint32_t producers;
-    uint32_t tries_died;  /* takes under way when a consumer was killed, at most */
+    uint32_t tries_died; /* takes under way when a consumer was killed, at most */
     uint32_t takes_under_way[SIM_PROCESSES];
     int rounds;
     bool shut, refusing;
@@ -87,8 +87,7 @@ static enum sim_need
 joiner_need(void *arg)
 {
     const struct sst_queue_shm *const shm = objects_shared();
-    const int64_t unfinished =
-        (int64_t)(count_now(shm) + ssti_load_rlx(&shm->taken));
+    const int64_t unfinished = (int64_t)(count_now(shm) + ssti_load_rlx(&shm->taken));
 
     (void)arg;
     if (unfinished <= 0) {
@@ -387,8 +386,8 @@ died(int process)
     objects_died(process);
 }
 
-/* Nobody runs. What was put and not got is in the queue, but for what was on its way into the
- * hands of a consumer that was killed. */
+/* Nobody runs. What was put and not got is in the queue, but for what was on its way
+ * into the hands of a consumer that was killed. */
 static void
 settled(void)
 {

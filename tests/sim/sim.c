@@ -3,11 +3,11 @@
 /* Threads and scheduling of the simulation.
  *
  * Each simulated thread is a coroutine. Before every access to shared memory it calls
- * sim_step(), which usually hands control to the scheduler; the scheduler lets something
- * happen (a store leaves its buffer, a process is killed, the kernel clears up a step further,
- * a sleeper times out or gets a signal) and picks who goes on. All of it follows from one
- * seed. When nobody can run the world has settled: whoever is asleep then is asleep for
- * ever, and must have a reason. */
+ * sim_step(), which usually hands control to the scheduler; the scheduler lets
+ * something happen (a store leaves its buffer, a process is killed, the kernel clears
+ * up a step further, a sleeper times out or gets a signal) and picks who goes on. All
+ * of it follows from one seed. When nobody can run the world has settled: whoever is
+ * asleep then is asleep for ever, and must have a reason. */
 
 #include "sim.h"
 
@@ -263,7 +263,8 @@ sim_process_start(int role, void (*entry)(void *arg), void *arg)
         return -1;
     }
     sim.process_count++;
-    sim.processes[process] = (struct sim_process){.used = true, .role = role, .slot = -1};
+    sim.processes[process] =
+        (struct sim_process){.used = true, .role = role, .slot = -1};
     sim_trace("process p%d starts, role %d", process, role);
     (void)sim_thread_start(process, entry, arg);
     sim_shm_enter(process);
@@ -511,7 +512,8 @@ goes_on_by_itself(const struct sim_thread *thread)
            has_stores(thread);
 }
 
-/* Things that happen by themselves in the end: stalls end, stores drain, the kernel clears
+/* Things that happen by themselves in the end: stalls end, stores drain, the kernel
+ * clears
  * up. In any order. */
 static bool
 go_on_without_threads(void)
@@ -536,7 +538,8 @@ go_on_without_threads(void)
     return true;
 }
 
-/* Asleep on (word, turn) of a leaf; sections under a leaf never sleep, so nobody holds it. */
+/* Asleep on (word, turn) of a leaf; sections under a leaf never sleep, so nobody holds
+ * it. */
 static bool
 wants_a_leaf(const struct sim_thread *thread)
 {
@@ -559,7 +562,8 @@ earliest_deadline(void)
     return earliest;
 }
 
-/* A death must show soon: somebody's time-out may bring that about, if it comes in time. */
+/* A death must show soon: somebody's time-out may bring that about, if it comes in
+ * time. */
 static void
 check_late(struct sim_thread *thread, enum sim_need need)
 {
@@ -602,8 +606,8 @@ check_sleepers(enum sim_need least)
     }
 }
 
-/* Let the next sleeper time out. Some look at things now and then for as long as nothing
- * happens, so this ends some time. */
+/* Let the next sleeper time out. Some look at things now and then for as long as
+ * nothing happens, so this ends some time. */
 static bool
 pass_time(void)
 {

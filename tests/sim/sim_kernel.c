@@ -2,13 +2,13 @@
 
 /* The simulated kernel: os.h as far as the core's algorithms use it, and deaths.
  *
- * Futexes follow kernel/futex/{waitwake,core}.c of Linux 6: futex_waitv queues word after
- * word, with others running in between, and a wake that arrives meanwhile on a word
- * already queued counts; a wake takes an entry off its queue at once, but a thread that sleeps
- * on several words stays in the other queues until it runs; a killed sleeper stays in the
- * queues, and swallows wakes, until it gets to exit. Then exit_robust_list: the life
- * word of a main thread (a robust mutex that it owns), and list_op_pending by
- * handle_futex_death, reading and waking being two steps. */
+ * Futexes follow kernel/futex/{waitwake,core}.c of Linux 6: futex_waitv queues word
+ * after word, with others running in between, and a wake that arrives meanwhile on a
+ * word already queued counts; a wake takes an entry off its queue at once, but a thread
+ * that sleeps on several words stays in the other queues until it runs; a killed
+ * sleeper stays in the queues, and swallows wakes, until it gets to exit. Then
+ * exit_robust_list: the life word of a main thread (a robust mutex that it owns), and
+ * list_op_pending by handle_futex_death, reading and waking being two steps. */
 
 #include <linux/futex.h>
 #include <sidestep/sidestep.h>
@@ -111,7 +111,8 @@ sim_kernel_sleepers(const void *word)
     for (int i = 0; i < SIM_THREADS; i++) {
         const struct sim_thread *const thread = &sim.threads[i];
 
-        for (uint32_t q = 0; thread->state == SIM_BLOCKED && q < thread->queue_count; q++) {
+        for (uint32_t q = 0; thread->state == SIM_BLOCKED && q < thread->queue_count;
+             q++) {
             count += thread->queues[q].queued && thread->queues[q].word == word;
         }
     }
@@ -140,7 +141,8 @@ sleep_queued(struct sim_thread *self, int64_t deadline_ns)
 }
 
 int
-ssti_os_futex_waitv(const struct ssti_os_wait *words, uint32_t count, int64_t deadline_ns)
+ssti_os_futex_waitv(const struct ssti_os_wait *words, uint32_t count,
+                    int64_t deadline_ns)
 {
     struct sim_thread *const self = sim.current;
 
@@ -266,7 +268,8 @@ static struct sim_socket {
 } sockets[SOCKETS];
 static uint64_t last_name;
 
-/* Joined stream sockets. What a poll sleeps on: bytes, and whether nobody has the other end. */
+/* Joined stream sockets. What a poll sleeps on: bytes, and whether nobody has the other
+ * end. */
 static struct sim_pair_end {
     _Atomic uint32_t waiting;
     _Atomic uint32_t hung_up;
@@ -516,7 +519,8 @@ ssti_os_pair_poll(int fd, uint32_t *seen, int64_t deadline_ns)
 }
 
 int
-ssti_os_wait_hangup(const int *fds, uint32_t count, uint32_t readable, int64_t deadline_ns)
+ssti_os_wait_hangup(const int *fds, uint32_t count, uint32_t readable,
+                    int64_t deadline_ns)
 {
     struct sim_pair_end *const end = pair_end_of(fds[0], 0);
     const struct ssti_os_wait one = {&end->hung_up, 0};

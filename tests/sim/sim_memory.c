@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* The simulated memory: base/atomic.h over one buffer, with a store buffer for each thread.
+/* The simulated memory: base/atomic.h over one buffer, with a store buffer for each
+ * thread.
  *
  * As on x86 a thread sees its own stores at once and others see them later, in order;
  * in a weak world plain stores may overtake each other, as on aarch64, and only a store
@@ -108,7 +109,6 @@ overlaps(const struct sim_store *a, const struct sim_store *b)
 {
     return a->address < b->address + b->size && b->address < a->address + a->size;
 }
-
 
 void
 sim_drain_one(struct sim_thread *thread)
@@ -226,8 +226,9 @@ sim_cas(void *address, size_t size, void *expected, uint64_t desired)
         memcpy(expected, &old, size);
     }
     if (sim.trace && sim.current != NULL) {
-        sim_trace("cas   %s: %llx -> %llx%s", describe(address), (unsigned long long)old,
-                  (unsigned long long)desired, swapped ? "" : " no");
+        sim_trace("cas   %s: %llx -> %llx%s", describe(address),
+                  (unsigned long long)old, (unsigned long long)desired,
+                  swapped ? "" : " no");
     }
     return swapped;
 }

@@ -2,12 +2,12 @@
 
 /* A model of shm/arena.h and shm/waits.h for the simulation.
  *
- * What the core's algorithms write through the contract and others may see half done is in
- * the shared buffer and goes step by step: life words, wait records, held entries, ties,
- * presence words. What the real arena guards by protocols of its own (its allocator, the slots' counts,
- * the sweeper's claim) happens here in one step each, with the outcome the header
- * promises: a dead process's table is undone exactly once, by one sweeper at a time, and a
- * sweeper that dies leaves the rest to the next. */
+ * What the core's algorithms write through the contract and others may see half done is
+ * in the shared buffer and goes step by step: life words, wait records, held entries,
+ * ties, presence words. What the real arena guards by protocols of its own (its
+ * allocator, the slots' counts, the sweeper's claim) happens here in one step each,
+ * with the outcome the header promises: a dead process's table is undone exactly once,
+ * by one sweeper at a time, and a sweeper that dies leaves the rest to the next. */
 
 #include <linux/futex.h>
 #include <sidestep/sidestep.h>
@@ -153,7 +153,8 @@ ssti_proc_self(struct sst_arena *arena)
 {
     const int slot = slot_of(arena);
 
-    return (uint64_t)atomic_load(&registry[slot].generation) << 32 | (uint32_t)(slot + 1);
+    return (uint64_t)atomic_load(&registry[slot].generation) << 32 |
+           (uint32_t)(slot + 1);
 }
 
 /* The process with this identity if it has not been swept yet; else -1. */
@@ -333,8 +334,8 @@ set_state(const struct slot *slot, uint32_t state)
 }
 
 int
-ssti_slot_create(struct sst_arena *arena, enum sst_kind kind, uint32_t size, uint32_t *held,
-                 uint64_t *offset, struct sst_error *err)
+ssti_slot_create(struct sst_arena *arena, enum sst_kind kind, uint32_t size,
+                 uint32_t *held, uint64_t *offset, struct sst_error *err)
 {
     struct slot *slot = NULL;
 
@@ -389,7 +390,8 @@ ssti_slot_hold(struct sst_arena *arena, const struct sst_handle *handle, uint32_
     return 0;
 }
 
-/* May be begun by a process that dies in the kind's destroy, and be finished by a sweeper. */
+/* May be begun by a process that dies in the kind's destroy, and be finished by a
+ * sweeper. */
 static void
 drop(struct sst_arena *arena, struct private_part *part, uint32_t held)
 {
@@ -438,8 +440,8 @@ extent_at(uint64_t offset)
 }
 
 int
-ssti_extent_create(struct sst_arena *arena, uint64_t size, uint32_t *held, uint64_t *offset,
-                   struct sst_error *err)
+ssti_extent_create(struct sst_arena *arena, uint64_t size, uint32_t *held,
+                   uint64_t *offset, struct sst_error *err)
 {
     uint64_t rounded = SIM_EXTENT_MIN;
     struct extent *extent = NULL;
@@ -689,8 +691,8 @@ sweep_held(struct sst_arena *arena, struct registered *dead, struct private_part
     }
 }
 
-/* Only a process of which the kernel has cleared up every thread is swept; that is what the
- * real sweeper asks a pidfd. */
+/* Only a process of which the kernel has cleared up every thread is swept; that is what
+ * the real sweeper asks a pidfd. */
 static bool
 claim(const struct sst_arena *arena, int index)
 {

@@ -22,8 +22,9 @@ enum {
 struct sim_shm_state {
     uint32_t waits_per_process; /* fewer records than threads: sleeping without one */
     uint32_t waits_refused;     /* so often */
-    uint32_t contenders_lost;   /* died while counting themselves: a count too high for good */
-    bool extents_refuse;        /* the budget is spent */
+    /* died while counting themselves: a count too high for good */
+    uint32_t contenders_lost;
+    bool extents_refuse; /* the budget is spent */
 };
 extern struct sim_shm_state sim_shm;
 

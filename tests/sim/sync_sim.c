@@ -241,7 +241,8 @@ condition_setup(void)
     objects_setup(&family);
 }
 
-/* Nobody goes who was not notified. Each death may let one more go for each of its threads. */
+/* Nobody goes who was not notified. Each death may let one more go for each of its
+ * threads. */
 static void
 condition_settled(void)
 {

@@ -2,12 +2,13 @@
 
 /* kills [--kills N] [--seed S]
  *
- * Processes use a queue, a mutex, a semaphore and a condition as fast as they can, and are
- * killed at random instants, one after the other, each replaced by another. Now and then
- * the killing stops until every one of them has made progress: one that does not within
- * STUCK_NS is stuck, and the run has failed. In the end the books are made up:
+ * Processes use a queue, a mutex, a semaphore and a condition as fast as they can, and
+ * are killed at random instants, one after the other, each replaced by another. Now and
+ * then the killing stops until every one of them has made progress: one that does not
+ * within STUCK_NS is stuck, and the run has failed. In the end the books are made up:
  *
- *   - no message came twice, none came that was not put, and each producer's came in order
+ *   - no message came twice, none came that was not put, and each producer's came in
+ *   order
  *   - each message whose put returned came, but for at most one for each consumer that
  *     was killed inside a get
  *   - never did two hold the mutex
@@ -45,8 +46,8 @@ static const enum role cast[] = {PRODUCER, PRODUCER, PRODUCER, CONSUMER, CONSUME
 
 enum {
     ACTORS = sizeof(cast) / sizeof(cast[0]),
-    ROOM = 40,           /* messages in the queue */
-    LONG_EVERY = 29,     /* every so many a message travels in an extent */
+    ROOM = 40,       /* messages in the queue */
+    LONG_EVERY = 29, /* every so many a message travels in an extent */
     LONG_SIZE = 6000,
     UNITS = 2,
     CALM_EVERY = 50,     /* kills */
@@ -71,8 +72,9 @@ struct life {
     _Atomic uint32_t got_last; /* the number of the last of them */
 };
 
-/* One consumer may have taken an earlier message and another a later one at the same time, and
- * write them down the other way round: so order is checked in each consumer. */
+/* One consumer may have taken an earlier message and another a later one at the same
+ * time, and write them down the other way round: so order is checked in each
+ * consumer. */
 struct books {
     struct actor actors[ACTORS];
     struct life lives[LIVES_MAX];
@@ -338,8 +340,8 @@ static void
 act(int index)
 {
     static void (*const play[])(struct actor *self) = {
-        [PRODUCER] = produce, [CONSUMER] = consume,   [LOCKER] = lock,
-        [HOLDER] = hold,      [WAITER] = wait_often,  [NOTIFIER] = notify_often,
+        [PRODUCER] = produce, [CONSUMER] = consume,  [LOCKER] = lock,
+        [HOLDER] = hold,      [WAITER] = wait_often, [NOTIFIER] = notify_often,
     };
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -370,8 +372,9 @@ start(int index)
 static uint64_t killed, killed_in_get, stuck;
 static int64_t slowest_ns;
 
-/* A child that dies before its first instruction of ours keeps what it inherited until a
- * grace is over (shm/sweep.c), which would spoil the books: wait until it has begun. */
+/* A child that dies before its first instruction of ours keeps what it inherited until
+ * a grace is over (shm/sweep.c), which would spoil the books: wait until it has
+ * begun. */
 static void
 kill_actor(int index)
 {
@@ -475,12 +478,12 @@ check_arena(void)
 static void
 report(int64_t took_ns)
 {
-    printf("%llu kills in %.1f s, %llu of them in a get; %llu deaths told; slowest calm "
-           "%.1f ms\n",
-           (unsigned long long)killed, (double)took_ns / 1e9,
-           (unsigned long long)killed_in_get,
-           (unsigned long long)atomic_load(&books->deaths_told),
-           (double)slowest_ns / 1e6);
+    printf(
+        "%llu kills in %.1f s, %llu of them in a get; %llu deaths told; slowest calm "
+        "%.1f ms\n",
+        (unsigned long long)killed, (double)took_ns / 1e9,
+        (unsigned long long)killed_in_get,
+        (unsigned long long)atomic_load(&books->deaths_told), (double)slowest_ns / 1e6);
     printf("%llu messages put, %llu came, %llu missing; %llu stuck\n",
            (unsigned long long)put_count, (unsigned long long)got_count,
            (unsigned long long)missing, (unsigned long long)stuck);

@@ -10,11 +10,11 @@
  * in signal handlers and between fork and exec. */
 _Noreturn void ssti_assert_failed(const char *file, int line, const char *condition);
 
-#define sst_assert(cond)                                                                   \
-    do {                                                                                   \
-        if (__builtin_expect(!(cond), 0)) {                                                \
-            ssti_assert_failed(__FILE__, __LINE__, #cond);                                 \
-        }                                                                                  \
+#define sst_assert(cond)                                   \
+    do {                                                   \
+        if (__builtin_expect(!(cond), 0)) {                \
+            ssti_assert_failed(__FILE__, __LINE__, #cond); \
+        }                                                  \
     } while (0)
 
 #ifdef NDEBUG

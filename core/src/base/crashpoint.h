@@ -13,18 +13,19 @@
 
 #ifdef SST_CRASHPOINTS
 
-# define SST_CRASHPOINT(name)                                                            \
-     do {                                                                                \
-         static struct ssti_crashpoint crashpoint_##name = {#name, 0};                   \
-         static struct ssti_crashpoint *const crashpoint_entry_##name                    \
-             __attribute__((used, section("sst_crashpoints"))) = &crashpoint_##name;     \
-         (void)crashpoint_entry_##name;                                                  \
-         ssti_crashpoint_reached(&crashpoint_##name);                                    \
+# define SST_CRASHPOINT(name)                                                        \
+     do {                                                                            \
+         static struct ssti_crashpoint crashpoint_##name = {#name, 0};               \
+         static struct ssti_crashpoint *const crashpoint_entry_##name                \
+             __attribute__((used, section("sst_crashpoints"))) = &crashpoint_##name; \
+         (void)crashpoint_entry_##name;                                              \
+         ssti_crashpoint_reached(&crashpoint_##name);                                \
      } while (0)
 
 struct ssti_crashpoint {
     const char *name;
-    uint64_t hits; /* of this process and those it was forked from; not exact over threads */
+    /* of this process and those it was forked from; not exact over threads */
+    uint64_t hits;
 };
 
 void ssti_crashpoint_reached(struct ssti_crashpoint *crashpoint);

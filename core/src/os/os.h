@@ -2,9 +2,9 @@
 #ifndef SSTI_OS_OS_H
 #define SSTI_OS_OS_H
 
-/* The porting contract: the only door to the kernel. Nothing above core/src/os knows which
- * system it is on. Functions return 0 or a count, or a negative status; descriptors are
- * close-on-exec at birth. */
+/* The porting contract: the only door to the kernel. Nothing above core/src/os knows
+ * which system it is on. Functions return 0 or a count, or a negative status;
+ * descriptors are close-on-exec at birth. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -28,9 +28,10 @@ struct ssti_os_wait {
  * SST_ETIMEDOUT, SST_EINTR. */
 int ssti_os_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t deadline_ns);
 
-/* Sleep while all words have their values (at most 8). The same results. The words are looked at
- * and queued on one after the other, in their order. Where the kernel lacks futex_waitv it
- * sleeps on the last word in slices of 20 ms and looks at the others in between. */
+/* Sleep while all words have their values (at most 8). The same results. The words are
+ * looked at and queued on one after the other, in their order. Where the kernel lacks
+ * futex_waitv it sleeps on the last word in slices of 20 ms and looks at the others in
+ * between. */
 int ssti_os_futex_waitv(const struct ssti_os_wait *words, uint32_t count,
                         int64_t deadline_ns);
 
@@ -63,8 +64,10 @@ bool ssti_os_thread_is_gone(uint32_t tid);
 /* fork() of libc, with every at-fork handler: 0 in the child, its pid in the parent. */
 int ssti_os_fork(void);
 
-/* A child of the *caller's parent*, without at-fork handlers; only for a process with one
- * thread. 0 in the child, its pid in the caller, SST_EINVAL, SST_EPERM where refused. */
+/* A child of the *caller's parent*, without at-fork handlers; only for a process with
+ * one thread. 0 in the child, its pid in the caller, SST_EINVAL, SST_EPERM where
+ * refused.
+ */
 int ssti_os_clone_sibling(void);
 /* For tests: answer SST_EPERM, as a sandbox would. */
 void ssti_os_refuse_siblings(bool refuse);
@@ -75,8 +78,8 @@ int ssti_os_parent_pid(void);
 /* A descriptor of a process: readable when it has ended. */
 int ssti_os_pidfd_open(int pid);
 
-/* 1 when our child behind the pidfd has ended, and is reaped now: *code is its exit code,
- * or -N when signal N killed it. 0 when it runs. SST_ESRCH: reaped by others. */
+/* 1 when our child behind the pidfd has ended, and is reaped now: *code is its exit
+ * code, or -N when signal N killed it. 0 when it runs. SST_ESRCH: reaped by others. */
 int ssti_os_reap(int pidfd, int *code);
 /* The same by pid, and waits for the end. */
 int ssti_os_reap_pid(int pid, int *code);
@@ -89,8 +92,9 @@ enum {
     SSTI_OS_HANGUPS_MAX = 4,
 };
 
-/* Sleep until one of the descriptors hangs up, or is readable when its bit is in `readable`: the
- * mask of those that did. Negative descriptors are passed over. SST_ETIMEDOUT, SST_EINTR. */
+/* Sleep until one of the descriptors hangs up, or is readable when its bit is in
+ * `readable`: the mask of those that did. Negative descriptors are passed over.
+ * SST_ETIMEDOUT, SST_EINTR. */
 int ssti_os_wait_hangup(const int *fds, uint32_t count, uint32_t readable,
                         int64_t deadline_ns);
 
@@ -126,7 +130,8 @@ int ssti_os_packet_receive(int fd, struct ssti_os_packet *packet);
 /* Packets received here tell who sent them. */
 int ssti_os_packet_ask_sender(int fd);
 
-/* Which file the descriptor stands for, to see whether its number was reused; 0: none. */
+/* Which file the descriptor stands for, to see whether its number was reused; 0:
+ * none. */
 uint64_t ssti_os_file_id(int fd);
 
 enum {
@@ -163,7 +168,7 @@ int ssti_os_cpu_online(void);
 int64_t ssti_os_read_text(const char *path, char *out, size_t size);
 
 enum {
-    SSTI_OS_FD_MAX = 1 << 20,   /* where a search without close_range gives up */
+    SSTI_OS_FD_MAX = 1 << 20, /* where a search without close_range gives up */
     SSTI_OS_GROUPS_MAX = 1024,
 };
 
@@ -178,13 +183,13 @@ int ssti_os_credentials(struct ssti_os_credentials *out);
 
 /* ---- Sockets as bells (os_socket.c) ---- */
 
-/* A datagram socket that others ring by its name (the bytes of the abstract address behind
- * the NUL, at most 8). The descriptor, never blocking. */
+/* A datagram socket that others ring by its name (the bytes of the abstract address
+ * behind the NUL, at most 8). The descriptor, never blocking. */
 int ssti_os_bell_open(uint64_t *name, uint32_t *name_size);
 /* A socket to ring with. */
 int ssti_os_ringer_open(void);
-/* SST_ENOENT: nobody has that bell; SST_EAGAIN: it is full of rings already, or the ringer
- * has too many unread ones out. */
+/* SST_ENOENT: nobody has that bell; SST_EAGAIN: it is full of rings already, or the
+ * ringer has too many unread ones out. */
 int ssti_os_bell_ring(int ringer, uint64_t name, uint32_t name_size);
 /* Read what is there. */
 void ssti_os_bell_drain(int fd);
@@ -203,16 +208,17 @@ enum ssti_os_pair_seen {
     SSTI_OS_PAIR_HUNG_UP = 2, /* every descriptor of the other end is closed */
 };
 
-/* Sleep until the end is rung or hung up. 0 and what was seen; SST_ETIMEDOUT, SST_EINTR,
- * SST_EBADF. */
+/* Sleep until the end is rung or hung up. 0 and what was seen; SST_ETIMEDOUT,
+ * SST_EINTR, SST_EBADF. */
 int ssti_os_pair_poll(int fd, uint32_t *seen, int64_t deadline_ns);
 
 /* ---- Byte streams over any descriptor (os_stream.c) ---- */
 
-/* Bytes moved, at least one; 0 at the end of the stream; SST_ETIMEDOUT, SST_EINTR, -errno.
- * On a blocking descriptor the deadline counts until bytes can move. */
+/* Bytes moved, at least one; 0 at the end of the stream; SST_ETIMEDOUT, SST_EINTR,
+ * -errno. On a blocking descriptor the deadline counts until bytes can move. */
 int64_t ssti_os_stream_read(int fd, void *data, uint64_t size, int64_t deadline_ns);
-int64_t ssti_os_stream_write(int fd, const void *data, uint64_t size, int64_t deadline_ns);
+int64_t ssti_os_stream_write(int fd, const void *data, uint64_t size,
+                             int64_t deadline_ns);
 /* 0 when readable, at its end, or broken; SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
 int ssti_os_stream_poll(int fd, int64_t deadline_ns);
 /* 0 or -errno; closed in any case. */
@@ -221,8 +227,8 @@ int ssti_os_stream_close(int fd);
 /* ---- The kernel's abilities, probed once (os_kernel.c) ---- */
 
 struct ssti_os_kernel {
-    bool has_waitv;    /* futex_waitv */
-    bool sees_deaths;  /* marks and wakes the lock words of threads that die */
+    bool has_waitv;   /* futex_waitv */
+    bool sees_deaths; /* marks and wakes the lock words of threads that die */
 };
 
 const struct ssti_os_kernel *ssti_os_kernel(void);
@@ -234,8 +240,8 @@ void ssti_os_kernel_pretend(const struct ssti_os_kernel *kernel);
 
 uint64_t ssti_os_page_size(void);
 
-/* A sealed (never shrinks, never grows), close-on-exec, sparse memory file of *size bytes.
- * Where a limit on file sizes forbids it, *size is halved down to size_min. The
+/* A sealed (never shrinks, never grows), close-on-exec, sparse memory file of *size
+ * bytes. Where a limit on file sizes forbids it, *size is halved down to size_min. The
  * descriptor, or a status. */
 int ssti_os_memory_create(uint64_t *size, uint64_t size_min);
 /* Its size; SST_ECORRUPT when it is no memory file with those seals. */
@@ -243,13 +249,14 @@ int ssti_os_memory_inspect(int fd, uint64_t *size);
 /* Map a range, shared and left out of core dumps. SST_ENOMEM. */
 int ssti_os_memory_map(int fd, uint64_t offset, uint64_t size, void **out);
 /* The same through a mapping of the file's start instead of a descriptor. */
-int ssti_os_memory_map_again(const void *start, uint64_t offset, uint64_t size, void **out);
+int ssti_os_memory_map_again(const void *start, uint64_t offset, uint64_t size,
+                             void **out);
 void ssti_os_memory_unmap(void *address, uint64_t size);
 /* Give pages back; they read as zero afterwards. */
 int ssti_os_memory_punch(int fd, uint64_t offset, uint64_t size);
 
-/* Bytes that may be used without being killed for it: the least of what the control groups
- * above us leave, what the machine has available, and what RLIMIT_AS leaves.
+/* Bytes that may be used without being killed for it: the least of what the control
+ * groups above us leave, what the machine has available, and what RLIMIT_AS leaves.
  * *limiter names the one that decides. */
 uint64_t ssti_os_memory_available(const char **limiter);
 /* RLIMIT_AS, or UINT64_MAX. */
@@ -275,7 +282,8 @@ struct ssti_os_process {
 
 /* SST_ESRCH when there is no such process; SST_ENOSYS when /proc does not say. */
 int ssti_os_process_look(int pid, struct ssti_os_process *out);
-/* 1 when it is gone with all its threads, waiting for that until the deadline; else 0. */
+/* 1 when it is gone with all its threads, waiting for that until the deadline; else
+ * 0. */
 int ssti_os_process_is_gone(int pid, int64_t deadline_ns);
 /* Clock ticks since boot. */
 uint64_t ssti_os_boot_ticks(void);

@@ -138,8 +138,8 @@ ssti_os_memory_map(int fd, uint64_t offset, uint64_t size, void **out)
     return 0;
 }
 
-/* mremap of no bytes makes a second mapping of shared pages, which may go on to the end of
- * the file; what lies before the offset is given back. */
+/* mremap of no bytes makes a second mapping of shared pages, which may go on to the end
+ * of the file; what lies before the offset is given back. */
 int
 ssti_os_memory_map_again(const void *start, uint64_t offset, uint64_t size, void **out)
 {

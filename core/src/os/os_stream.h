@@ -6,8 +6,8 @@
 
 #include <stdint.h>
 
-/* Bytes moved, at least one; 0 at the end of the stream; SST_ETIMEDOUT, SST_EINTR, -errno.
- * On a blocking descriptor the deadline counts until bytes can move. */
+/* Bytes moved, at least one; 0 at the end of the stream; SST_ETIMEDOUT, SST_EINTR,
+ * -errno. On a blocking descriptor the deadline counts until bytes can move. */
 int64_t ssti_os_stream_read(int fd, void *data, uint64_t size, int64_t deadline_ns);
 int64_t ssti_os_stream_write(int fd, const void *data, uint64_t size,
                              int64_t deadline_ns);

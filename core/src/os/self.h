@@ -19,14 +19,16 @@
 #else
 
 struct ssti_self {
-    uint32_t tid;        /* 0 until first use in this thread */
-    uint32_t just_woke;  /* this thread's last action woke somebody: do not spin next */
-    uint32_t was_woken;  /* the operation under way slept and was woken: see ssti_view_wait */
+    uint32_t tid;       /* 0 until first use in this thread */
+    uint32_t just_woke; /* this thread's last action woke somebody: do not spin next */
+    /* the operation under way slept and was woken: see ssti_view_wait */
+    uint32_t was_woken;
     void *volatile *pending; /* &robust_list_head.list_op_pending */
-    long futex_offset;   /* kernel: word = pending + futex_offset */
+    long futex_offset;       /* kernel: word = pending + futex_offset */
 };
 
-extern _Thread_local struct ssti_self ssti_self_tls __attribute__((tls_model("initial-exec")));
+extern _Thread_local struct ssti_self ssti_self_tls
+    __attribute__((tls_model("initial-exec")));
 
 /* Slow path of ssti_self(): reads the TID and the robust list head. */
 struct ssti_self *ssti_self_init(void);

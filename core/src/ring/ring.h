@@ -46,8 +46,8 @@ enum ssti_ring_answer {
 struct ssti_ring {
     struct sst_arena *arena;
     struct sst_ring_shm *shm;
-    uint64_t
-        object; /* offset of the slot it is part of: what held entries are tied to */
+    /* offset of the slot it is part of: what held entries are tied to */
+    uint64_t object;
 
     /* The two chunks at the time the ring had this generation. Guarded by the leaf. */
     uint32_t generation; /* 0 = never looked */
@@ -125,8 +125,10 @@ bool ssti_ring_is_orphaned(const struct sst_leaf_shm *leaf);
 /* Somebody is in a section. */
 bool ssti_ring_is_held(const struct sst_leaf_shm *leaf);
 
-/* Does the next put have to wait for a take? The same for all, whatever they want to put: so
- * those who wait have one condition, and one of them can be woken in another's place. */
+/* Does the next put have to wait for a take? The same for all, whatever they want to
+ * put: so those who wait have one condition, and one of them can be woken in another's
+ * place.
+ */
 bool ssti_ring_is_full(const struct ssti_ring *ring);
 
 /* ---- Putting ---- */

@@ -112,8 +112,8 @@ void ssti_held_release(struct sst_arena *arena, uint32_t held);
 
 /* ---- Processes ---- */
 
-/* Who I am: registry index and generation, as stored in owners. 0 only in a forked child
- * for which no seat was free: it can use no object. */
+/* Who I am: registry index and generation, as stored in owners. 0 only in a forked
+ * child for which no seat was free: it can use no object. */
 uint64_t ssti_proc_self(struct sst_arena *arena);
 /* Is that process alive? A false answer has been confirmed by the kernel. */
 bool ssti_proc_alive(struct sst_arena *arena, uint64_t proc);

@@ -103,7 +103,8 @@ ssti_view_lock_repair(const struct ssti_view *view)
 }
 
 enum {
-    NAP_NS = 100000000, /* a sleep up to this is one of several that watch for a death */
+    NAP_NS =
+        100000000, /* a sleep up to this is one of several that watch for a death */
 };
 
 static bool signals_are_deferred; /* set at start, then const */
@@ -114,10 +115,10 @@ sst_view_defer_signals(void)
     signals_are_deferred = true;
 }
 
-/* Who is woken and signalled at once is only told that he was woken, and who is signalled
- * between two sleeps is told nothing: the handler has run, and nobody learns of it. So who
- * was woken, found nothing and is going to sleep again for long reports an interruption
- * first, to a caller who sees to his signals only then. */
+/* Who is woken and signalled at once is only told that he was woken, and who is
+ * signalled between two sleeps is told nothing: the handler has run, and nobody learns
+ * of it. So who was woken, found nothing and is going to sleep again for long reports
+ * an interruption first, to a caller who sees to his signals only then. */
 static bool
 may_have_missed_signal(struct ssti_self *self, const struct ssti_leaf_sleep *sleep)
 {
