@@ -37,7 +37,8 @@
  *   writing half an entry         `owner` is written last: the entry is free
  *   the entry                     the next ring finds nobody and marks it rung; freed
  *                                 when the list is full and somebody asks
- *   sending, before marking       armed still: rung again
+ *   sending, before marking       armed still, and the repair marks it unsure: rung
+ *                                 again, and who finds nothing reads the byte
  *   marking, before publishing    the asker looks under the leaf, finds nothing, arms
  *   arming, before reading        its own bell: gone with it. Threads die together */
 
@@ -116,6 +117,14 @@ ssti_bell_ring_locked(struct ssti_bell *bell)
     return 0;
 }
 
+void
+ssti_bell_repair_locked(struct sst_bell_shm *list)
+{
+    for (uint32_t i = 0; i < SSTI_QUEUE_BELLS; i++) {
+        ssti_store_rel(&list[i].unsure, 1);
+    }
+}
+
 bool
 ssti_bell_is_mine(const struct ssti_bell *bell)
 {
@@ -135,10 +144,12 @@ void
 ssti_bell_settle_locked(struct ssti_bell *bell)
 {
     const uint32_t armed = ssti_load_rlx(bell->armed);
+    struct sst_bell_shm *const entry = &bell->list[bell->index];
 
-    if ((armed & (1U << bell->index)) != 0) {
+    if ((armed & (1U << bell->index)) != 0 && ssti_load_rlx(&entry->unsure) == 0) {
         return; /* not rung since the last time: nothing to read */
     }
+    ssti_store_rel(&entry->unsure, 0);
     ssti_store_rel(bell->armed, armed | 1U << bell->index);
     ssti_os_bell_drain(ssti_load_rlx(&bell->fd));
 }

@@ -42,6 +42,9 @@ int ssti_bell_ring_locked(struct ssti_bell *bell);
  * one. */
 void ssti_bell_settle_locked(struct ssti_bell *bell);
 
+/* The last owner of the leaf died, perhaps after it rang. */
+void ssti_bell_repair_locked(struct sst_bell_shm *list);
+
 /* Does this process, not its parent, have a bell here? */
 bool ssti_bell_is_mine(const struct ssti_bell *bell);
 /* Does the view have any, perhaps the parent's? */

@@ -2,21 +2,21 @@
 
 /* Pipes: a message ring each way, and a pair of sockets for sleepers.
  *
- * Messages never touch the sockets. These are there because a receiver must learn of two
- * things: a message, and that nobody is left who could send one. The second only the
- * kernel knows for certain (it counts the descriptors of an end over forks, passing and
- * deaths), and it tells those who poll the socket. So a receiver sleeps in poll() on the
- * socket of its end, and is rung by one byte from the other.
+ * Messages never touch the sockets. These are there because a receiver must learn of
+ * two things: a message, and that nobody is left who could send one. The second only
+ * the kernel knows for certain (it counts the descriptors of an end over forks, passing
+ * and deaths), and it tells those who poll the socket. So a receiver sleeps in poll()
+ * on the socket of its end, and is rung by one byte from the other.
  *
  * Each end is *rung* or not. Whoever puts a message rings the reading end first unless
  * it is rung already, then publishes. Who found nothing under the leaf, and is going to
- * sleep, marks its end not rung and reads the byte away, under the leaf. Hence, whenever
- * the leaf is free:
+ * sleep, marks its end not rung and reads the byte away, under the leaf. Hence,
+ * whenever the leaf is free:
  *
  *   P1  a message is there      =>  the end that reads it is rung
  *   P2  an end is rung          =>  its socket is readable, or its reader is gone
- *   P3  room, and a sender      =>  it has been woken, or the leaf's next unlock does it;
- *        sleeps on the leaf          in poll(), its end is rung
+ *   P3  room, and a sender      =>  it has been woken, or the leaf's next unlock does
+ *       it; sleeps on the leaf          in poll(), its end is rung
  *
  * While both sides run, an end stays rung, and a message costs no system call. The same
  * rules make the descriptor fit for select() at any time. One byte wakes all who poll
@@ -34,10 +34,10 @@
  * sleeping, the socket is asked.
  *
  * Death table: ring.c's; and (process dies after ...)
- *   sending the byte                not marked rung: rung twice. No message: who wakes
- *                                   finds nothing, reads the byte and sleeps again
- *   marking an end not rung,        it is rung again by the next message: both bytes
- *    before reading the byte         are read at once
+ *   sending the byte                the repair marks the end unsure: as not rung, but
+ *                                   who wakes and finds nothing reads the byte
+ *   marking an end not rung,        the same: rung again by the next message, both
+ *    before reading the byte         bytes are read at once
  *   counting itself asleep          the count stays too high: takers ring in vain, it
  *                                   is never too low
  *   its last descriptor is closed   the other end hangs up: SST_EOF, or SST_EPIPE */
@@ -75,6 +75,12 @@ ssti_pipe_repair(const struct ssti_view *view)
 
     ssti_ring_repair_locked(&pipe->in);
     ssti_ring_repair_locked(&pipe->out);
+    for (int i = 0; i < 2; i++) {
+        /* Perhaps the dead had sent a byte, or not yet read it. */
+        if (ssti_load_rlx(&pipe->shm->end[i].rung) == SSTI_PIPE_QUIET) {
+            ssti_store_rel(&pipe->shm->end[i].rung, SSTI_PIPE_UNSURE);
+        }
+    }
 }
 
 /* The class of the senders at an end, and whether there is room for them. The leaf is
@@ -130,7 +136,7 @@ ring_other_locked(struct sst_pipe *pipe, uint32_t asleep)
     struct sst_pipe_end_shm *const other = &pipe->shm->end[1 - pipe->end];
     int rc;
 
-    if (ssti_load_rlx(&other->rung) != 0) {
+    if (ssti_load_rlx(&other->rung) == SSTI_PIPE_RUNG) {
         return 0;
     }
     rc = ssti_os_pair_ring(pipe->fd);
@@ -138,7 +144,7 @@ ring_other_locked(struct sst_pipe *pipe, uint32_t asleep)
         return rc;
     }
     SST_CRASHPOINT(pipe_sent);
-    ssti_store_rel(&other->rung, 1);
+    ssti_store_rel(&other->rung, SSTI_PIPE_RUNG);
     SST_CRASHPOINT(pipe_marked);
     if (asleep != 0) {
         ssti_self()->just_woke = 1;
@@ -152,8 +158,8 @@ settle_locked(struct sst_pipe *pipe)
 {
     struct sst_pipe_end_shm *const end = &pipe->shm->end[pipe->end];
 
-    if (ssti_load_rlx(&end->rung) != 0) {
-        ssti_store_rel(&end->rung, 0);
+    if (ssti_load_rlx(&end->rung) != SSTI_PIPE_QUIET) {
+        ssti_store_rel(&end->rung, SSTI_PIPE_QUIET);
         SST_CRASHPOINT(pipe_unmarked);
         ssti_os_pair_drain(pipe->fd);
     }
@@ -170,8 +176,8 @@ let_ringer_finish(const struct sst_pipe *pipe)
     }
 }
 
-/* Sleep on the socket; the leaf is held before and after. 0 when it is time to look again,
- * SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
+/* Sleep on the socket; the leaf is held before and after. 0 when it is time to look
+ * again, SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
 static int
 poll_locked(struct sst_pipe *pipe, struct wait *wait)
 {

@@ -79,6 +79,7 @@ ssti_queue_repair(const struct ssti_view *view)
     struct sst_queue *const queue = ((const struct sst_queue *)view)->self;
 
     ssti_ring_repair_locked(&queue->ring);
+    ssti_bell_repair_locked(queue->shm->bell);
     if (queue->joinable) {
         ssti_takers_repair_locked(&queue->takers);
     }

@@ -2,9 +2,9 @@
 #ifndef SSTI_SHM_LAYOUT_H
 #define SSTI_SHM_LAYOUT_H
 
-/* Every struct that lives in shared memory, and nothing else. Fixed widths, no pointers,
- * sizes and offsets asserted. A value read from here was written by another process, which
- * may be dead, old or hostile: copy it, check its range, then use it.
+/* Every struct that lives in shared memory, and nothing else. Fixed widths, no
+ * pointers, sizes and offsets asserted. A value read from here was written by another
+ * process, which may be dead, old or hostile: copy it, check its range, then use it.
  *
  * See docs/internals/memory.rst for the map of the arena. */
 
@@ -22,24 +22,26 @@ enum {
  * takes to lose no sleeper when any process dies at any instruction. leaf.c has the
  * protocol. "Guarded by word" means: written only while holding the lock. */
 struct sst_leaf_shm {
-    _Atomic uint32_t word;                       /* TID | FUTEX_WAITERS | FUTEX_OWNER_DIED */
-    _Atomic uint32_t contenders;                 /* asleep wanting the lock; any writer */
+    _Atomic uint32_t word;       /* TID | FUTEX_WAITERS | FUTEX_OWNER_DIED */
+    _Atomic uint32_t contenders; /* asleep wanting the lock; any writer */
     _Atomic uint32_t waiting[SSTI_LEAF_CLASSES]; /* asleep per class; guarded by word */
-    _Atomic uint32_t seq[SSTI_LEAF_CLASSES];     /* what a class sleeps on; guarded by word */
-    _Atomic uint32_t intent_class;               /* redo record, guarded by word: */
-    _Atomic uint32_t intent_waiting;             /*   waiting[intent_class] becomes this, */
-    _Atomic uint32_t intent_state;               /*   the wait record's state this, */
-    _Atomic uint32_t turn;                       /* what contenders sleep on; any writer */
-    _Atomic uint64_t intent_record;              /*   of the record at this offset; 0 = none */
+    /* what a class sleeps on; guarded by word */
+    _Atomic uint32_t seq[SSTI_LEAF_CLASSES];
+    _Atomic uint32_t intent_class;   /* redo record, guarded by word: */
+    _Atomic uint32_t intent_waiting; /*   waiting[intent_class] becomes this, */
+    _Atomic uint32_t intent_state;   /*   the wait record's state this, */
+    _Atomic uint32_t turn;           /* what contenders sleep on; any writer */
+    _Atomic uint64_t intent_record;  /*   of the record at this offset; 0 = none */
 };
 _Static_assert(sizeof(struct sst_leaf_shm) == 56, "leaf layout");
 
-/* A thread of some process is asleep on a leaf. Writer: that thread, or the sweeper once
- * its process is dead. */
+/* A thread of some process is asleep on a leaf. Writer: that thread, or the sweeper
+ * once its process is dead. */
 struct sst_wait_shm {
     _Atomic uint64_t leaf;  /* offset of the leaf in the arena */
     _Atomic uint32_t state; /* enum ssti_wait_state */
-    _Atomic uint32_t class; /* index into waiting[], or SSTI_LEAF_CLASSES for a contender */
+    /* index into waiting[], or SSTI_LEAF_CLASSES for a contender */
+    _Atomic uint32_t class;
 };
 _Static_assert(sizeof(struct sst_wait_shm) == 16, "wait record layout");
 
@@ -51,18 +53,19 @@ enum ssti_wait_state {
 
 /* ---- Message rings (ring/) ----
  *
- * All of it is guarded by the leaf of the object the ring is part of, but that the counts
- * may be looked at without: then they are a hint, and the decision is taken under the
- * leaf. ring.c has the protocol, docs/internals/rings.rst the picture. */
+ * All of it is guarded by the leaf of the object the ring is part of, but that the
+ * counts may be looked at without: then they are a hint, and the decision is taken
+ * under the leaf. ring.c has the protocol, docs/internals/rings.rst the picture. */
 
-/* At the start of an extent that holds records. A cursor is the byte behind this header at
- * which the next record goes or comes from, and SSTI_CURSOR_LAP, which changes whenever the
- * cursor begins anew at 0. */
+/* At the start of an extent that holds records. A cursor is the byte behind this header
+ * at which the next record goes or comes from, and SSTI_CURSOR_LAP, which changes
+ * whenever the cursor begins anew at 0. */
 struct sst_chunk_shm {
     _Atomic uint64_t magic;
-    _Atomic uint64_t next;  /* the chunk after this one, or the next retired one; 0 = none */
-    _Atomic uint32_t size;  /* bytes of records behind this header */
-    _Atomic uint32_t end;   /* the put cursor when `next` was linked: final */
+    /* the chunk after this one, or the next retired one; 0 = none */
+    _Atomic uint64_t next;
+    _Atomic uint32_t size; /* bytes of records behind this header */
+    _Atomic uint32_t end;  /* the put cursor when `next` was linked: final */
     _Atomic uint64_t reserved[5];
 };
 _Static_assert(sizeof(struct sst_chunk_shm) == 64, "chunk layout");
@@ -70,9 +73,10 @@ _Static_assert(sizeof(struct sst_chunk_shm) == 64, "chunk layout");
 struct sst_ring_shm {
     _Atomic uint32_t put_cursor; /* in put_chunk; one store of it commits a put */
     _Atomic uint32_t get_cursor; /* in get_chunk; one store of it commits a take */
-    _Atomic uint64_t put_count;  /* messages ever put; follows put_cursor, recounted after a death */
-    _Atomic uint64_t got_count;  /* messages ever taken; follows get_cursor */
-    _Atomic uint64_t put_bytes;  /* their payload */
+    /* messages ever put; follows put_cursor, recounted after a death */
+    _Atomic uint64_t put_count;
+    _Atomic uint64_t got_count; /* messages ever taken; follows get_cursor */
+    _Atomic uint64_t put_bytes; /* their payload */
     _Atomic uint64_t got_bytes;
 
     _Atomic uint32_t generation; /* changes before any of the four offsets below does */
@@ -86,7 +90,7 @@ struct sst_ring_shm {
     _Atomic uint32_t item_max; /* messages at most, 0 = no bound; const */
     _Atomic uint32_t reserved;
 
-    _Atomic uint32_t intent;        /* redo record: enum ssti_ring_intent, written last */
+    _Atomic uint32_t intent; /* redo record: enum ssti_ring_intent, written last */
     _Atomic uint32_t intent_cursor; /* meaning by intent, see ring.c */
     _Atomic uint64_t intent_entry;  /* offset of a held entry */
     _Atomic uint64_t intent_extent;
@@ -97,16 +101,17 @@ _Static_assert(sizeof(struct sst_ring_shm) == 128, "ring layout");
 /* A descriptor somebody polls (bell.c). Guarded by the leaf. */
 struct sst_bell_shm {
     _Atomic uint64_t owner; /* ssti_proc_self() of the asker; 0 = free */
-    _Atomic uint64_t name;  /* of its datagram socket: the bytes after the leading NUL */
-    _Atomic uint32_t size;  /* of the name */
-    _Atomic uint32_t reserved;
+    _Atomic uint64_t name; /* of its datagram socket: the bytes after the leading NUL */
+    _Atomic uint32_t size; /* of the name */
+    _Atomic uint32_t unsure; /* armed, but its ringer may have died after it rang */
 };
 _Static_assert(sizeof(struct sst_bell_shm) == 24, "bell layout");
 
 /* A process that takes from a joinable queue, in the queue's table of takers. */
 struct sst_taker_shm {
-    _Atomic uint64_t proc;  /* ssti_proc_self(); 0 = free */
-    _Atomic uint64_t count; /* taken less done, two's complement: another process may call done */
+    _Atomic uint64_t proc; /* ssti_proc_self(); 0 = free */
+    /* taken less done, two's complement: another process may call done */
+    _Atomic uint64_t count;
 };
 _Static_assert(sizeof(struct sst_taker_shm) == 16, "taker layout");
 
@@ -122,29 +127,38 @@ struct sst_queue_shm {
 
     _Atomic uint32_t bells_armed; /* bit i: bell[i] wants to be rung */
     _Atomic uint32_t joinable;    /* const */
-    _Atomic uint64_t takers;      /* extent of the table of takers; 0 until the first take */
-    _Atomic uint64_t taken;       /* sum of the takers' counts and of `lost`; recounted */
-    _Atomic uint64_t lost;        /* counts of takers that died */
-    _Atomic uint32_t takers_new;  /* a taker has come that the joiners do not watch yet */
-    _Atomic uint32_t intent;      /* redo record: enum ssti_takers_intent, written last; */
-    _Atomic uint64_t intent_value;  /* what these mean is in takers.c */
+    _Atomic uint64_t takers; /* extent of the table of takers; 0 until the first take */
+    _Atomic uint64_t taken;  /* sum of the takers' counts and of `lost`; recounted */
+    _Atomic uint64_t lost;   /* counts of takers that died */
+    /* a taker has come that the joiners do not watch yet */
+    _Atomic uint32_t takers_new;
+    _Atomic uint32_t intent; /* redo record: enum ssti_takers_intent, written last; */
+    _Atomic uint64_t intent_value; /* what these mean is in takers.c */
     _Atomic uint64_t intent_extent;
     _Atomic uint32_t intent_taker;
     _Atomic uint32_t intent_cursor;
-    _Atomic uint64_t offset;      /* of this slot; const */
+    _Atomic uint64_t offset; /* of this slot; const */
     struct sst_bell_shm bell[SSTI_QUEUE_BELLS];
 };
 _Static_assert(sizeof(struct sst_queue_shm) == 480, "queue layout");
 
-/* One end of a pipe, in the pipe. Guarded by the pipe's leaf, but for the const ones. */
+/* One end of a pipe, in the pipe. Guarded by the pipe's leaf, but for the const
+ * ones. */
 struct sst_pipe_end_shm {
-    _Atomic uint64_t slot;        /* offset of the end's own slot, whose holders are the end's; const */
+    /* offset of the end's own slot, whose holders are the end's; const */
+    _Atomic uint64_t slot;
     _Atomic uint32_t generation;  /* of that slot; const */
-    _Atomic uint32_t rung;        /* there is a byte in the end's socket */
+    _Atomic uint32_t rung;        /* enum ssti_pipe_rung */
     _Atomic uint32_t recv_asleep; /* in poll() for a message; too high after deaths */
     _Atomic uint32_t send_asleep; /* in poll() for room; too high after deaths */
 };
 _Static_assert(sizeof(struct sst_pipe_end_shm) == 24, "pipe end layout");
+
+enum ssti_pipe_rung {
+    SSTI_PIPE_QUIET,  /* no byte is in the end's socket */
+    SSTI_PIPE_RUNG,   /* there is one */
+    SSTI_PIPE_UNSURE, /* there may be one that somebody did not live to account for */
+};
 
 enum ssti_pipe_role {
     SSTI_PIPE_RINGS = 1,
@@ -155,7 +169,8 @@ struct sst_pipe_shm {
     _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
     _Atomic uint32_t role;    /* SSTI_PIPE_RINGS; const */
     _Atomic uint32_t duplex;  /* const */
-    struct sst_leaf_shm leaf; /* B, C: senders at end 0, 1 of a duplex pipe; others poll */
+    /* B, C: senders at end 0, 1 of a duplex pipe; others poll */
+    struct sst_leaf_shm leaf;
     struct sst_ring_shm ring[2]; /* [e] is what end e reads */
     struct sst_pipe_end_shm end[2];
     _Atomic uint64_t offset; /* of this slot; const */
@@ -172,27 +187,31 @@ _Static_assert(sizeof(struct sst_pipe_hold_shm) == 40, "pipe hold layout");
 
 /* ---- Synchronisation (sync/) ----
  *
- * The header of a slot comes first, and all of an object that is written on the way of an
- * acquire lies in one pair of lines: on the machines this was measured on a line
+ * The header of a slot comes first, and all of an object that is written on the way of
+ * an acquire lies in one pair of lines: on the machines this was measured on a line
  * costs 1.6 us to fetch from the other core, and a second one as much again. */
 
 /* mutex.c. Guarded by the leaf; `owner` may be looked at without. */
 struct sst_mutex_shm {
     _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
     struct sst_leaf_shm leaf; /* A: want the mutex */
-    _Atomic uint64_t owner;   /* ssti_proc_self() of the owner, 0 = free; its store commits */
-    _Atomic uint32_t thread;  /* kernel's id of the owning thread; recursive ones only */
-    _Atomic uint32_t depth;   /* times held; meaningful while there is an owner */
-    _Atomic uint64_t watched; /* owner on whose life word the last in A to lie down sleeps */
-    _Atomic uint32_t flags;   /* SST_MUTEX_RECURSIVE; const */
+    /* ssti_proc_self() of the owner, 0 = free; its store commits */
+    _Atomic uint64_t owner;
+    _Atomic uint32_t thread; /* kernel's id of the owning thread; recursive ones only */
+    _Atomic uint32_t depth;  /* times held; meaningful while there is an owner */
+    /* owner on whose life word the last in A to lie down sleeps */
+    _Atomic uint64_t watched;
+    _Atomic uint32_t flags; /* SST_MUTEX_RECURSIVE; const */
     _Atomic uint32_t reserved;
 };
 _Static_assert(sizeof(struct sst_mutex_shm) == 120, "mutex layout");
 
-/* A process that takes part in an object (sync/roster.c). Guarded by the object's leaf. */
+/* A process that takes part in an object (sync/roster.c). Guarded by the object's
+ * leaf. */
 struct sst_stay_shm {
     _Atomic uint64_t proc; /* ssti_proc_self() */
-    _Atomic uint64_t stay; /* round << 20 | number of times; its store commits; 0 times = free */
+    /* round << 20 | number of times; its store commits; 0 times = free */
+    _Atomic uint64_t stay;
 };
 _Static_assert(sizeof(struct sst_stay_shm) == 16, "stay layout");
 
@@ -214,18 +233,18 @@ struct sst_semaphore_shm {
     _Atomic uint32_t intent_value; /*   value becomes this, */
     _Atomic uint32_t intent_index; /*   and stay[intent_index] */
     _Atomic uint32_t reserved;
-    _Atomic uint64_t intent_stay;  /*   that many times */
-    _Atomic uint64_t watched;      /* holder on whose life word the last in A sleeps */
+    _Atomic uint64_t intent_stay; /*   that many times */
+    _Atomic uint64_t watched;     /* holder on whose life word the last in A sleeps */
     struct sst_stay_shm stay[SSTI_SEMAPHORE_STAYS];
 };
 _Static_assert(sizeof(struct sst_semaphore_shm) == 488, "semaphore layout");
 
 /* condition.c. Guarded by the leaf; `turn` may be looked at without. */
 struct sst_condition_shm {
-    _Atomic uint64_t slot[4];    /* struct sst_slot_shm */
-    struct sst_leaf_shm leaf;    /* class = round % 3: entered in that round */
-    _Atomic uint64_t turn;       /* round << 20 | credits; one store of it commits a notify */
-    _Atomic uint64_t last;       /* process that entered last; a hint */
+    _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
+    struct sst_leaf_shm leaf; /* class = round % 3: entered in that round */
+    _Atomic uint64_t turn; /* round << 20 | credits; one store of it commits a notify */
+    _Atomic uint64_t last; /* process that entered last; a hint */
     _Atomic uint32_t stays_used; /* stay[i] is free from here on */
     _Atomic uint32_t reserved;
     _Atomic uint64_t told; /* round whose members know that others are entitled */
@@ -237,23 +256,25 @@ _Static_assert(sizeof(struct sst_condition_shm) == 4096, "condition layout");
 /* event.c. Guarded by the leaf; `state` may be looked at without. */
 struct sst_event_shm {
     _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
-    struct sst_leaf_shm leaf; /* A, B: came to wait after an even, an odd number of sets */
-    _Atomic uint32_t state;   /* number of sets << 1 | is set; one store of it commits */
+    /* A, B: came to wait after an even, an odd number of sets */
+    struct sst_leaf_shm leaf;
+    _Atomic uint32_t state; /* number of sets << 1 | is set; one store of it commits */
     _Atomic uint32_t reserved;
 };
 _Static_assert(sizeof(struct sst_event_shm) == 96, "event layout");
 
 /* barrier.c. Guarded by the leaf; `turn` may be looked at without. */
 struct sst_barrier_shm {
-    _Atomic uint64_t slot[4];       /* struct sst_slot_shm */
-    struct sst_leaf_shm leaf;       /* A, B: wait in an even, an odd round; C: want to arrive */
-    _Atomic uint64_t turn;          /* round << 2 | enum ssti_barrier_state; its store commits */
-    _Atomic uint64_t broken;        /* bit r % 64: round r ended broken */
-    _Atomic uint64_t last;          /* process that arrived last; a hint */
-    _Atomic uint32_t parties;       /* const */
-    _Atomic uint32_t stays_used;    /* stay[i] is free from here on */
-    _Atomic uint64_t extent;        /* where the stays are when there are more; 0 = below */
-    _Atomic uint64_t extent_word;   /* offset of `extent` in the arena; const */
+    _Atomic uint64_t slot[4]; /* struct sst_slot_shm */
+    /* A, B: wait in an even, an odd round; C: want to arrive */
+    struct sst_leaf_shm leaf;
+    _Atomic uint64_t turn; /* round << 2 | enum ssti_barrier_state; its store commits */
+    _Atomic uint64_t broken;     /* bit r % 64: round r ended broken */
+    _Atomic uint64_t last;       /* process that arrived last; a hint */
+    _Atomic uint32_t parties;    /* const */
+    _Atomic uint32_t stays_used; /* stay[i] is free from here on */
+    _Atomic uint64_t extent; /* where the stays are when there are more; 0 = below */
+    _Atomic uint64_t extent_word; /* offset of `extent` in the arena; const */
     _Atomic uint64_t reserved[2];
     struct sst_stay_shm stay[SSTI_BARRIER_STAYS];
 };
@@ -274,8 +295,9 @@ struct sst_header_shm {
     _Atomic uint32_t process_max;
     _Atomic uint32_t creator_pid;
     _Atomic uint64_t creator_born; /* boot ticks */
-    _Atomic uint64_t pid_space;    /* lock words hold thread ids: one name space per arena */
-    _Atomic uint64_t budget;       /* bytes the user allows; 0 = no limit of his */
+    /* lock words hold thread ids: one name space per arena */
+    _Atomic uint64_t pid_space;
+    _Atomic uint64_t budget; /* bytes the user allows; 0 = no limit of his */
 };
 _Static_assert(sizeof(struct sst_header_shm) == 64, "header layout");
 
@@ -295,23 +317,24 @@ enum ssti_slot_state {
 
 /* First member of every object in a slot. Guarded by the class's leaf. */
 struct sst_slot_shm {
-    _Atomic uint32_t generation; /* of the object; one more each time the slot is freed */
-    _Atomic uint32_t kind;       /* enum sst_kind */
-    _Atomic uint32_t state;      /* enum ssti_slot_state */
-    _Atomic uint32_t count;      /* held entries and messages that hold it */
-    _Atomic uint32_t layout;     /* hash of the object's struct, by its creator */
+    /* of the object; one more each time the slot is freed */
+    _Atomic uint32_t generation;
+    _Atomic uint32_t kind;   /* enum sst_kind */
+    _Atomic uint32_t state;  /* enum ssti_slot_state */
+    _Atomic uint32_t count;  /* held entries and messages that hold it */
+    _Atomic uint32_t layout; /* hash of the object's struct, by its creator */
     _Atomic uint32_t reserved;
-    _Atomic uint64_t next;       /* offset of the next free slot of the class; 0 = last */
+    _Atomic uint64_t next; /* offset of the next free slot of the class; 0 = last */
 };
 _Static_assert(sizeof(struct sst_slot_shm) == 32, "slot layout");
 
-/* A size class. Guarded by leaf. The intent is the whole of the next change: values that
- * become true, so that applying it twice is applying it once. */
+/* A size class. Guarded by leaf. The intent is the whole of the next change: values
+ * that become true, so that applying it twice is applying it once. */
 struct sst_class_shm {
     struct sst_leaf_shm leaf;
-    _Atomic uint64_t free; /* offset of the first free slot; 0 = none */
-    _Atomic uint64_t bump; /* bytes of the class's range that were ever in use */
-    _Atomic uint64_t live; /* slots in use */
+    _Atomic uint64_t free;        /* offset of the first free slot; 0 = none */
+    _Atomic uint64_t bump;        /* bytes of the class's range that were ever in use */
+    _Atomic uint64_t live;        /* slots in use */
     _Atomic uint64_t intent_slot; /* offset of the slot; 0 = no intent. Written last */
     _Atomic uint64_t intent_next;
     _Atomic uint64_t intent_free;
@@ -332,17 +355,18 @@ _Static_assert(sizeof(struct sst_class_shm) == 256, "class layout");
 
 enum {
     SSTI_UNIT = 4096,
-    SSTI_ORDERS = 32, /* an extent is SSTI_UNIT << order bytes */
+    SSTI_ORDERS = 32,       /* an extent is SSTI_UNIT << order bytes */
     SSTI_UNIT_ORDER = 0x3f, /* parts of a unit's state */
     SSTI_UNIT_KIND = 0xc0,
     SSTI_UNIT_COLD = 0x40, /* free, and all zero */
     SSTI_UNIT_WARM = 0x80, /* free, with pages that may be used again */
     SSTI_UNIT_USED = 0xc0,
-    SSTI_UNIT_SHARE = 0x100, /* of a used extent: one share, counted in the upper bits */
+    SSTI_UNIT_SHARE =
+        0x100, /* of a used extent: one share, counted in the upper bits */
 };
 
-/* One per 4 KiB of the heap; meaningful at the first unit of a block. `state` is the truth,
- * the links are derived from it. Guarded by the heap's leaf. */
+/* One per 4 KiB of the heap; meaningful at the first unit of a block. `state` is the
+ * truth, the links are derived from it. Guarded by the heap's leaf. */
 struct sst_unit_shm {
     _Atomic uint32_t state;
     _Atomic uint32_t next; /* unit + 1 of the next free block of its list; 0 = last */
@@ -354,18 +378,20 @@ _Static_assert(sizeof(struct sst_unit_shm) == 16, "unit layout");
 /* The heap. Guarded by leaf. */
 struct sst_heap_shm {
     struct sst_leaf_shm leaf;
-    _Atomic uint64_t high;        /* units that were ever part of a block */
-    _Atomic uint64_t used;        /* units in extents; derived */
-    _Atomic uint64_t warm;        /* units in warm free blocks; derived */
-    _Atomic uint64_t extents;     /* number in use; derived */
-    _Atomic uint64_t credit;      /* bytes of growth the budget has granted already */
-    _Atomic uint64_t intent_unit; /* unit + 1 of the block; 0 = no intent. Written last */
+    _Atomic uint64_t high;    /* units that were ever part of a block */
+    _Atomic uint64_t used;    /* units in extents; derived */
+    _Atomic uint64_t warm;    /* units in warm free blocks; derived */
+    _Atomic uint64_t extents; /* number in use; derived */
+    _Atomic uint64_t credit;  /* bytes of growth the budget has granted already */
+    /* unit + 1 of the block; 0 = no intent. Written last */
+    _Atomic uint64_t intent_unit;
     _Atomic uint64_t intent_state;
-    _Atomic uint64_t intent_from; /* offset of a word that becomes from_value; 0 = none */
+    /* offset of a word that becomes from_value; 0 = none */
+    _Atomic uint64_t intent_from;
     _Atomic uint64_t intent_from_value;
     _Atomic uint64_t intent_to; /* offset of a word that becomes to_value; 0 = none */
     _Atomic uint64_t intent_to_value;
-    _Atomic uint32_t mask[2];             /* orders whose list is not empty; derived */
+    _Atomic uint32_t mask[2];              /* orders whose list is not empty; derived */
     _Atomic uint32_t list[2][SSTI_ORDERS]; /* [0] cold, [1] warm: unit + 1; derived */
     uint32_t padding[26];
 };
@@ -375,7 +401,7 @@ _Static_assert(sizeof(struct sst_heap_shm) == 512, "heap layout");
 
 enum ssti_process_state {
     SSTI_PROCESS_FREE,
-    SSTI_PROCESS_UNBORN,   /* a seat for a child that has not stamped it */
+    SSTI_PROCESS_UNBORN, /* a seat for a child that has not stamped it */
     SSTI_PROCESS_LIVE,
     SSTI_PROCESS_SWEEPING, /* dead; `sweeper` undoes what it held */
     SSTI_PROCESS_DONE,     /* dead and swept; its watcher has not read the exit code */
@@ -384,8 +410,8 @@ enum ssti_process_state {
 /* A seat in the registry. Guarded by the registry's leaf where nothing else is said. */
 struct sst_process_shm {
     _Atomic uint32_t generation;
-    _Atomic uint32_t state; /* enum ssti_process_state */
-    _Atomic uint32_t pid;   /* single writer: the process; 0 = not known yet */
+    _Atomic uint32_t state;   /* enum ssti_process_state */
+    _Atomic uint32_t pid;     /* single writer: the process; 0 = not known yet */
     _Atomic uint32_t watched; /* a parent will read the exit code */
     _Atomic uint64_t parent;  /* id of the process that reserved the seat; 0 = nobody */
     _Atomic uint64_t sweeper; /* id of who sweeps */
@@ -393,12 +419,14 @@ struct sst_process_shm {
     _Atomic uint32_t held_high; /* entries of the held table ever used; single writer */
     _Atomic uint32_t waits_high;
     _Atomic uint32_t presence_count;
-    _Atomic uint32_t gifts;     /* entries the parent made before the child was born */
-    _Atomic uint32_t life_word; /* 1 + offset of the word in `life`; 0 = the kernel is asked */
+    _Atomic uint32_t gifts; /* entries the parent made before the child was born */
+    /* 1 + offset of the word in `life`; 0 = the kernel is asked */
+    _Atomic uint32_t life_word;
     _Atomic uint32_t life_is_main; /* the main thread holds the life words */
-    uint64_t life[8];        /* a robust mutex: for whoever waits for the process's locks */
-    uint64_t life_parent[8]; /* the same for the parent alone, whose wake nobody can take */
-    _Atomic uint32_t done;   /* 1 once it has left in order; slept on */
+    uint64_t life[8]; /* a robust mutex: for whoever waits for the process's locks */
+    /* the same for the parent alone, whose wake nobody can take */
+    uint64_t life_parent[8];
+    _Atomic uint32_t done; /* 1 once it has left in order; slept on */
     _Atomic uint32_t exit_code;
     uint64_t padding[7];
 };
@@ -415,8 +443,9 @@ _Static_assert(sizeof(struct sst_registry_shm) == 128, "registry layout");
 
 /* What a process holds. Single writer, that process: then its sweeper. */
 struct sst_held_shm {
-    _Atomic uint64_t value; /* 0, the offset of an extent, or of a slot; with SSTI_HELD_* */
-    _Atomic uint64_t tie;   /* offset of the object this is moving into or out of */
+    /* 0, the offset of an extent, or of a slot; with SSTI_HELD_* */
+    _Atomic uint64_t value;
+    _Atomic uint64_t tie; /* offset of the object this is moving into or out of */
 };
 _Static_assert(sizeof(struct sst_held_shm) == 16, "held layout");
 
@@ -426,7 +455,8 @@ enum {
     SSTI_HELD_FLAGS = 3,
 };
 
-/* A process takes part in an object. Single writer: its process; value: any of its threads. */
+/* A process takes part in an object. Single writer: its process; value: any of its
+ * threads. */
 struct sst_presence_shm {
     _Atomic uint64_t object; /* offset of the slot; 0 = free, 1 = was used */
     _Atomic int64_t value;
@@ -435,7 +465,8 @@ struct sst_presence_shm {
 };
 _Static_assert(sizeof(struct sst_presence_shm) == 32, "presence layout");
 
-/* The area of a seat: wait records, presence records, then the held table to the end. */
+/* The area of a seat: wait records, presence records, then the held table to the
+ * end. */
 enum {
     SSTI_AREA_WAITS = 4096,
     SSTI_AREA_PRESENCES = 4096,
