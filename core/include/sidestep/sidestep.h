@@ -2,24 +2,26 @@
 #ifndef SIDESTEP_H
 #define SIDESTEP_H
 
-/* sidestep: processes, locks, queues and shared memory that survive the death of whoever
- * uses them. This header is the manual of the C library; the Python package of the same
- * name is a thin layer over it, and a C program and a Python program can share every object
- * described here.
+/* sidestep: processes, locks, queues and shared memory that survive the death of
+ * whoever uses them. This header is the manual of the C library; the Python package of
+ * the same name is a thin layer over it, and a C program and a Python program can share
+ * every object described here.
  *
  * Conventions
- *   Results    Functions return a count or 0 on success and a negative `enum sst_status`
- *              on failure. Cold functions also fill an optional `struct sst_error`.
- *   Time       `deadline_ns` is absolute, on CLOCK_MONOTONIC. SST_NOW polls, SST_FOREVER
- *              waits without end. sst_deadline_after() makes one from a duration.
+ *   Results    Functions return a count or 0 on success and a negative `enum
+ *              sst_status` on failure. Cold functions also fill an optional `struct
+ *              sst_error`.
+ *   Time       `deadline_ns` is absolute, on CLOCK_MONOTONIC. SST_NOW polls,
+ *              SST_FOREVER waits without end. sst_deadline_after() makes one from a
+ *              duration.
  *   Signals    A blocking function interrupted by a signal handler returns SST_EINTR;
  *              call it again with the same deadline to go on.
  *   Threads    Every function may be called from any thread unless its comment says
  *              otherwise.
- *   Processes  Objects live in an arena, shared by a tree of processes. After fork() the
- *              child may use every object its parent had open.
- *   Death      Any process may be killed at any instruction. Whoever waits gets its answer,
- *              or SST_EOWNERDEAD, never silence. */
+ *   Processes  Objects live in an arena, shared by a tree of processes. After fork()
+ *              the child may use every object its parent had open.
+ *   Death      Any process may be killed at any instruction. Whoever waits gets its
+ *              answer, or SST_EOWNERDEAD, never silence. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,49 +36,49 @@ extern "C" {
 #define SST_VERSION_PATCH 0
 
 #if defined(__GNUC__)
-# define SST_API __attribute__((visibility("default")))
+# define SST_API        __attribute__((visibility("default")))
 # define SST_MUST_CHECK __attribute__((warn_unused_result))
-# define SST_NORETURN __attribute__((noreturn))
+# define SST_NORETURN   __attribute__((noreturn))
 #else
 # define SST_API
 # define SST_MUST_CHECK
 # define SST_NORETURN
 #endif
 
-/* ---- Statuses -------------------------------------------------------------------------
+/* ---- Statuses -----------------------------------------------------------------------
  *
  * name, value, category, Python exception, text. The one table from which the enum, the
- * texts, the binding's exceptions and the reference page are made. Values are -errno where one
- * fits, -5000 and below otherwise. */
+ * texts, the binding's exceptions and the reference page are made. Values are -errno
+ * where one fits, -5000 and below otherwise. */
 
-#define SST_STATUS_TABLE(X)                                                                \
-    X(EPERM, -1, USAGE, "PermissionError", "not permitted")                                \
-    X(ENOENT, -2, USAGE, "FileNotFoundError", "no such object")                            \
-    X(ESRCH, -3, PEER, "ProcessLookupError", "no such process")                            \
-    X(EINTR, -4, AGAIN, "InterruptedError", "interrupted by a signal")                     \
-    X(EIO, -5, INTERNAL, "OSError", "input/output error")                                  \
-    X(EBADF, -9, USAGE, "OSError", "bad file descriptor")                                  \
-    X(EAGAIN, -11, AGAIN, "BlockingIOError", "would block")                                \
-    X(ENOMEM, -12, RESOURCE, "MemoryError", "out of memory")                               \
-    X(EACCES, -13, USAGE, "PermissionError", "permission denied")                          \
-    X(EINVAL, -22, USAGE, "ValueError", "invalid argument")                                \
-    X(EMFILE, -24, RESOURCE, "OSError", "too many open files")                             \
-    X(ENOSPC, -28, RESOURCE, "OSError", "no space left")                                   \
-    X(EPIPE, -32, CLOSED, "BrokenPipeError", "nobody is left to read")                     \
-    X(ENOSYS, -38, RESOURCE, "NotImplementedError", "not supported by this kernel")        \
-    X(ETIMEDOUT, -110, TIMEOUT, "TimeoutError", "deadline passed")                         \
-    X(EOF, -5001, CLOSED, "EOFError", "nobody is left to write")                           \
-    X(ECLOSED, -5002, CLOSED, "ValueError", "closed")                                      \
-    X(EOWNERDEAD, -5003, PEER, "OwnerDied", "the owner died")                              \
-    X(ELAYOUT, -5004, CORRUPT, "RuntimeError", "made by an incompatible version")          \
-    X(ECORRUPT, -5005, CORRUPT, "RuntimeError", "shared memory is damaged")                \
-    X(ESTALE, -5006, USAGE, "RuntimeError", "the object no longer exists")                 \
-    X(ELIMIT, -5007, RESOURCE, "MemoryError", "a limit was reached")                       \
-    X(ENOTOWNER, -5008, USAGE, "AssertionError", "not the owner")                          \
-    X(EOVERFLOW, -5009, USAGE, "ValueError", "released too many times")                    \
-    X(EBROKEN, -5010, PEER, "BrokenBarrierError", "the barrier is broken")                 \
-    X(EMSGSIZE, -5011, USAGE, "OSError", "the message is longer than the buffer")          \
-    X(ESHUTDOWN, -5012, CLOSED, "ShutDown", "the queue was shut down")                     \
+#define SST_STATUS_TABLE(X)                                                         \
+    X(EPERM, -1, USAGE, "PermissionError", "not permitted")                         \
+    X(ENOENT, -2, USAGE, "FileNotFoundError", "no such object")                     \
+    X(ESRCH, -3, PEER, "ProcessLookupError", "no such process")                     \
+    X(EINTR, -4, AGAIN, "InterruptedError", "interrupted by a signal")              \
+    X(EIO, -5, INTERNAL, "OSError", "input/output error")                           \
+    X(EBADF, -9, USAGE, "OSError", "bad file descriptor")                           \
+    X(EAGAIN, -11, AGAIN, "BlockingIOError", "would block")                         \
+    X(ENOMEM, -12, RESOURCE, "MemoryError", "out of memory")                        \
+    X(EACCES, -13, USAGE, "PermissionError", "permission denied")                   \
+    X(EINVAL, -22, USAGE, "ValueError", "invalid argument")                         \
+    X(EMFILE, -24, RESOURCE, "OSError", "too many open files")                      \
+    X(ENOSPC, -28, RESOURCE, "OSError", "no space left")                            \
+    X(EPIPE, -32, CLOSED, "BrokenPipeError", "nobody is left to read")              \
+    X(ENOSYS, -38, RESOURCE, "NotImplementedError", "not supported by this kernel") \
+    X(ETIMEDOUT, -110, TIMEOUT, "TimeoutError", "deadline passed")                  \
+    X(EOF, -5001, CLOSED, "EOFError", "nobody is left to write")                    \
+    X(ECLOSED, -5002, CLOSED, "ValueError", "closed")                               \
+    X(EOWNERDEAD, -5003, PEER, "OwnerDied", "the owner died")                       \
+    X(ELAYOUT, -5004, CORRUPT, "RuntimeError", "made by an incompatible version")   \
+    X(ECORRUPT, -5005, CORRUPT, "RuntimeError", "shared memory is damaged")         \
+    X(ESTALE, -5006, USAGE, "RuntimeError", "the object no longer exists")          \
+    X(ELIMIT, -5007, RESOURCE, "MemoryError", "a limit was reached")                \
+    X(ENOTOWNER, -5008, USAGE, "AssertionError", "not the owner")                   \
+    X(EOVERFLOW, -5009, USAGE, "ValueError", "released too many times")             \
+    X(EBROKEN, -5010, PEER, "BrokenBarrierError", "the barrier is broken")          \
+    X(EMSGSIZE, -5011, USAGE, "OSError", "the message is longer than the buffer")   \
+    X(ESHUTDOWN, -5012, CLOSED, "ShutDown", "the queue was shut down")              \
     X(ETHREADS, -5013, USAGE, "RuntimeError", "the process has other threads")
 
 enum sst_status {
@@ -110,25 +112,25 @@ SST_API const char *sst_status_text(int status);
 SST_API const char *sst_status_name(int status);
 SST_API enum sst_category sst_status_category(int status);
 
-/* ---- Time -----------------------------------------------------------------------------*/
+/* ---- Time ------------------------------------------------------------------------ */
 
-#define SST_NOW INT64_C(0)
+#define SST_NOW     INT64_C(0)
 #define SST_FOREVER INT64_MAX
 
-/* Absolute deadline `duration_ns` from now; negative durations give SST_NOW, and sums beyond
- * the range SST_FOREVER. */
+/* Absolute deadline `duration_ns` from now; negative durations give SST_NOW, and sums
+ * beyond the range SST_FOREVER. */
 SST_API int64_t sst_deadline_after(int64_t duration_ns);
 
-/* For programs whose signal handlers do nothing but leave a note, seen to after SST_EINTR,
- * as those of interpreters: call it once, before the first wait. Then a function that was
- * woken and found nothing returns SST_EINTR before it sleeps again, too; for who is woken and
- * signalled at once learns of the one only. */
+/* For programs whose signal handlers do nothing but leave a note, seen to after
+ * SST_EINTR, as those of interpreters: call it once, before the first wait. Then a
+ * function that was woken and found nothing returns SST_EINTR before it sleeps again,
+ * too; for who is woken and signalled at once learns of the one only. */
 SST_API void sst_view_defer_signals(void);
 
-/* ---- Handles --------------------------------------------------------------------------
+/* ---- Handles ------------------------------------------------------------------------
  *
- * A handle names a shared object inside its arena, in any process that has the arena open. It is
- * plain data: copy it, send it, store it. It keeps nothing alive; attaching
+ * A handle names a shared object inside its arena, in any process that has the arena
+ * open. It is plain data: copy it, send it, store it. It keeps nothing alive; attaching
  * through a handle whose object has gone gives SST_ESTALE. */
 struct sst_handle {
     uint64_t arena;      /* id of the arena, never 0 */
@@ -151,23 +153,27 @@ enum sst_kind {
     SST_KIND_COUNT,
 };
 
-/* ---- Arena ----------------------------------------------------------------------------
+/* ---- Arena --------------------------------------------------------------------------
  *
- * The memory of one tree of processes. sst_arena_create makes it, children get it over fork, other
- * programs by its descriptor. A process is a member from create/attach until detach or death. */
+ * The memory of one tree of processes. sst_arena_create makes it, children get it over
+ * fork, other programs by its descriptor. A process is a member from create/attach
+ * until detach or death. */
 struct sst_arena;
 
 struct sst_arena_options {
-    uint32_t size_of;      /* sizeof(struct sst_arena_options) */
-    uint32_t process_max;  /* processes attached at a time; 0 = 4096 */
-    uint64_t size;         /* bytes of address range; 0 = 1 TiB, less under RLIMIT_FSIZE */
-    uint64_t budget;       /* bytes of memory to use at most; 0 = what cgroup and machine allow */
+    uint32_t size_of;     /* sizeof(struct sst_arena_options) */
+    uint32_t process_max; /* processes attached at a time; 0 = 4096 */
+    uint64_t size; /* bytes of address range; 0 = 1 TiB, less under RLIMIT_FSIZE */
+    /* bytes of memory to use at most; 0 = what cgroup and machine allow */
+    uint64_t budget;
 };
 
 SST_API SST_MUST_CHECK int sst_arena_create(const struct sst_arena_options *options,
-                                            struct sst_arena **out, struct sst_error *err);
+                                            struct sst_arena **out,
+                                            struct sst_error *err);
 /* Join the arena behind a descriptor (duplicated). */
-SST_API SST_MUST_CHECK int sst_arena_attach(int fd, struct sst_arena **out, struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_arena_attach(int fd, struct sst_arena **out,
+                                            struct sst_error *err);
 /* Leave. Objects opened through it must be closed before. Returns NULL. */
 SST_API struct sst_arena *sst_arena_detach(struct sst_arena *arena);
 /* The descriptor, owned by the arena, close-on-exec. */
@@ -177,47 +183,58 @@ SST_API uint64_t sst_arena_id(const struct sst_arena *arena);
 struct sst_arena_statistics {
     uint64_t size, budget, used, slots, extents, processes, swept, windows, held;
 };
-SST_API int sst_arena_statistics(struct sst_arena *arena, struct sst_arena_statistics *out);
-/* Undo what dead processes held; number of them. Called by the core where it matters. */
+SST_API int sst_arena_statistics(struct sst_arena *arena,
+                                 struct sst_arena_statistics *out);
+/* Undo what dead processes held; number of them. Called by the core where it
+ * matters. */
 SST_API int sst_arena_sweep(struct sst_arena *arena);
 
-/* ---- Objects --------------------------------------------------------------------------
+/* ---- Objects ------------------------------------------------------------------------
  *
  * Each kind X has sst_X_create (a new object), sst_X_attach (one that a handle names),
- * sst_X_handle, and sst_X_close, which returns NULL and is safe on NULL. The pointer is this process's view. A view is
- * freed by the process that opened it; in a forked child close drops the child's own hold. */
+ * sst_X_handle, and sst_X_close, which returns NULL and is safe on NULL. The pointer is
+ * this process's view. A view is freed by the process that opened it; in a forked child
+ * close drops the child's own hold. */
 
-/* ---- Mutexes --------------------------------------------------------------------------
+/* ---- Mutexes ------------------------------------------------------------------------
  *
- * Owned by a process, because a lock outlives the thread that took it. A plain mutex may be
- * released by anybody, a recursive one by the thread that holds it. A forked child owns nothing
- * its parent held. When the owner died holding a mutex, what it protects may be half
- * done: acquire says so instead of waiting for ever, until somebody recovers or releases it. */
+ * Owned by a process, because a lock outlives the thread that took it. A plain mutex
+ * may be released by anybody, a recursive one by the thread that holds it. A forked
+ * child owns nothing its parent held. When the owner died holding a mutex, what it
+ * protects may be half done: acquire says so instead of waiting for ever, until
+ * somebody recovers or releases it. */
 
 struct sst_mutex;
-enum { SST_MUTEX_RECURSIVE = 1 };
+enum {
+    SST_MUTEX_RECURSIVE = 1
+};
 
 /* A new mutex, free. `flags`: SST_MUTEX_RECURSIVE or 0.
  * Returns 0, SST_EINVAL, SST_ENOMEM, SST_ELIMIT. Owns: *out until sst_mutex_close. */
 SST_API SST_MUST_CHECK int sst_mutex_create(struct sst_arena *arena, uint32_t flags,
-                                            struct sst_mutex **out, struct sst_error *err);
+                                            struct sst_mutex **out,
+                                            struct sst_error *err);
 /* The mutex a handle names.
  * Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ENOMEM. Owns: as create. */
 SST_API SST_MUST_CHECK int sst_mutex_attach(struct sst_arena *arena,
                                             const struct sst_handle *handle,
-                                            struct sst_mutex **out, struct sst_error *err);
+                                            struct sst_mutex **out,
+                                            struct sst_error *err);
 SST_API void sst_mutex_handle(const struct sst_mutex *mutex, struct sst_handle *out);
 /* Returns NULL. A mutex that is held stays held. */
 SST_API struct sst_mutex *sst_mutex_close(struct sst_mutex *mutex);
 /* Take it; a recursive one that is ours already, once more.
- * Returns 0, SST_ETIMEDOUT, SST_EINTR; SST_EOWNERDEAD: the owner died, or exited, holding it, and
- * it is not taken; SST_EOVERFLOW: taken 2^32 - 1 times.
- * Blocks until the deadline. Processes: who waits learns of the owner's death at once. */
-SST_API SST_MUST_CHECK int sst_mutex_acquire(struct sst_mutex *mutex, int64_t deadline_ns);
+ * Returns 0, SST_ETIMEDOUT, SST_EINTR; SST_EOWNERDEAD: the owner died, or exited,
+ * holding it, and it is not taken; SST_EOVERFLOW: taken 2^32 - 1 times. Blocks until
+ * the deadline. Processes: who waits learns of the owner's death at once. */
+SST_API SST_MUST_CHECK int sst_mutex_acquire(struct sst_mutex *mutex,
+                                             int64_t deadline_ns);
 /* Give it back, also in place of a dead owner if it is a plain one.
- * Returns 0; SST_EOVERFLOW: plain and not held; SST_ENOTOWNER: recursive and not ours. */
+ * Returns 0; SST_EOVERFLOW: plain and not held; SST_ENOTOWNER: recursive and not ours.
+ */
 SST_API SST_MUST_CHECK int sst_mutex_release(struct sst_mutex *mutex);
-/* Free a mutex whose owner is dead. Returns 1 when there was something to recover, else 0. */
+/* Free a mutex whose owner is dead. Returns 1 when there was something to recover, else
+ * 0. */
 SST_API SST_MUST_CHECK int sst_mutex_recover(struct sst_mutex *mutex);
 /* Does anybody hold it, dead or alive? */
 SST_API bool sst_mutex_is_locked(const struct sst_mutex *mutex);
@@ -225,12 +242,12 @@ SST_API bool sst_mutex_is_recursive(const struct sst_mutex *mutex);
 /* Times the calling thread (recursive) or process (plain) holds it. */
 SST_API uint32_t sst_mutex_count(const struct sst_mutex *mutex);
 
-/* ---- Semaphores -----------------------------------------------------------------------
+/* ---- Semaphores ---------------------------------------------------------------------
  *
- * Units that are taken and given back, by anybody. Units that a process had when it died stay
- * taken: nobody else can know whether it meant to give them back. A semaphore created full (value ==
- * value_max) is *bounded*: it notes who holds its units, and tells when none is left and all their
- * holders are dead. */
+ * Units that are taken and given back, by anybody. Units that a process had when it
+ * died stay taken: nobody else can know whether it meant to give them back. A semaphore
+ * created full (value == value_max) is *bounded*: it notes who holds its units, and
+ * tells when none is left and all their holders are dead. */
 
 struct sst_semaphore;
 
@@ -254,9 +271,9 @@ SST_API struct sst_semaphore *sst_semaphore_close(struct sst_semaphore *semaphor
  * dead processes. Blocks until the deadline. */
 SST_API SST_MUST_CHECK int sst_semaphore_acquire(struct sst_semaphore *semaphore,
                                                  int64_t deadline_ns);
-/* Give `count` units back. They come from what this process holds, else from what a dead one
- * held, else from any.
- * Returns 0; SST_EOVERFLOW: beyond value_max, and nothing changed. */
+/* Give `count` units back. They come from what this process holds, else from what a
+ * dead one held, else from any. Returns 0; SST_EOVERFLOW: beyond value_max, and nothing
+ * changed. */
 SST_API SST_MUST_CHECK int sst_semaphore_release(struct sst_semaphore *semaphore,
                                                  uint32_t count);
 /* Give back the units of dead processes; of a bounded semaphore only.
@@ -266,14 +283,15 @@ SST_API int sst_semaphore_recover(struct sst_semaphore *semaphore);
 SST_API uint32_t sst_semaphore_value(const struct sst_semaphore *semaphore);
 SST_API uint32_t sst_semaphore_value_max(const struct sst_semaphore *semaphore);
 
-/* ---- Conditions -----------------------------------------------------------------------
+/* ---- Conditions ---------------------------------------------------------------------
  *
- * Wait in three steps, so that the caller can release and retake whatever lock it uses: enter
- * while holding the lock, release it, wait (again after SST_EINTR), leave if wait did not
- * return 0, retake the lock. notify reaches those who have entered and not been notified,
- * the earlier rounds first; who enters after a notify does not take it from them. A notification
- * that a process died with passes on to another. Look at what you wait for again
- * after every return: after two deaths in a row one waiter too many may be notified. */
+ * Wait in three steps, so that the caller can release and retake whatever lock it uses:
+ * enter while holding the lock, release it, wait (again after SST_EINTR), leave if wait
+ * did not return 0, retake the lock. notify reaches those who have entered and not been
+ * notified, the earlier rounds first; who enters after a notify does not take it from
+ * them. A notification that a process died with passes on to another. Look at what you
+ * wait for again after every return: after two deaths in a row one waiter too many may
+ * be notified. */
 
 struct sst_condition;
 
@@ -295,30 +313,34 @@ SST_API struct sst_condition *sst_condition_close(struct sst_condition *conditio
 SST_API SST_MUST_CHECK int sst_condition_enter(struct sst_condition *condition,
                                                uint64_t *ticket);
 /* Wait to be notified.
- * Returns 0: notified, and no waiter any more; SST_ETIMEDOUT, SST_EINTR: a waiter still;
- * SST_EINVAL: no ticket of this process. Blocks until the deadline. */
+ * Returns 0: notified, and no waiter any more; SST_ETIMEDOUT, SST_EINTR: a waiter
+ * still; SST_EINVAL: no ticket of this process. Blocks until the deadline. */
 SST_API SST_MUST_CHECK int sst_condition_wait(struct sst_condition *condition,
                                               uint64_t ticket, int64_t deadline_ns);
-/* Be a waiter no more. Returns whether it was notified after all: the notification is used up then. */
+/* Be a waiter no more. Returns whether it was notified after all: the notification is
+ * used up then. */
 SST_API bool sst_condition_leave(struct sst_condition *condition, uint64_t ticket);
 /* Notify up to `wanted` waiters. Returns how many. */
 SST_API int sst_condition_notify(struct sst_condition *condition, uint32_t wanted);
 /* Waiters not notified yet. */
 SST_API uint32_t sst_condition_waiters(const struct sst_condition *condition);
 
-/* ---- Events ---------------------------------------------------------------------------
+/* ---- Events -------------------------------------------------------------------------
  *
  * A flag to wait for. Has no owner: a death leaves it as it is. */
 
 struct sst_event;
 
-/* A new event, not set. Returns 0, SST_ENOMEM, SST_ELIMIT. Owns: *out until sst_event_close. */
-SST_API SST_MUST_CHECK int sst_event_create(struct sst_arena *arena, struct sst_event **out,
+/* A new event, not set. Returns 0, SST_ENOMEM, SST_ELIMIT. Owns: *out until
+ * sst_event_close. */
+SST_API SST_MUST_CHECK int sst_event_create(struct sst_arena *arena,
+                                            struct sst_event **out,
                                             struct sst_error *err);
 /* Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ENOMEM. Owns: as create. */
 SST_API SST_MUST_CHECK int sst_event_attach(struct sst_arena *arena,
                                             const struct sst_handle *handle,
-                                            struct sst_event **out, struct sst_error *err);
+                                            struct sst_event **out,
+                                            struct sst_error *err);
 SST_API void sst_event_handle(const struct sst_event *event, struct sst_handle *out);
 /* Returns NULL. */
 SST_API struct sst_event *sst_event_close(struct sst_event *event);
@@ -330,12 +352,12 @@ SST_API bool sst_event_is_set(const struct sst_event *event);
  * Blocks until the deadline. */
 SST_API SST_MUST_CHECK int sst_event_wait(struct sst_event *event, int64_t deadline_ns);
 
-/* ---- Barriers -------------------------------------------------------------------------
+/* ---- Barriers -----------------------------------------------------------------------
  *
- * Processes meet: each arrives, then waits until the last has come. Who comes last runs an action
- * if there is one, then opens the barrier for all. A barrier breaks when it is aborted, when somebody runs out of
- * time waiting, and when somebody who has arrived dies: then everybody gets SST_EBROKEN until it is
- * reset. */
+ * Processes meet: each arrives, then waits until the last has come. Who comes last runs
+ * an action if there is one, then opens the barrier for all. A barrier breaks when it
+ * is aborted, when somebody runs out of time waiting, and when somebody who has arrived
+ * dies: then everybody gets SST_EBROKEN until it is reset. */
 
 struct sst_barrier;
 
@@ -344,32 +366,39 @@ struct sst_barrier;
 SST_API SST_MUST_CHECK int sst_barrier_create(struct sst_arena *arena, uint32_t parties,
                                               struct sst_barrier **out,
                                               struct sst_error *err);
-/* Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ECORRUPT, SST_ENOMEM. Owns: as create. */
+/* Returns 0, SST_ESTALE, SST_EINVAL, SST_ELAYOUT, SST_ECORRUPT, SST_ENOMEM. Owns: as
+ * create. */
 SST_API SST_MUST_CHECK int sst_barrier_attach(struct sst_arena *arena,
                                               const struct sst_handle *handle,
                                               struct sst_barrier **out,
                                               struct sst_error *err);
-SST_API void sst_barrier_handle(const struct sst_barrier *barrier, struct sst_handle *out);
+SST_API void sst_barrier_handle(const struct sst_barrier *barrier,
+                                struct sst_handle *out);
 /* Returns NULL. */
 SST_API struct sst_barrier *sst_barrier_close(struct sst_barrier *barrier);
 /* Arrive. *ticket is for the functions below, in any thread of this process.
- * Returns the index of arrival; parties - 1 means: run the action, then sst_barrier_open, or
- * sst_barrier_abort if it failed; any other: sst_barrier_wait. SST_EBROKEN, SST_ETIMEDOUT, SST_EINTR:
- * not arrived. Blocks only while the action of the round before runs. */
-SST_API SST_MUST_CHECK int sst_barrier_arrive(struct sst_barrier *barrier, uint64_t *ticket,
-                                              int64_t deadline_ns);
-/* Let everybody through. Returns 0; SST_EBROKEN: it broke meanwhile; SST_EINVAL: not all
- * have come. */
-SST_API SST_MUST_CHECK int sst_barrier_open(struct sst_barrier *barrier, uint64_t ticket);
+ * Returns the index of arrival; parties - 1 means: run the action, then
+ * sst_barrier_open, or sst_barrier_abort if it failed; any other: sst_barrier_wait.
+ * SST_EBROKEN, SST_ETIMEDOUT, SST_EINTR: not arrived. Blocks only while the action of
+ * the round before runs. */
+SST_API SST_MUST_CHECK int sst_barrier_arrive(struct sst_barrier *barrier,
+                                              uint64_t *ticket, int64_t deadline_ns);
+/* Let everybody through. Returns 0; SST_EBROKEN: it broke meanwhile; SST_EINVAL: not
+ * all have come. */
+SST_API SST_MUST_CHECK int sst_barrier_open(struct sst_barrier *barrier,
+                                            uint64_t ticket);
 /* Wait until it opens.
- * Returns 0, SST_EBROKEN; SST_ETIMEDOUT: broken now, by us; SST_EINTR: call it again, or leave.
- * Blocks until the deadline, and once all have come until the action is done. */
-SST_API SST_MUST_CHECK int sst_barrier_wait(struct sst_barrier *barrier, uint64_t ticket,
-                                            int64_t deadline_ns);
-/* Look whether it opened. Returns 0, SST_EBROKEN, SST_EAGAIN: not yet. Breaks nothing. */
+ * Returns 0, SST_EBROKEN; SST_ETIMEDOUT: broken now, by us; SST_EINTR: call it again,
+ * or leave. Blocks until the deadline, and once all have come until the action is done.
+ */
+SST_API SST_MUST_CHECK int sst_barrier_wait(struct sst_barrier *barrier,
+                                            uint64_t ticket, int64_t deadline_ns);
+/* Look whether it opened. Returns 0, SST_EBROKEN, SST_EAGAIN: not yet. Breaks
+ * nothing. */
 SST_API SST_MUST_CHECK int sst_barrier_try_wait(const struct sst_barrier *barrier,
                                                 uint64_t ticket);
-/* Not to have arrived, unless all have: for a waiter who gives up without breaking it. */
+/* Not to have arrived, unless all have: for a waiter who gives up without breaking
+ * it. */
 SST_API void sst_barrier_leave(struct sst_barrier *barrier, uint64_t ticket);
 /* Break it. */
 SST_API void sst_barrier_abort(struct sst_barrier *barrier);
@@ -380,14 +409,18 @@ SST_API uint32_t sst_barrier_parties(const struct sst_barrier *barrier);
 SST_API uint32_t sst_barrier_waiting(const struct sst_barrier *barrier);
 SST_API bool sst_barrier_is_broken(const struct sst_barrier *barrier);
 
-/* ---- Blocks --------------------------------------------------------------------------- */
+/* ---- Blocks ---------------------------------------------------------------------- */
 
-/* A range of shared bytes: Value, Array, anything. Zeroed. Address valid until close. */
+/* A range of shared bytes: Value, Array, anything. Zeroed. Address valid until
+ * close. */
 struct sst_block;
 SST_API SST_MUST_CHECK int sst_block_create(struct sst_arena *arena, uint64_t size,
-                                            struct sst_block **out, struct sst_error *err);
-SST_API SST_MUST_CHECK int sst_block_attach(struct sst_arena *arena, const struct sst_handle *handle,
-                                            struct sst_block **out, struct sst_error *err);
+                                            struct sst_block **out,
+                                            struct sst_error *err);
+SST_API SST_MUST_CHECK int sst_block_attach(struct sst_arena *arena,
+                                            const struct sst_handle *handle,
+                                            struct sst_block **out,
+                                            struct sst_error *err);
 SST_API void sst_block_handle(const struct sst_block *block, struct sst_handle *out);
 SST_API struct sst_block *sst_block_close(struct sst_block *block);
 SST_API void *sst_block_data(const struct sst_block *block);
@@ -615,8 +648,9 @@ SST_API SST_MUST_CHECK int sst_pipe_attach(struct sst_arena *arena,
 SST_API void sst_pipe_handle(const struct sst_pipe *pipe, struct sst_handle *out,
                              int *end);
 
-/* Names this end itself: for sst_process_hold, beside the pipe's handle, when a child that
- * is being started gets the end and it may be closed here before the child has attached. */
+/* Names this end itself: for sst_process_hold, beside the pipe's handle, when a child
+ * that is being started gets the end and it may be closed here before the child has
+ * attached. */
 SST_API void sst_pipe_end_handle(const struct sst_pipe *pipe, struct sst_handle *out);
 
 /* Close this view of an end. With the last one, and the last copy of its descriptor,
@@ -680,30 +714,32 @@ SST_API SST_MUST_CHECK int sst_pipe_recv(struct sst_pipe *pipe,
  * SST_ECORRUPT. */
 SST_API SST_MUST_CHECK int sst_pipe_poll(struct sst_pipe *pipe, int64_t deadline_ns);
 
-/* ---- Streams --------------------------------------------------------------------------
+/* ---- Streams ------------------------------------------------------------------------
  *
- * Messages over a plain byte stream (socket, pipe, terminal) with the framing of Python's
- * multiprocessing: a 4-byte big-endian length, or -1 and 8 bytes for 2 GiB and more. For
- * descriptors that came from elsewhere and for peers that do not know this library. Any
- * descriptor, blocking or not; a blocking one may overrun a deadline once bytes move.
- * There is no lock in it: one thread at a time sends, one receives. */
+ * Messages over a plain byte stream (socket, pipe, terminal) with the framing of
+ * Python's multiprocessing: a 4-byte big-endian length, or -1 and 8 bytes for 2 GiB and
+ * more. For descriptors that came from elsewhere and for peers that do not know this
+ * library. Any descriptor, blocking or not; a blocking one may overrun a deadline once
+ * bytes move. There is no lock in it: one thread at a time sends, one receives. */
 struct sst_stream_progress {
-    uint64_t size;       /* of the payload; sst_stream_recv_size sets it */
-    uint64_t done;       /* bytes moved, header included */
+    uint64_t size; /* of the payload; sst_stream_recv_size sets it */
+    uint64_t done; /* bytes moved, header included */
     uint8_t header[12];
     uint8_t header_size; /* 0 = nothing begun: zero the struct before each message */
 };
-/* 0; SST_ETIMEDOUT and SST_EINTR: call again with the same progress to go on; SST_EPIPE:
- * nobody is left to read; otherwise -errno. */
+/* 0; SST_ETIMEDOUT and SST_EINTR: call again with the same progress to go on;
+ * SST_EPIPE: nobody is left to read; otherwise -errno. */
 SST_API SST_MUST_CHECK int sst_stream_send(int fd, struct sst_stream_progress *progress,
                                            const void *data, uint64_t size,
                                            int64_t deadline_ns);
-/* The length of the next message, in progress->size. SST_EOF: the stream ended before it;
- * SST_EPIPE: inside it; SST_EMSGSIZE: the length is negative. Otherwise as above. */
-SST_API SST_MUST_CHECK int sst_stream_recv_size(int fd, struct sst_stream_progress *progress,
+/* The length of the next message, in progress->size. SST_EOF: the stream ended before
+ * it; SST_EPIPE: inside it; SST_EMSGSIZE: the length is negative. Otherwise as
+ * above. */
+SST_API SST_MUST_CHECK int sst_stream_recv_size(int fd,
+                                                struct sst_stream_progress *progress,
                                                 int64_t deadline_ns);
-/* Then its bytes, into `data` with room for progress->size. SST_EOF: the stream ended before
- * the first of them; SST_EPIPE: later. Otherwise as above. */
+/* Then its bytes, into `data` with room for progress->size. SST_EOF: the stream ended
+ * before the first of them; SST_EPIPE: later. Otherwise as above. */
 SST_API SST_MUST_CHECK int sst_stream_recv(int fd, struct sst_stream_progress *progress,
                                            void *data, int64_t deadline_ns);
 /* 1 readable or at its end, 0 not until the deadline; SST_EINTR; SST_EBADF. */
@@ -711,21 +747,22 @@ SST_API SST_MUST_CHECK int sst_stream_poll(int fd, int64_t deadline_ns);
 /* 0 or -errno; the descriptor is closed in any case. */
 SST_API int sst_stream_close(int fd);
 
-/* ---- Processes ------------------------------------------------------------------------
+/* ---- Processes ----------------------------------------------------------------------
  *
- * A child is made in two steps: sst_process_new gives it a place, so that objects can be
- * held for it before it runs; then sst_process_fork, sst_process_spawn or sst_zygote_start
- * starts it, once.
+ * A child is made in two steps: sst_process_new gives it a place, so that objects can
+ * be held for it before it runs; then sst_process_fork, sst_process_spawn or
+ * sst_zygote_start starts it, once.
  *
- * A child is *done* when it has called sst_process_exit: its code has run, its descriptors
- * are closed, its exit code is known. It is *gone* when the kernel has taken back its memory
- * and pid, about a millisecond later; the core reaps it then, in any later call of this
- * section. A child that ends otherwise (killed, _exit, other threads alive) is done when it
- * is gone. Only the process that started a child can join it; a forked child of that
- * process can signal it.
+ * A child is *done* when it has called sst_process_exit: its code has run, its
+ * descriptors are closed, its exit code is known. It is *gone* when the kernel has
+ * taken back its memory and pid, about a millisecond later; the core reaps it then, in
+ * any later call of this section. A child that ends otherwise (killed, _exit, other
+ * threads alive) is done when it is gone. Only the process that started a child can
+ * join it; a forked child of that process can signal it.
  *
  * Starter and child are joined by a *tether*, a socket pair whose ends belong to this
- * section. It carries what sst_process_send sends, and hangs up when the child is done. */
+ * section. It carries what sst_process_send sends, and hangs up when the child is done.
+ */
 struct sst_process;
 
 struct sst_process_options {
@@ -735,27 +772,36 @@ struct sst_process_options {
 };
 
 /* A child to be. SST_EMFILE, SST_ENOMEM. */
-SST_API SST_MUST_CHECK int sst_process_new(struct sst_arena *arena, const struct sst_process_options *options,
-                                           struct sst_process **out, struct sst_error *err);
-/* Give up the object; the child, if it runs, goes on and is reaped when it ends. NULL. */
+SST_API SST_MUST_CHECK int sst_process_new(struct sst_arena *arena,
+                                           const struct sst_process_options *options,
+                                           struct sst_process **out,
+                                           struct sst_error *err);
+/* Give up the object; the child, if it runs, goes on and is reaped when it ends.
+ * NULL. */
 SST_API struct sst_process *sst_process_close(struct sst_process *process);
 
-/* Keep an object for the child until it has it open itself, whatever becomes of ours. Only for
- * children that are not forked; these have what we have. */
-SST_API SST_MUST_CHECK int sst_process_hold(struct sst_process *process, const struct sst_handle *handle);
+/* Keep an object for the child until it has it open itself, whatever becomes of ours.
+ * Only for children that are not forked; these have what we have. */
+SST_API SST_MUST_CHECK int sst_process_hold(struct sst_process *process,
+                                            const struct sst_handle *handle);
 
-/* fork() of the calling thread. 0 in the parent, SST_CHILD in the child, which leaves through
- * sst_process_exit and whose `process` is the parent's: not to be used there. */
-enum { SST_CHILD = 1 };
-SST_API SST_MUST_CHECK int sst_process_fork(struct sst_process *process, struct sst_error *err);
+/* fork() of the calling thread. 0 in the parent, SST_CHILD in the child, which leaves
+ * through sst_process_exit and whose `process` is the parent's: not to be used
+ * there. */
+enum {
+    SST_CHILD = 1
+};
+SST_API SST_MUST_CHECK int sst_process_fork(struct sst_process *process,
+                                            struct sst_error *err);
 
 /* Fork a child that runs fn(context) and exits with what it returns. */
 typedef int (*sst_process_fn)(void *context);
-SST_API SST_MUST_CHECK int sst_process_run(struct sst_process *process, sst_process_fn fn, void *context,
+SST_API SST_MUST_CHECK int sst_process_run(struct sst_process *process,
+                                           sst_process_fn fn, void *context,
                                            struct sst_error *err);
 
-/* A program: what execve takes, and the descriptors it gets beside 0 to 2, under the same
- * numbers. Borrowed for the call. */
+/* A program: what execve takes, and the descriptors it gets beside 0 to 2, under the
+ * same numbers. Borrowed for the call. */
 struct sst_program {
     uint32_t size_of;
     uint32_t fd_count;
@@ -764,25 +810,35 @@ struct sst_program {
     char *const *argv;
     char *const *env; /* NULL: ours */
 };
-/* Start it. The program gets the tether and the arena's descriptor as well; it joins the
- * tree by sst_process_adopt, whose arguments its command line should carry. -errno of execve. */
-SST_API SST_MUST_CHECK int sst_process_spawn(struct sst_process *process, const struct sst_program *program,
+/* Start it. The program gets the tether and the arena's descriptor as well; it joins
+ * the tree by sst_process_adopt, whose arguments its command line should carry. -errno
+ * of execve. */
+SST_API SST_MUST_CHECK int sst_process_spawn(struct sst_process *process,
+                                             const struct sst_program *program,
                                              struct sst_error *err);
 
-/* The numbers for sst_process_adopt, before the start: of the place, and of the child's end of the tether. */
-SST_API SST_MUST_CHECK int sst_process_reserve(struct sst_process *process, uint64_t *id);
+/* The numbers for sst_process_adopt, before the start: of the place, and of the child's
+ * end of the tether. */
+SST_API SST_MUST_CHECK int sst_process_reserve(struct sst_process *process,
+                                               uint64_t *id);
 SST_API int sst_process_tether(const struct sst_process *process);
 
-/* Bytes down the tether, from *sent on, which advances. 0; SST_EPIPE: the child has let go;
- * SST_EINTR: call again. Blocks while the child does not read. */
-SST_API SST_MUST_CHECK int sst_process_send(struct sst_process *process, const void *data, uint64_t size, uint64_t *sent);
+/* Bytes down the tether, from *sent on, which advances. 0; SST_EPIPE: the child has let
+ * go; SST_EINTR: call again. Blocks while the child does not read. */
+SST_API SST_MUST_CHECK int sst_process_send(struct sst_process *process,
+                                            const void *data, uint64_t size,
+                                            uint64_t *sent);
 
 /* 0 when the child is done; SST_ETIMEDOUT; SST_EINTR; SST_ESRCH: not our child. */
-SST_API SST_MUST_CHECK int sst_process_join(struct sst_process *process, int64_t deadline_ns);
+SST_API SST_MUST_CHECK int sst_process_join(struct sst_process *process,
+                                            int64_t deadline_ns);
 /* The same until it is gone. */
-SST_API SST_MUST_CHECK int sst_process_join_gone(struct sst_process *process, int64_t deadline_ns);
-/* 0 and the exit code, -N when signal N killed it, 255 when others have reaped it; SST_EAGAIN while it runs. */
-SST_API SST_MUST_CHECK int sst_process_exit_code(struct sst_process *process, int *code);
+SST_API SST_MUST_CHECK int sst_process_join_gone(struct sst_process *process,
+                                                 int64_t deadline_ns);
+/* 0 and the exit code, -N when signal N killed it, 255 when others have reaped it;
+ * SST_EAGAIN while it runs. */
+SST_API SST_MUST_CHECK int sst_process_exit_code(struct sst_process *process,
+                                                 int *code);
 /* 0 also when it has ended already. */
 SST_API SST_MUST_CHECK int sst_process_signal(struct sst_process *process, int signal);
 SST_API int sst_process_pid(const struct sst_process *process);
@@ -796,36 +852,44 @@ SST_API int sst_process_reap(void);
 struct sst_origin {
     uint32_t size_of;
     uint32_t die_with_parent;
-    uint64_t id;       /* what sst_process_reserve gave the starter */
-    int32_t arena_fd;  /* duplicated */
-    int32_t tether;    /* taken over */
+    uint64_t id;      /* what sst_process_reserve gave the starter */
+    int32_t arena_fd; /* duplicated */
+    int32_t tether;   /* taken over */
     int32_t parent_pid;
     int32_t reserved;
 };
 /* In a spawned program: join the arena in the place that the starter gave us. */
-SST_API SST_MUST_CHECK int sst_process_adopt(const struct sst_origin *origin, struct sst_arena **out,
+SST_API SST_MUST_CHECK int sst_process_adopt(const struct sst_origin *origin,
+                                             struct sst_arena **out,
                                              struct sst_error *err);
 /* What was held for us is held by us now: the starter's holds can go. */
 SST_API void sst_process_settle(struct sst_arena *arena);
-/* Be done, and end. With other threads alive nothing is closed under them: then it only ends. */
+/* Be done, and end. With other threads alive nothing is closed under them: then it only
+ * ends. */
 SST_API SST_NORETURN void sst_process_exit(struct sst_arena *arena, int code);
-/* A descriptor, the caller's, that is readable once the process that started us has ended. */
-SST_API SST_MUST_CHECK int sst_process_watch_parent(struct sst_arena *arena, int parent_pid);
+/* A descriptor, the caller's, that is readable once the process that started us has
+ * ended. */
+SST_API SST_MUST_CHECK int sst_process_watch_parent(struct sst_arena *arena,
+                                                    int parent_pid);
 /* 1 when that happened or the descriptor hung up, SST_ETIMEDOUT, SST_EINTR. */
 SST_API SST_MUST_CHECK int sst_process_wait_fd(int fd, int64_t deadline_ns);
 
 /* ---- Zygotes ----
  *
- * A zygote is a small process with one thread that makes children for its owner, by cloning
- * itself. The owner is their real parent, so their exit codes and lives do not depend on the
- * zygote. It dies with its owner. */
+ * A zygote is a small process with one thread that makes children for its owner, by
+ * cloning itself. The owner is their real parent, so their exit codes and lives do not
+ * depend on the zygote. It dies with its owner. */
 
-enum { SST_JOB_FDS_MAX = 250 };
+enum {
+    SST_JOB_FDS_MAX = 250
+};
 
-/* Owner: have the zygote (a started process with `packets`) start `process`, giving it these descriptors.
- * SST_EPIPE: the zygote is dead; start another. SST_EPERM: we are no longer who we were when it started. */
-SST_API SST_MUST_CHECK int sst_zygote_start(struct sst_process *zygote, struct sst_process *process,
-                                            const int *fds, uint32_t fd_count, struct sst_error *err);
+/* Owner: have the zygote (a started process with `packets`) start `process`, giving it
+ * these descriptors. SST_EPIPE: the zygote is dead; start another. SST_EPERM: we are no
+ * longer who we were when it started. */
+SST_API SST_MUST_CHECK int sst_zygote_start(struct sst_process *zygote,
+                                            struct sst_process *process, const int *fds,
+                                            uint32_t fd_count, struct sst_error *err);
 
 /* Zygote: what it is asked for. The descriptors are the receiver's. */
 struct sst_zygote_job {
@@ -837,20 +901,25 @@ struct sst_zygote_job {
 };
 struct sst_zygote;
 /* Serve the owner at the other end of the tether; `arena` is joined. */
-SST_API SST_MUST_CHECK int sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
+SST_API SST_MUST_CHECK int sst_zygote_open(struct sst_arena *arena, int tether,
+                                           struct sst_zygote **out,
                                            struct sst_error *err);
 /* The next job. SST_EOF: the owner is gone; SST_EINTR. */
-SST_API SST_MUST_CHECK int sst_zygote_next(struct sst_zygote *zygote, struct sst_zygote_job *job, int64_t deadline_ns);
-/* Make the child and tell the owner: SST_CHILD in the child, where *zygote is closed, 0 in the zygote. */
-SST_API SST_MUST_CHECK int sst_zygote_make(struct sst_zygote **zygote, struct sst_zygote_job *job);
+SST_API SST_MUST_CHECK int sst_zygote_next(struct sst_zygote *zygote,
+                                           struct sst_zygote_job *job,
+                                           int64_t deadline_ns);
+/* Make the child and tell the owner: SST_CHILD in the child, where *zygote is closed, 0
+ * in the zygote. */
+SST_API SST_MUST_CHECK int sst_zygote_make(struct sst_zygote **zygote,
+                                           struct sst_zygote_job *job);
 SST_API struct sst_zygote *sst_zygote_close(struct sst_zygote *zygote);
 
 /* Threads of this process, 0 when nobody can say; and its pid. */
 SST_API uint32_t sst_process_threads(void);
 SST_API int sst_process_self(void);
 
-/* CPUs this process may use at a time: the least of machine, affinity mask and the quotas
- * of its control groups (v1 and v2, up the tree), rounded up, at least 1. */
+/* CPUs this process may use at a time: the least of machine, affinity mask and the
+ * quotas of its control groups (v1 and v2, up the tree), rounded up, at least 1. */
 SST_API int sst_cpu_count(void);
 
 #ifdef __cplusplus

@@ -4,10 +4,10 @@
  * waiting and reaping in reap.c, the child's side in origin.c.
  *
  *   new    tether (socket pair)
- *   spawn  seat reserved, objects held in it; exec, then the child attaches in that seat
+ *   spawn  seat reserved, objects held in it; exec, then the child attaches in it
  *   fork   seat made by the registry's at-fork handler, which copies what we hold; the
  *          child has it from its first instruction
- *   start  pidfd, listed for the reaper, our copy of the child's end of the tether closed
+ *   start  pidfd, listed for the reaper, our copy of the child's tether end closed
  *
  * The pidfd is opened after the fork. That is safe: the child is ours, so its pid stays
  * its own until somebody waits for it.
