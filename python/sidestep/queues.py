@@ -27,6 +27,9 @@ __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "ShutDown", "SimpleQueue"]
 #: ``queue.ShutDown`` where the standard library has it (3.13), else our own.
 ShutDown = _core.ShutDown
 
+# joblib imports it; here no feeder thread is told to end by it.
+_sentinel = object()
+
 
 class _End:
     """One side of a queue as the stdlib's pipe end, for those who reach for it."""
