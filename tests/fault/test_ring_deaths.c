@@ -138,6 +138,14 @@ live(void *arg)
     ssti_crashpoint_arm(NULL, 0);
 }
 
+static bool
+is_readable(int fd)
+{
+    struct pollfd item = {.fd = fd, .events = POLLIN};
+
+    return poll(&item, 1, 0) == 1;
+}
+
 /* The survivor's look at the queue: all that was put and not taken, once and in
  * order. */
 static void
@@ -170,12 +178,14 @@ drain_queue(void)
     }
     check_int(sst_queue_count(queue), ==, 0);
     check_int(sst_queue_bytes(queue), ==, 0);
+    check(!is_readable(sst_queue_fd(queue, NULL)));
 }
 
 static void
 drain_pipe(void)
 {
     struct sst_message message;
+    const int fd = sst_pipe_fd(pipes[1]);
     int64_t count = 0;
     int rc;
 
@@ -188,13 +198,13 @@ drain_pipe(void)
     }
     check_status(rc, SST_ETIMEDOUT);
     check(count == word(SENT) || count == word(SENT) + 1);
+    check(!is_readable(fd));
 }
 
 /* All works as if nobody had died. */
 static void
 go_on(void)
 {
-    struct pollfd bell = {.fd = sst_queue_fd(queue, NULL), .events = POLLIN};
     struct sst_message message;
     int rc;
 
@@ -203,7 +213,7 @@ go_on(void)
     for (int i = 0; i < 200; i++) {
         put_next();
     }
-    check_int(poll(&bell, 1, 0), ==, 1);
+    check(is_readable(sst_queue_fd(queue, NULL)));
     for (int i = 0; i < 200; i++) {
         take_next();
     }
