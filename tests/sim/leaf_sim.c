@@ -2,8 +2,8 @@
 
 /* The leaf lock under kills: stores of items with room for few, producers (class B) and
  * consumers (class A) of which some give up after a while, and watchers (class C) who
- * wait for one to be empty. A lost wake-up shows only while nothing else happens, so many runs are
- * short, without time-outs and without new processes for the dead. */
+ * wait for one to be empty. A lost wake-up shows only while nothing else happens, so
+ * many runs are short, without time-outs and without new processes for the dead. */
 
 #include <linux/futex.h>
 #include <sidestep/sidestep.h>
@@ -96,7 +96,9 @@ satisfied(const struct store_shm *store, int role)
 {
     const uint32_t items = items_now(store);
 
-    return role == PRODUCER ? items < capacity : role == CONSUMER ? items > 0 : items == 0;
+    return role == PRODUCER   ? items < capacity
+           : role == CONSUMER ? items > 0
+                              : items == 0;
 }
 
 static enum sim_need
@@ -110,7 +112,9 @@ wants_role(void *arg)
 static enum ssti_leaf_class
 class_of(int role)
 {
-    return role == PRODUCER ? SSTI_LEAF_B : role == CONSUMER ? SSTI_LEAF_A : SSTI_LEAF_C;
+    return role == PRODUCER   ? SSTI_LEAF_B
+           : role == CONSUMER ? SSTI_LEAF_A
+                              : SSTI_LEAF_C;
 }
 
 /* Wait until the role's condition holds; false when out of time. The leaf is held. */
@@ -151,11 +155,13 @@ act(struct store_shm *store, int role)
     if (role == PRODUCER) {
         ssti_store_rel(&store->items, items + 1);
         put_count[store - stores]++;
+        sim_hot_death();
         ssti_store_rel(&store->mirror, items + 1);
     }
     else if (role == CONSUMER) {
         ssti_store_rel(&store->items, items - 1);
         got_count[store - stores]++;
+        sim_hot_death();
         ssti_store_rel(&store->mirror, items - 1);
     }
 }

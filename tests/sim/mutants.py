@@ -92,8 +92,8 @@ MUTANTS = [
     leaf(
         "plain-store-unlock",
         (
-            "const uint32_t old = ssti_xchg(&leaf->word, free_word);",
-            "const uint32_t old = ssti_load_rlx(&leaf->word);\n"
+            "old = ssti_xchg(&leaf->word, free_word);",
+            "old = ssti_load_rlx(&leaf->word);\n"
             "    ssti_store_rel(&leaf->word, free_word);",
         ),
     ),
@@ -108,8 +108,10 @@ MUTANTS = [
     leaf(
         "waiter-on-seq-first",  # a death between the two queues
         (
-            "            {&leaf->word, word},\n            {&leaf->seq[index], seq},\n",
-            "            {&leaf->seq[index], seq},\n            {&leaf->word, word},\n",
+            "    words[count++] = (struct ssti_os_wait){&leaf->word, word};\n"
+            "    words[count++] = (struct ssti_os_wait){&leaf->seq[index], seq};\n",
+            "    words[count++] = (struct ssti_os_wait){&leaf->seq[index], seq};\n"
+            "    words[count++] = (struct ssti_os_wait){&leaf->word, word};\n",
         ),
     ),
     leaf(
@@ -186,10 +188,10 @@ MUTANTS = [
         (("    semaphore->view.repair = redo;\n", ""),),
     ),
     Mutant(
-        "event-set-wakes-one",
+        "event-set-in-silence",
         "sync/event.c",
         "event",
-        (("                     SSTI_LEAF_EVERYBODY);\n}\n\nvoid\nsst_event_set(", "                     1);\n}\n\nvoid\nsst_event_set("),),
+        (("(state & IS_SET) != 0 ? both : both", "(state & IS_SET) != 0 ? 0 : both"),),
     ),
     Mutant(
         "condition-credit-unpaid",
