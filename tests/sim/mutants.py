@@ -294,7 +294,7 @@ MUTANTS = [
         "pipe-drains-without-unmarking",
         "ring/pipe.c",
         "pipe",
-        (("        ssti_store_rel(&end->rung, 0);\n", ""),),
+        (("        ssti_store_rel(&end->rung, SSTI_PIPE_QUIET);\n", ""),),
     ),
     Mutant(
         "pipe-ends-before-its-messages",

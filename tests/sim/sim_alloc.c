@@ -3,8 +3,8 @@
 /* base/alloc.h and sync/spin.h for simulated processes.
  *
  * The heap of all processes is one pool, emptied between seeds, so that the killed leak
- * nothing; a freed block is overwritten. How long to look before sleeping is a matter of
- * time, of which the simulation has none: chance decides. */
+ * nothing; a freed block is overwritten. How long to look before sleeping is a matter
+ * of time, of which the simulation has none: chance decides. */
 
 #include "base/alloc.h"
 
@@ -74,6 +74,7 @@ ssti_spin_begin(struct ssti_spin_run *run, struct ssti_spin *spin, int64_t deadl
     run->useless = &spin->useless[0];
     run->budget_ns = sim_below(4);
     sim.current->self.just_woke = 0;
+    sim.current->self.was_woken = 0;
 }
 
 bool

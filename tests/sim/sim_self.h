@@ -2,13 +2,15 @@
 #ifndef SIM_SELF_H
 #define SIM_SELF_H
 
-/* os/self.h for a simulated thread. `pending` is what the simulated kernel reads when the thread
- * dies. Setting it is no step: the thread may be killed before the next shared access, and
- * is then seen with the new value, or before the previous one, with the old. */
+/* os/self.h for a simulated thread. `pending` is what the simulated kernel reads when
+ * the thread dies. Setting it is no step: the thread may be killed before the next
+ * shared access, and is then seen with the new value, or before the previous one, with
+ * the old. */
 
 struct ssti_self {
     uint32_t tid;
     uint32_t just_woke;
+    uint32_t was_woken;
     _Atomic uint32_t *pending;
 };
 
