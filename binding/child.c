@@ -125,6 +125,26 @@ warn_about_threads(void)
 }
 #endif
 
+/* A child of an interpreter that is being taken apart could not run anything. */
+#if PY_VERSION_HEX >= 0x030d0000
+static int
+check_not_finalizing(void)
+{
+    if (Py_IsFinalizing()) {
+        PyErr_SetString(PyExc_PythonFinalizationError,
+                        "can't fork at interpreter shutdown");
+        return -1;
+    }
+    return 0;
+}
+#else
+static int
+check_not_finalizing(void)
+{
+    return 0;
+}
+#endif
+
 PyDoc_STRVAR(child_fork_doc, "fork($self, /)\n--\n\n"
                              "Fork. True in the child, False in the parent.");
 
@@ -134,7 +154,8 @@ child_fork(PyObject *obj, PyObject *Py_UNUSED(ignored))
     ChildObject *const self = (ChildObject *)obj;
     struct sst_error err = {0};
 
-    if (process_of(self) == NULL || PySys_Audit("os.fork", NULL) < 0) {
+    if (process_of(self) == NULL || check_not_finalizing() < 0 ||
+        PySys_Audit("os.fork", NULL) < 0) {
         return NULL;
     }
     PyOS_BeforeFork();
