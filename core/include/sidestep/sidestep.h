@@ -614,12 +614,12 @@ SST_API SST_MUST_CHECK int sst_queue_fd_drain(struct sst_queue *queue);
 
 /* ---- Pipes --------------------------------------------------------------------------
  *
- * Two ends, each of which may be open in several processes and threads. Messages
- * keep their boundaries and may be of any size; 256 KiB fit each way, and one that
- * is longer goes when the way is empty. Underneath is a message ring each way, and a
- * pair of joined sockets on which sleepers sleep: so an end has a descriptor from
- * the start, and closing or dying on one side is noticed on the other. While both
- * sides run no system call is made. */
+ * Two ends, each of which may be open in several processes and threads. Messages keep
+ * their boundaries and may be of any size; 256 KiB fit each way, and a way that is not
+ * full takes another message however long it is. Underneath is a message ring each way,
+ * and a pair of joined sockets on which receivers sleep: so an end has a descriptor from
+ * the start, and closing or dying on one side is noticed on the other. While both sides
+ * run no system call is made. */
 struct sst_pipe;
 
 /* Both ends of a new pipe. One that is not duplex goes one way: end 0 receives, end
@@ -681,7 +681,7 @@ SST_API bool sst_pipe_is_writable(const struct sst_pipe *pipe);
  * Returns 0; SST_EPIPE when nobody has the other end open; SST_ETIMEDOUT when there
  * is no room until the deadline; SST_EINTR; SST_EINVAL at an end that cannot send;
  * SST_ELIMIT; SST_ENOMEM; SST_ECORRUPT.
- * Blocks: while the messages before it leave no room.
+ * Blocks: while the way is full.
  * Processes: a reader that closes shows at the next send. One that is killed shows
  * once it is swept, when there is no room, or after 64 sends that nobody took. */
 SST_API SST_MUST_CHECK int sst_pipe_send(struct sst_pipe *pipe, const void *data,
