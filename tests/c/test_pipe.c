@@ -563,9 +563,10 @@ TEST(a_sleeping_sender_is_woken_by_room)
     close_pipe(arena);
 }
 
-TEST(a_sleeping_sender_learns_that_its_reader_died)
+static void
+a_reader_dies(bool duplex)
 {
-    struct sst_arena *const arena = open_pipe(false);
+    struct sst_arena *const arena = open_pipe(duplex);
     pid_t reader = test_fork(hold_reader, NULL);
     pid_t sender;
     int64_t start;
@@ -581,6 +582,16 @@ TEST(a_sleeping_sender_learns_that_its_reader_died)
     check_int(word(RESULT), ==, SST_EPIPE - 1);
     check_int(word(TIME) - start, <, DEATH_SHOWS_NS * test_slowness());
     close_pipe(arena);
+}
+
+TEST(a_sleeping_sender_learns_that_its_reader_died)
+{
+    a_reader_dies(false);
+}
+
+TEST(a_sleeping_sender_of_a_duplex_pipe_learns_it_too)
+{
+    a_reader_dies(true);
 }
 
 /* The descriptor of an end travels, here over a socket as a program would send it. */
