@@ -9,7 +9,21 @@ import collections
 import multiprocessing
 import random
 
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "five", "wizards", "box"]
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "the",
+    "lazy",
+    "dog",
+    "while",
+    "five",
+    "wizards",
+    "box",
+]
 LINES = 2_000
 COUNTERS = 3
 
