@@ -140,6 +140,9 @@ if "__main__" in sys.modules:
     sys.modules["__mp_main__"] = sys.modules["__main__"]
 
 
+del TYPE_CHECKING  # no name of the stdlib's package
+
+
 def __getattr__(name: str) -> Any:
     """Import a submodule at its first use; ``reducer`` is one as well."""
     if name == "reducer" and _reason is None:

@@ -305,6 +305,23 @@ def test_a_stale_bell_is_no_message():
         assert connection.wait(both, 0.01) == []
 
 
+def test_select_tells_the_truth_to_all_who_share_an_end(mp):
+    """Pebble's workers select, and then receive, under a lock of their own."""
+    import select
+
+    reader, writer = mp.Pipe(duplex=False)
+    fd = reader.fileno()
+    for count in (1, 3):
+        assert select.select([fd], [], [], 0)[0] == []
+        for i in range(count):
+            writer.send(i)
+        assert select.select([fd], [], [], 20)[0] == [fd]
+        for i in range(count):
+            assert select.select([fd], [], [], 0)[0] == [fd]
+            assert reader.recv() == i
+    assert select.select([fd], [], [], 0)[0] == []
+
+
 def test_wait_goes_on_after_a_signal(mp):
     import signal
 

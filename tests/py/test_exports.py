@@ -100,6 +100,11 @@ def test_what_is_new_is_listed():
     assert set(sidestep.__all__) - set(multiprocessing.__all__) == {"OwnerDied"}
 
 
+def test_no_other_name_is_public():
+    ours = public_names(sidestep) - set(sidestep.__all__)
+    assert ours <= public_names(multiprocessing)
+
+
 def test_star_import():
     namespace = {}
     exec("from sidestep import *", namespace)
