@@ -297,6 +297,12 @@ MUTANTS = [
         (("        ssti_store_rel(&end->rung, SSTI_PIPE_QUIET);\n", ""),),
     ),
     Mutant(
+        "pipe-trusts-a-dead-ringer",  # his byte keeps the poll from sleeping
+        "ring/pipe.c",
+        "pipe",
+        (("SSTI_PIPE_UNSURE);", "SSTI_PIPE_QUIET);"),),
+    ),
+    Mutant(
         "pipe-ends-before-its-messages",
         "ring/pipe.c",
         "pipe",
