@@ -233,6 +233,9 @@ struct ssti_os_kernel {
 
 const struct ssti_os_kernel *ssti_os_kernel(void);
 
+/* A thread has no robust list: the kernel does not see its death, whatever it can do. */
+void ssti_os_kernel_is_blind(void);
+
 /* For tests: answer as if the kernel lacked what is false here; NULL = as it is. */
 void ssti_os_kernel_pretend(const struct ssti_os_kernel *kernel);
 

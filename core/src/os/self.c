@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "os/os.h"
 
 _Thread_local struct ssti_self ssti_self_tls __attribute__((tls_model("initial-exec")));
 
@@ -31,7 +32,8 @@ robust_head(void)
     return head;
 }
 
-/* musl registers a thread's list only when the thread locks its first robust mutex. */
+/* musl registers a thread's list only when the thread locks its first robust mutex that may
+ * be shared. */
 static void
 lock_a_robust_mutex(void)
 {
@@ -42,6 +44,7 @@ lock_a_robust_mutex(void)
         return;
     }
     if (pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&
+        pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0 &&
         pthread_mutex_init(&mutex, &attributes) == 0) {
         if (pthread_mutex_lock(&mutex) == 0) {
             (void)pthread_mutex_unlock(&mutex); /* ours: cannot fail */
@@ -51,6 +54,23 @@ lock_a_robust_mutex(void)
     (void)pthread_mutexattr_destroy(&attributes); /* initialised: cannot fail */
 }
 
+/* musl's fork leaves the parent's locks in the child's list, and a thread of the child that
+ * ends would mark them all as its own. Only while the list is not registered again, which
+ * is when nothing of the child's can be in it. */
+static void
+disown_inherited(struct ssti_self *self)
+{
+    struct robust_list_head *head;
+
+    if (self->pending == NULL || self->pending == &nobody_looks) {
+        return;
+    }
+    head =
+        (struct robust_list_head *)((uintptr_t)self->pending -
+                                    offsetof(struct robust_list_head, list_op_pending));
+    head->list.next = &head->list;
+}
+
 void
 ssti_self_refresh(void)
 {
@@ -58,10 +78,12 @@ ssti_self_refresh(void)
     struct robust_list_head *head = robust_head();
 
     if (head == NULL) {
+        disown_inherited(self);
         lock_a_robust_mutex();
         head = robust_head();
     }
     if (head == NULL) {
+        ssti_os_kernel_is_blind();
         self->pending = &nobody_looks;
         self->futex_offset = 0;
     }
