@@ -163,7 +163,6 @@ become_child(struct sst_arena *arena)
         ssti_store_rlx(&arena->waits_taken[i], 0);
     }
     ssti_store_rlx(&arena->sweeping, 0);
-    arena->owner_pid = (uint32_t)ssti_os_pid();
     arena->last_child = 0;
     arena->proc = child;
     if (child == 0) {

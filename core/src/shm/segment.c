@@ -119,13 +119,17 @@ sit_down(struct sst_arena *arena, uint64_t proc)
     if (arena->seat == NULL || arena->area == NULL) {
         return SST_ENOMEM;
     }
-    rc = ssti_proc_stamp(arena, proc);
+    rc = ssti_fork_register(arena);
     if (rc != 0) {
         return rc;
     }
+    rc = ssti_proc_stamp(arena, proc);
+    if (rc != 0) {
+        ssti_fork_unregister(arena);
+        return rc;
+    }
     arena->proc = proc;
-    arena->owner_pid = (uint32_t)ssti_os_pid();
-    return ssti_fork_register(arena);
+    return 0;
 }
 
 /* Join as a new member, or in the seat that a parent has reserved. */
@@ -146,6 +150,9 @@ join(struct sst_arena *arena, uint64_t reserved, struct sst_error *err)
     }
     rc = sit_down(arena, proc);
     if (rc != 0) {
+        if (reserved == 0) {
+            ssti_proc_free_seat(arena, proc); /* nobody else knows of it */
+        }
         return ssti_error_set(err, rc, "the seat in the arena could not be taken");
     }
     return 0;

@@ -46,7 +46,6 @@ struct sst_arena {
     uint64_t proc; /* 0: no seat, objects cannot be made or held */
     struct sst_process_shm *seat;
     char *area; /* of the seat */
-    uint32_t owner_pid;
     bool has_left; /* ssti_proc_undo was called: holds are gone */
 
     /* A fork under way; written and read by the forking thread. */
