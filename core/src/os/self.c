@@ -32,8 +32,8 @@ robust_head(void)
     return head;
 }
 
-/* musl registers a thread's list only when the thread locks its first robust mutex that may
- * be shared. */
+/* musl registers a thread's list only when the thread locks its first robust mutex that
+ * may be shared. */
 static void
 lock_a_robust_mutex(void)
 {
@@ -54,9 +54,9 @@ lock_a_robust_mutex(void)
     (void)pthread_mutexattr_destroy(&attributes); /* initialised: cannot fail */
 }
 
-/* musl's fork leaves the parent's locks in the child's list, and a thread of the child that
- * ends would mark them all as its own. Only while the list is not registered again, which
- * is when nothing of the child's can be in it. */
+/* musl's fork leaves the parent's locks in the child's list, and a thread of the child
+ * that ends would mark them all as its own. Only while the list is not registered
+ * again, which is when nothing of the child's can be in it. */
 static void
 disown_inherited(struct ssti_self *self)
 {
