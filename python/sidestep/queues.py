@@ -97,8 +97,25 @@ class _End:
         self.close()
 
 
+class _Absent:
+    """An attribute that is not there, though a base class has it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, obj: object, owner: type) -> Any:
+        raise AttributeError(
+            f"{owner.__name__!r} object has no attribute {self._name!r}"
+        )
+
+
 class _Base(_core.Queue):
     """What the three kinds of queue share: the core's queue, pickled while spawning."""
+
+    # logging's QueueListener and others ask whether a queue has these.
+    task_done: Any = _Absent()
+    join: Any = _Absent()
+    recover: Any = _Absent()
 
     _ends: tuple[_End, _End] | None = None
 
@@ -264,6 +281,10 @@ class JoinableQueue(Queue):
     """A queue that knows how many of its items are unfinished."""
 
     _joinable = True
+
+    task_done = _core.Queue.task_done
+    join = _core.Queue.join
+    recover = _core.Queue.recover
 
 
 class SimpleQueue(_Base):

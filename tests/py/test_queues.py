@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Queues: what the stdlib defines, on both packages, and what sidestep adds."""
 
+import gc
 import pickle
 import queue as stdlib_queue
 import select
@@ -184,6 +185,14 @@ def test_task_done(mp, start):
     assert queue.empty()
 
 
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue", "JoinableQueue"])
+def test_only_joinable_queues_have_tasks(mp, kind):
+    """QueueListener of logging asks by hasattr()."""
+    queue = getattr(mp, kind)()
+    for name in ("task_done", "join"):
+        assert hasattr(queue, name) == (kind == "JoinableQueue")
+
+
 def test_generic_alias():
     for kind in (queues.Queue, queues.JoinableQueue, queues.SimpleQueue):
         assert kind[int].__origin__ is kind
@@ -345,11 +354,11 @@ def test_shutdown_wakes_who_waits():
 
 def test_no_descriptor_until_asked(no_leaked_descriptors):
     sidestep.Queue().put(1)  # the arena's descriptor comes with the first object
-    before = len(list_descriptors())
+    gc.collect()
+    before = set(list_descriptors())
     made = [sidestep.Queue() for _ in range(100)]
-    assert len(list_descriptors()) == before
-    made[0].fileno()
-    assert len(list_descriptors()) > before
+    assert set(list_descriptors()) <= before  # other tests' feeder threads close some
+    assert str(made[0].fileno()) in list_descriptors()
     del made
 
 
