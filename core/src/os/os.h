@@ -233,7 +233,7 @@ struct ssti_os_kernel {
 
 const struct ssti_os_kernel *ssti_os_kernel(void);
 
-/* A thread has no robust list: the kernel does not see its death, whatever it can do. */
+/* A thread has no robust list: nobody sees its death, whatever the kernel can do. */
 void ssti_os_kernel_is_blind(void);
 
 /* For tests: answer as if the kernel lacked what is false here; NULL = as it is. */
