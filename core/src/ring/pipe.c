@@ -410,9 +410,9 @@ recv_section(struct sst_pipe *pipe, struct ssti_receipt *receipt, struct wait *w
     }
     if (rc == 0 && (has_slept || pipe->is_polled) && ssti_ring_count(&pipe->in) == 0) {
         /* Who slept is going to sleep again: read the byte while the sender waits for
-         * the answer, rather than when it needs the leaf to send the next. And who asked
-         * for the descriptor selects on it: what it says has to be so, for others who
-         * share this end, too. */
+         * the answer, rather than when it needs the leaf to send the next. And who
+         * asked for the descriptor selects on it: what it says has to be so, for others
+         * who share this end, too. */
         settle_locked(pipe);
     }
     ssti_pipe_unlock(pipe);
