@@ -264,7 +264,7 @@ TEST(queue_put_and_get)
 /* Copying the payload is most of it, byte by byte, and all of that is alike. */
 TEST(queue_put_and_get_much)
 {
-    step_through_queue(MUCH, 37 * stride());
+    step_through_queue(MUCH, 97 * stride());
 }
 
 /* ---- Locks ---- */
