@@ -173,7 +173,7 @@ def _shielded(run: Callable[[], object]) -> None:
         _report(error)
 
 
-def _report(error: BaseException) -> NoReturn:
+def _report(error: BaseException) -> None:
     traceback = error.__traceback__
     while traceback is not None and _filename(traceback) == __file__:
         traceback = traceback.tb_next
@@ -184,7 +184,8 @@ def _report(error: BaseException) -> NoReturn:
     sys.excepthook(type(error), error, traceback)
     if isinstance(error, KeyboardInterrupt):
         _die_of_interrupt()
-    raise SystemExit(1)
+    if not sys.flags.inspect:  # else the interpreter goes on to its prompt
+        raise SystemExit(1)
 
 
 def _filename(traceback: TracebackType) -> str:

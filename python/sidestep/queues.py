@@ -68,10 +68,10 @@ class _End:
         return _core.Queue.poll(self._open_queue(readable=True), timeout)
 
     def _look(self) -> bool:
-        return self.readable and self.poll()
+        return self.readable and self._queue._look()
 
     def _confirm(self) -> bool:
-        return not self.readable or self.poll() or self._queue.drain()
+        return not self.readable or self._queue._confirm()
 
     def recv(self) -> Any:
         """Take the next object."""
@@ -118,6 +118,12 @@ class _Base(_core.Queue):
     recover: Any = _Absent()
 
     _ends: tuple[_End, _End] | None = None
+
+    def _look(self) -> bool:
+        return self.poll()
+
+    def _confirm(self) -> bool:
+        return self.poll() or self.drain()
 
     def _both_ends(self) -> tuple[_End, _End]:
         if self._ends is None:

@@ -280,10 +280,10 @@ def test_joined_process_is_ready_at_once(start):
 def test_wait_for_queues(start):
     ctx = sidestep.get_context("fork")
     one, two = ctx.SimpleQueue(), ctx.Queue()
-    readers = [one._reader, two._reader]
+    readers = [one._reader, two]
     assert connection.wait(readers, 0) == []
     start(ctx, children.put_all, two, [1])
-    assert connection.wait(readers, 20) == [two._reader]
+    assert connection.wait(readers, 20) == [two]
     one.put(2)
     assert connection.wait(readers, 20) == readers
     assert (one.get(), two.get()) == (2, 1)

@@ -129,6 +129,20 @@ def test_ends(program, end):
     assert_same(program(end))
 
 
+def test_prompt_after_the_program(program):
+    script = program("x = 17\n1 / 0")
+    done = subprocess.run(
+        [sys.executable, "-i", "-m", "sidestep", script],
+        input="print(x + 1)\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "18\n"
+    assert "ZeroDivisionError" in done.stderr
+    assert "SystemExit" not in done.stderr
+
+
 def test_missing_file(tmp_path):
     assert_same("missing.py", cwd=tmp_path)
     assert run("missing.py").returncode == 2
