@@ -116,6 +116,8 @@ main(int argc, char **argv)
     if (!parse(argc, argv)) {
         return usage();
     }
+    /* Failures are to be seen when they happen, also in a file. */
+    (void)setvbuf(stdout, NULL, options.trace ? _IOFBF : _IOLBF, 0);
     for (int i = 0; i < options.name_count; i++) {
         if (scenario_named(options.names[i]) == NULL) {
             return usage();

@@ -38,7 +38,10 @@ MUTANTS = [
     ),
     leaf(
         "free-without-waiters",
-        ("release(leaf, counted(leaf) != 0 ? FUTEX_WAITERS : 0, wake", "release(leaf, 0, wake"),
+        (
+            "release(leaf, counted(leaf) != 0 ? FUTEX_WAITERS : 0, wake",
+            "release(leaf, 0, wake",
+        ),
         ("counted(leaf) != 0 ? FUTEX_WAITERS : 0; /* I2 */", "0;"),
     ),
     leaf(
@@ -83,7 +86,10 @@ MUTANTS = [
     ),
     leaf(
         "turn-unchanged",  # a contender on its way to bed
-        ("        ssti_fetch_add(&leaf->turn, 1); /* pairs with the load in sleep_contended() */\n", ""),
+        (
+            "        ssti_fetch_add(&leaf->turn, 1); /* pairs with the load in sleep_contended() */\n",
+            "",
+        ),
     ),
     leaf(
         "contenders-woken-on-word",  # two waiters wake each other for ever
@@ -93,25 +99,37 @@ MUTANTS = [
         "plain-store-unlock",
         (
             "old = ssti_xchg(&leaf->word, free_word);",
-            "old = ssti_load_rlx(&leaf->word);\n"
-            "    ssti_store_rel(&leaf->word, free_word);",
+            (
+                "old = ssti_load_rlx(&leaf->word);\n"
+                "    ssti_store_rel(&leaf->word, free_word);"
+            ),
         ),
     ),
     leaf(
         "waiter-on-word-only",
-        ("ssti_os_futex_waitv(words, count, until)", "ssti_os_futex_waitv(words + count - 2, 1, until)"),
+        (
+            "ssti_os_futex_waitv(words, count, until)",
+            "ssti_os_futex_waitv(words + count - 2, 1, until)",
+        ),
     ),
     leaf(
         "waiter-on-seq-only",  # the kernel cannot wake it
-        ("ssti_os_futex_waitv(words, count, until)", "ssti_os_futex_waitv(words + count - 1, 1, until)"),
+        (
+            "ssti_os_futex_waitv(words, count, until)",
+            "ssti_os_futex_waitv(words + count - 1, 1, until)",
+        ),
     ),
     leaf(
         "waiter-on-seq-first",  # a death between the two queues
         (
-            "    words[count++] = (struct ssti_os_wait){&leaf->word, word};\n"
-            "    words[count++] = (struct ssti_os_wait){&leaf->seq[index], seq};\n",
-            "    words[count++] = (struct ssti_os_wait){&leaf->seq[index], seq};\n"
-            "    words[count++] = (struct ssti_os_wait){&leaf->word, word};\n",
+            (
+                "    words[count++] = (struct ssti_os_wait){&leaf->word, word};\n"
+                "    words[count++] = (struct ssti_os_wait){&leaf->seq[index], seq};\n"
+            ),
+            (
+                "    words[count++] = (struct ssti_os_wait){&leaf->seq[index], seq};\n"
+                "    words[count++] = (struct ssti_os_wait){&leaf->word, word};\n"
+            ),
         ),
     ),
     leaf(
@@ -143,7 +161,10 @@ MUTANTS = [
     ),
     leaf(
         "record-free-while-named",  # I6: before it is counted
-        ("        ssti_store_rel(&record->state, SSTI_WAIT_MOVING); /* I6 */\n", "        ;\n"),
+        (
+            "        ssti_store_rel(&record->state, SSTI_WAIT_MOVING); /* I6 */\n",
+            "        ;\n",
+        ),
     ),
     leaf(
         "forget-keeps-count",
@@ -154,7 +175,10 @@ MUTANTS = [
     ),
     leaf(
         "forget-hides-death",
-        ("release(leaf, FUTEX_WAITERS | died,", "release(leaf, FUTEX_WAITERS | (died & 0),"),
+        (
+            "release(leaf, FUTEX_WAITERS | died,",
+            "release(leaf, FUTEX_WAITERS | (died & 0),",
+        ),
     ),
     Mutant(
         "mutex-free-in-silence",  # M3
@@ -172,8 +196,12 @@ MUTANTS = [
         "mutex-taken-from-the-dead",
         "sync/mutex.c",
         "mutex",
-        (("            return SST_EOWNERDEAD;\n        }\n        ssti_store_rlx(&mutex->shm->watched, owner);",
-          "            ssti_store_rel(&mutex->shm->owner, 0);\n            ssti_view_lock(&mutex->view);\n            continue;\n        }\n        ssti_store_rlx(&mutex->shm->watched, owner);"),),
+        (
+            (
+                "            return SST_EOWNERDEAD;\n        }\n        ssti_store_rlx(&mutex->shm->watched, owner);",
+                "            ssti_store_rel(&mutex->shm->owner, 0);\n            ssti_view_lock(&mutex->view);\n            continue;\n        }\n        ssti_store_rlx(&mutex->shm->watched, owner);",
+            ),
+        ),
     ),
     Mutant(
         "semaphore-wakes-none",  # S2
@@ -203,20 +231,34 @@ MUTANTS = [
         "barrier-ignores-the-dead",
         "sync/barrier.c",
         "barrier",
-        (("            break_locked(barrier);\n            return;\n", "            return;\n"),),
+        (
+            (
+                "            break_locked(barrier);\n            return;\n",
+                "            return;\n",
+            ),
+        ),
     ),
     Mutant(
         "barrier-opens-early",
         "sync/barrier.c",
         "barrier",
-        (("    if (count >= barrier->parties) {", "    if (count + 1 >= barrier->parties) {"),),
+        (
+            (
+                "    if (count >= barrier->parties) {",
+                "    if (count + 1 >= barrier->parties) {",
+            ),
+        ),
     ),
     Mutant(
         "queue-lies-down-in-silence",  # awake in another's place
         "ring/queue.c",
         "queue",
-        (("    ssti_queue_unlock(queue);\n    return rc;\n}\n\n/* A bounded",
-          "    ssti_queue_unlock(queue);\n    return rc;\n}\n\n#define ssti_queue_wake_locked(queue) 0\n/* A bounded"),),
+        (
+            (
+                "    ssti_queue_unlock(queue);\n    return rc;\n}\n\n/* A bounded",
+                "    ssti_queue_unlock(queue);\n    return rc;\n}\n\n#define ssti_queue_wake_locked(queue) 0\n/* A bounded",
+            ),
+        ),
     ),
     Mutant(
         "queue-wakes-no-getter",
@@ -228,14 +270,23 @@ MUTANTS = [
         "queue-bell-unrung",
         "ring/queue.c",
         "queue",
-        (("    if (ssti_bell_is_wanted(&queue->bell)) {\n        rc =", "    if (false) {\n        rc ="),),
+        (
+            (
+                "    if (ssti_bell_is_wanted(&queue->bell)) {\n        rc =",
+                "    if (false) {\n        rc =",
+            ),
+        ),
     ),
     Mutant(
         "queue-bell-after-the-message",  # a ringer that dies leaves it unheard
         "ring/queue.c",
         "queue",
-        (("        rc = ssti_bell_ring_locked(&queue->bell);\n        if (rc != 0) {\n            return rc;\n        }\n    }\n    ssti_ring_put_locked(&queue->ring, parcel);",
-          "        ssti_ring_put_locked(&queue->ring, parcel);\n        (void)ssti_bell_ring_locked(&queue->bell);\n        return 0;\n    }\n    ssti_ring_put_locked(&queue->ring, parcel);"),),
+        (
+            (
+                "        rc = ssti_bell_ring_locked(&queue->bell);\n        if (rc != 0) {\n            return rc;\n        }\n    }\n    ssti_ring_put_locked(&queue->ring, parcel);",
+                "        ssti_ring_put_locked(&queue->ring, parcel);\n        (void)ssti_bell_ring_locked(&queue->bell);\n        return 0;\n    }\n    ssti_ring_put_locked(&queue->ring, parcel);",
+            ),
+        ),
     ),
     Mutant(
         "ring-without-recount",
@@ -247,7 +298,12 @@ MUTANTS = [
         "ring-take-without-redo",  # the extent belongs to two
         "ring/ring.c",
         "queue",
-        (("        if (ssti_load_rlx(&shm->get_cursor) != intent.cursor) {\n            ssti_held_set(ring->arena, intent.entry, 0);\n        }\n", "        ;\n"),),
+        (
+            (
+                "        if (ssti_load_rlx(&shm->get_cursor) != intent.cursor) {\n            ssti_held_set(ring->arena, intent.entry, 0);\n        }\n",
+                "        ;\n",
+            ),
+        ),
     ),
     Mutant(
         "ring-untied",  # the sweeper frees what a ring owns
@@ -259,24 +315,41 @@ MUTANTS = [
         "pipe-sends-in-silence",
         "ring/pipe.c",
         "pipe",
-        (("    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep)); /* P1 */\n",
-          "    (void)other;\n"),),
+        (
+            (
+                "    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep)); /* P1 */\n",
+                "    (void)other;\n",
+            ),
+        ),
     ),
     Mutant(
         "pipe-rings-after-the-message",  # a ringer that dies leaves it unheard
         "ring/pipe.c",
         "pipe",
-        (("    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep)); /* P1 */\n",
-          "    ssti_ring_put_locked(&pipe->out, parcel);\n"
-          "    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep));\n"),
-         ("        return rc;\n    }\n    ssti_ring_put_locked(&pipe->out, parcel);\n    return 0;", "        return rc;\n    }\n    return 0;")),
+        (
+            (
+                "    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep)); /* P1 */\n",
+                (
+                    "    ssti_ring_put_locked(&pipe->out, parcel);\n"
+                    "    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep));\n"
+                ),
+            ),
+            (
+                "        return rc;\n    }\n    ssti_ring_put_locked(&pipe->out, parcel);\n    return 0;",
+                "        return rc;\n    }\n    return 0;",
+            ),
+        ),
     ),
     Mutant(
         "pipe-marks-before-it-rings",
         "ring/pipe.c",
         "pipe",
-        (("    rc = ssti_os_pair_ring(pipe->fd);\n",
-          "    ssti_store_rel(&other->rung, 1);\n    rc = ssti_os_pair_ring(pipe->fd);\n"),),
+        (
+            (
+                "    rc = ssti_os_pair_ring(pipe->fd);\n",
+                "    ssti_store_rel(&other->rung, 1);\n    rc = ssti_os_pair_ring(pipe->fd);\n",
+            ),
+        ),
     ),
     Mutant(
         "pipe-takes-in-silence",
@@ -288,7 +361,12 @@ MUTANTS = [
         "pipe-wakes-no-sender",
         "ring/pipe.c",
         "pipe",
-        (("    return wake_senders_locked(pipe, 0) | wake_senders_locked(pipe, 1);", "    (void)wake_senders_locked(pipe, 0);\n    return 0;"),),
+        (
+            (
+                "    return wake_senders_locked(pipe, 0) | wake_senders_locked(pipe, 1);",
+                "    (void)wake_senders_locked(pipe, 0);\n    return 0;",
+            ),
+        ),
     ),
     Mutant(
         "pipe-drains-without-unmarking",
@@ -306,8 +384,12 @@ MUTANTS = [
         "pipe-ends-before-its-messages",
         "ring/pipe.c",
         "pipe",
-        (("        if (rc != SSTI_RING_EMPTY) {\n            break;\n        }\n        if (wait->has_hung_up) {\n            rc = SST_EOF;",
-          "        if (rc != SSTI_RING_EMPTY && !wait->has_hung_up) {\n            break;\n        }\n        if (wait->has_hung_up) {\n            rc = SST_EOF;"),),
+        (
+            (
+                "        if (rc != SSTI_RING_EMPTY) {\n            break;\n        }\n        if (wait->has_hung_up) {\n            rc = SST_EOF;",
+                "        if (rc != SSTI_RING_EMPTY && !wait->has_hung_up) {\n            break;\n        }\n        if (wait->has_hung_up) {\n            rc = SST_EOF;",
+            ),
+        ),
     ),
 ]
 
