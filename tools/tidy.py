@@ -37,9 +37,6 @@ OPT_OUTS: dict[tuple[str, str, str], str] = {
     ("file_sizes", "core/include/sidestep/sidestep.h", "lines"): (
         "the one public header is the whole manual"
     ),
-    ("function_sizes", "tests/py/test_core_nomemory.py", "make_calls"): (
-        "a table of calls, one entry each"
-    ),
     ("raw_atomics", "binding/block_atomic.c", "__atomic_"): (
         "numbers of the user's widths in the user's memory, no state of the engine"
     ),

@@ -617,9 +617,9 @@ SST_API SST_MUST_CHECK int sst_queue_fd_drain(struct sst_queue *queue);
  * Two ends, each of which may be open in several processes and threads. Messages keep
  * their boundaries and may be of any size; 256 KiB fit each way, and a way that is not
  * full takes another message however long it is. Underneath is a message ring each way,
- * and a pair of joined sockets on which receivers sleep: so an end has a descriptor from
- * the start, and closing or dying on one side is noticed on the other. While both sides
- * run no system call is made. */
+ * and a pair of joined sockets on which receivers sleep: so an end has a descriptor
+ * from the start, and closing or dying on one side is noticed on the other. While both
+ * sides run no system call is made. */
 struct sst_pipe;
 
 /* Both ends of a new pipe. One that is not duplex goes one way: end 0 receives, end

@@ -45,7 +45,7 @@ struct sst_arena {
     /* Who we are; changed by the hooks of a fork only. */
     uint64_t proc; /* 0: no seat, objects cannot be made or held */
     struct sst_process_shm *seat;
-    char *area; /* of the seat */
+    char *area;    /* of the seat */
     bool has_left; /* ssti_proc_undo was called: holds are gone */
 
     /* A fork under way; written and read by the forking thread. */
