@@ -160,9 +160,22 @@ def soak_simulation(shop: Workshop) -> Outcome:
 
 
 def deaths(shop: Workshop) -> Outcome:
-    """Crash points, single steps under ptrace, and the short form of the kill stress."""
+    """A death at every crash point, and after every instruction under ptrace."""
     build = shop.c_build("crash", "-Dcrashpoints=true")
     return shop.c_test(build, "core", "fault", "stress", seconds=1800)
+
+
+def kills(shop: Workshop) -> Outcome:
+    """The short form of the random kills."""
+    return shop.c_test(shop.c_build("plain"), "stress")
+
+
+def soak_kills(shop: Workshop) -> Outcome:
+    build = shop.c_build("plain")
+    seed = str(random.randrange(1 << 31))
+    program = build / "tests" / "stress" / "kills"
+    code, output = shop.call(program, "--kills", "50000", "--seed", seed, seconds=7200)
+    return Outcome.read(output) or Outcome.of(code == 0)
 
 
 # -- Python -----------------------------------------------------------------------------
@@ -239,8 +252,10 @@ STAGES = (
     Stage("simulation", "full", 400, simulation),
     Stage("mutants", "full", 400, mutants),
     Stage("deaths", "full", 400, deaths),
+    Stage("kills", "full", 120, kills),
     Stage("pytest-all", "full", 900, pytest_all),
     Stage("start", "full", 240, start),
     Stage("conformance", "full", 1500, conformance),
     Stage("soak-simulation", "soak", 1800, soak_simulation),
+    Stage("soak-kills", "soak", 3600, soak_kills),
 )
