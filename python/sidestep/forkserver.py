@@ -157,6 +157,7 @@ def main(
         from . import _alias
 
         _alias.install()
+    _preload_own()
     _preload(preload, main_path)
     util._close_stdin()
     util._flush_std_streams()
@@ -170,6 +171,13 @@ def main(
         child_tether, fds, _ = job
         signal.signal(signal.SIGINT, old_handler)
         _serve_one(child_tether, fds)
+
+
+def _preload_own() -> None:
+    """Import what each child needs between its birth and its target."""
+    import runpy  # noqa: F401
+
+    from . import popen_fork, reduction  # noqa: F401
 
 
 def _preload(names: Iterable[str], main_path: str | None) -> None:

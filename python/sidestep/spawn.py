@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import io
 import os
-import runpy
 import sys
 import types
-from pathlib import Path
 
 from . import _core, context, process, util
 
@@ -98,7 +96,7 @@ def import_line(module: str, name: str) -> str:
     With -S or -I it may not find the package where this one did; its path is
     replaced by ours soon after.
     """
-    folder = str(Path(__file__).parent.parent)
+    folder = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
     return (
         f"import sys; sys.path.append({folder!r}); "
         f"from {__package__}.{module} import {name}"
@@ -284,6 +282,8 @@ def _fixup_main_from_name(mod_name: str) -> None:
     if getattr(current.__spec__, "name", None) == mod_name:
         return
     old_main_modules.append(current)
+    import runpy
+
     _become_main(runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
 
 
@@ -291,12 +291,31 @@ def _fixup_main_from_path(main_path: str) -> None:
     """Run the script that is the parent's ``__main__``, as ``__mp_main__``."""
     current = sys.modules["__main__"]
     # IPython's launcher had no "if __name__ == '__main__'" for long.
-    if Path(main_path).stem == "ipython":
+    if os.path.splitext(os.path.basename(main_path))[0] == "ipython":  # noqa: PTH119, PTH122
         return
     if getattr(current, "__file__", None) == main_path:
         return
     old_main_modules.append(current)
-    _become_main(runpy.run_path(main_path, run_name="__mp_main__"))
+    _become_main(_run_path(main_path))
+
+
+def _run_path(main_path: str) -> dict[str, Any]:
+    """Do what ``runpy.run_path`` does; a plain script needs no runpy, which is slow."""
+    if not (main_path.endswith(".py") and os.path.isfile(main_path)):  # noqa: PTH113
+        import runpy
+
+        return runpy.run_path(main_path, run_name="__mp_main__")
+    with io.open_code(main_path) as source:
+        code = compile(source.read(), main_path, "exec")
+    module = types.ModuleType("__mp_main__")
+    module.__dict__.update(__file__=main_path, __cached__=None, __package__="")
+    argv0, sys.argv[0] = sys.argv[0], main_path
+    sys.modules["__mp_main__"] = module
+    try:
+        exec(code, module.__dict__)  # noqa: S102 - it is the program
+    finally:
+        sys.argv[0] = argv0
+    return module.__dict__
 
 
 def import_main_path(main_path: str) -> None:
