@@ -13,6 +13,7 @@ static struct sst_handle handle;
 static bool is_made;
 static int respawns;
 static bool patience;
+static bool crowded;
 static uint32_t sweeping; /* of 4 */
 
 /* A thread's orders. */
@@ -59,6 +60,13 @@ worker(void *arg)
     }
 }
 
+/* All roles in turn; or a crowd of the first two, whose trouble is mostly with each other. */
+static int
+role_of(int index)
+{
+    return crowded ? (int)sim_below(2) % family->roles : index % family->roles;
+}
+
 static void
 creator(void *arg)
 {
@@ -69,7 +77,7 @@ creator(void *arg)
     sim_fence();
     is_made = true;
     for (int i = 1; i < objects_process_count; i++) {
-        (void)sim_process_start(i % family->roles, worker, NULL);
+        (void)sim_process_start(role_of(i), worker, NULL);
     }
     sim.processes[sim.current->process].immortal = false;
     be_busy(orders[sim.current->process], view);
@@ -89,6 +97,7 @@ objects_setup(const struct objects_family *new_family)
     is_made = false;
     respawns = sim_chance(1, 2) ? 0 : family->respawns_max;
     patience = sim_chance(1, 2);
+    crowded = sim_chance(1, 3);
     sweeping = sim_below(3);
     objects_process_count = 2 + (int)sim_below((uint32_t)family->processes_max - 1);
     sim.processes[sim_process_start(0, creator, NULL)].immortal = true;
