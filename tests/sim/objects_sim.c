@@ -60,7 +60,8 @@ worker(void *arg)
     }
 }
 
-/* All roles in turn; or a crowd of the first two, whose trouble is mostly with each other. */
+/* All roles in turn; or a crowd of the first two, who have most trouble with each
+ * other. */
 static int
 role_of(int index)
 {
