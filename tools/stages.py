@@ -222,8 +222,8 @@ def conformance(shop: Workshop) -> Outcome:
     for python in chosen.values():
         inner = shop.environment(python)
         suites = ["--suite", "multiprocessing", "--suite", "concurrent_futures"]
-        command = [inner, "tests/conformance/run.py", "--timeout", "60", *suites]
-        _, output = shop.call(*command, seconds=2400)
+        options = ["tests/conformance/run.py", "--timeout", "60", *suites]
+        _, output = shop.call(inner, *options, seconds=2400)
         outcome.add(Outcome.read(output) or Outcome(0, 1))
         outcome.notes += [
             line for line in output.splitlines() if line.startswith("skipped:")
