@@ -114,13 +114,21 @@ TEST(a_killed_child_has_the_signal_as_its_code)
 TEST(a_child_killed_at_birth_is_joined)
 {
     struct sst_arena *arena = arena_new();
+    struct sst_arena_statistics statistics = {0};
+    struct sst_event *event = NULL;
 
+    check_ok(sst_event_create(arena, &event, NULL)); /* inherited by each */
     for (int i = 0; i < MANY; i++) {
         struct sst_process *const process = run(arena, sleep_for_ever, NULL);
 
         check_ok(sst_process_signal(process, SIGKILL));
         finish(process, -SIGKILL);
     }
+    check_ptr(sst_event_close(event), ==, NULL);
+    check_int(sst_arena_sweep(arena), >=, 0);
+    check_int(sst_arena_statistics(arena, &statistics), ==, 0);
+    check_int(statistics.slots, ==, 0);
+    check_int(statistics.processes, ==, 1);
     check_ptr(sst_arena_detach(arena), ==, NULL);
 }
 

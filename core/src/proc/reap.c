@@ -176,7 +176,8 @@ end_locked(struct sst_process *process, int code)
     process->state = SSTI_CHILD_ENDED;
     process->code = code;
     if (process->seat != 0) {
-        ssti_proc_release(process->arena, process->seat);
+        /* A child that died before it sat down leaves what it was to inherit there. */
+        ssti_proc_abandon(process->arena, process->seat);
     }
     if (process->gifts != 0) {
         ssti_proc_abandon(process->arena, process->gifts);
