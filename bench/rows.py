@@ -91,20 +91,49 @@ def sparse(count: int, operation: Callable[[], object]) -> float:
 # -- Flow -------------------------------------------------------------------------------
 
 
-def put_all(queue: Any, item: object, count: int) -> None:
+class Gate:
+    """Holds children back until it is opened, so that all of their work is timed."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def wait(self) -> None:
+        os.read(self._reader, 1)
+
+    def open(self, children: int) -> None:
+        os.write(self._writer, b"x" * children)
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def time_flow(children: list[Partner], gate: Gate, count: int, take: Any) -> float:
+    """Seconds per message, from the first put to the last get."""
+    begin = time.perf_counter()
+    gate.open(len(children))
+    for _ in range(count):
+        take()
+    spent = (time.perf_counter() - begin) / count
+    for child in children:
+        child.join()
+    gate.close()
+    return spent
+
+
+def put_all(gate: Gate, queue: Any, item: object, count: int) -> None:
+    gate.wait()
     for _ in range(count):
         queue.put(item)
 
 
 def flow(context: Any, count: int, item: object, producers: int) -> float:
-    queue = context.Queue()
+    queue, gate = context.Queue(), Gate()
     share = count // producers
-    children = [Partner(context, put_all, queue, item, share) for _ in range(producers)]
-    queue.get()
-    spent = timed(share * producers - 1, queue.get)
-    for child in children:
-        child.join()
-    return spent
+    children = [
+        Partner(context, put_all, gate, queue, item, share) for _ in range(producers)
+    ]
+    return time_flow(children, gate, share * producers, queue.get)
 
 
 @row("queue flow, small int, 1 to 1", 50_000, 0.15)
@@ -122,7 +151,8 @@ def queue_flow_dict(context: Any, count: int) -> float:
     return flow(context, count, SMALL_DICT, 1)
 
 
-def send_all(connection: Any, item: object, count: int) -> None:
+def send_all(gate: Gate, connection: Any, item: object, count: int) -> None:
+    gate.wait()
     for _ in range(count):
         connection.send(item)
 
@@ -130,11 +160,9 @@ def send_all(connection: Any, item: object, count: int) -> None:
 @row("pipe flow, small int", 50_000)
 def pipe_flow(context: Any, count: int) -> float:
     reader, writer = context.Pipe(duplex=False)
-    child = Partner(context, send_all, writer, 7, count)
-    reader.recv()
-    spent = timed(count - 1, reader.recv)
-    child.join()
-    return spent
+    gate = Gate()
+    child = Partner(context, send_all, gate, writer, 7, count)
+    return time_flow([child], gate, count, reader.recv)
 
 
 # -- Round trips ------------------------------------------------------------------------
