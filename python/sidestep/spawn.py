@@ -213,7 +213,7 @@ def _main_module_data() -> dict[str, str]:
     if name is not None:
         return {"init_main_from_name": name}
     path = getattr(main_module, "__file__", None)
-    if path is None:
+    if path is None or path == "<stdin>":
         return {}
     if process.ORIGINAL_DIR is not None:
         path = os.path.join(process.ORIGINAL_DIR, path)  # noqa: PTH118

@@ -104,6 +104,20 @@ def test_missing_guard(tmp_path, method):
     assert "has finished its bootstrapping phase" in done.stderr
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_program_from_standard_input(method):
+    text = f"""import sidestep, sys
+child = sidestep.get_context({method!r}).Process(target=print, args=("hello",))
+child.start()
+child.join()
+sys.exit(child.exitcode)
+"""
+    done = subprocess.run(
+        [sys.executable], input=text, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
+
+
 @pytest.mark.parametrize("method", SPAWNING)
 def test_functions_of_main(tmp_path, method):
     text = """if 1:
