@@ -367,7 +367,6 @@ def _structure_class(cls: Any) -> type[SynchronizedBase]:
 def make_property(name: str) -> property:
     """Return a property that passes an attribute through, under the lock."""
     if name not in prop_cache:
-
         # Not `with self`: two calls of C functions are a third of its cost.
         def get(self: SynchronizedBase) -> Any:
             self.acquire()
