@@ -72,14 +72,14 @@
 #include "os/self.h"
 #include "shm/waits.h"
 
-enum {
-    /* A section under a leaf lasts tens of nanoseconds: an owner that runs is done
-     * within this many looks, one that does not is worth a sleep
-     * (docs/internals/waiting.rst). Looks are further and further apart, for each takes
-     * the line from the owner: two who pass messages are a fifth faster for it. */
-    SPIN_LOOKS = 10,
-    PAUSES_MAX = 32,
-};
+/* A section under a leaf lasts tens of nanoseconds: an owner that runs is done within this
+ * many looks, one that does not is worth a sleep (docs/internals/waiting.rst). Looks are
+ * further and further apart, for each takes the line from the owner: two who pass
+ * messages are a fifth faster for it. */
+#ifndef SSTI_LEAF_LOOKS
+# define SSTI_LEAF_LOOKS      10
+# define SSTI_LEAF_PAUSES_MAX 32
+#endif
 
 static uint32_t
 class_index(uint32_t class)
@@ -203,11 +203,11 @@ lock_slow(struct sst_arena *arena, struct sst_leaf_shm *leaf, struct ssti_self *
     int rc = SST_EAGAIN;
     int pauses = 1;
 
-    for (int i = 0; rc == SST_EAGAIN && i < SPIN_LOOKS; i++) {
+    for (int i = 0; rc == SST_EAGAIN && i < SSTI_LEAF_LOOKS; i++) {
         for (int j = 0; j < pauses; j++) {
             ssti_pause();
         }
-        if (pauses < PAUSES_MAX) {
+        if (pauses < SSTI_LEAF_PAUSES_MAX) {
             pauses *= 2;
         }
         rc = take(leaf, self->tid);
