@@ -72,10 +72,10 @@
 #include "os/self.h"
 #include "shm/waits.h"
 
-/* A section under a leaf lasts tens of nanoseconds: an owner that runs is done within this
- * many looks, one that does not is worth a sleep (docs/internals/waiting.rst). Looks are
- * further and further apart, for each takes the line from the owner: two who pass
- * messages are a fifth faster for it. */
+/* A section under a leaf lasts tens of nanoseconds: an owner that runs is done within
+ * this many looks, one that does not is worth a sleep (docs/internals/waiting.rst).
+ * Looks are further and further apart, for each takes the line from the owner: two who
+ * pass messages are a fifth faster for it. */
 #ifndef SSTI_LEAF_LOOKS
 # define SSTI_LEAF_LOOKS      10
 # define SSTI_LEAF_PAUSES_MAX 32
