@@ -405,7 +405,9 @@ ssti_proc_abandon(struct sst_arena *arena, uint64_t proc)
     if (seat == NULL) {
         return;
     }
-    if (ssti_load_acq(&seat->state) != SSTI_PROCESS_UNBORN) {
+    /* Once a pid is in it, a sweeper may be at work there: it is his. */
+    if (ssti_load_acq(&seat->state) != SSTI_PROCESS_UNBORN ||
+        ssti_load_acq(&seat->pid) != 0) {
         ssti_proc_release(arena, proc);
         return;
     }
