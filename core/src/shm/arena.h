@@ -161,8 +161,8 @@ int ssti_proc_hold_for(struct sst_arena *arena, uint64_t proc,
 int ssti_arena_attach_as(int fd, uint64_t proc, struct sst_arena **out,
                          struct sst_error *err);
 void ssti_proc_drop_gifts(struct sst_arena *arena);
-/* The child never came to be, or is known to be dead: give the seat and its holds back if
- * it never sat down there, else as ssti_proc_release. */
+/* The child never came to be, or is known to be dead: give the seat and its holds back
+ * if it never sat down there, else as ssti_proc_release. */
 void ssti_proc_abandon(struct sst_arena *arena, uint64_t proc);
 /* The watcher has read how the child ended. */
 void ssti_proc_release(struct sst_arena *arena, uint64_t proc);
