@@ -34,6 +34,7 @@
 
 #include "compat.h"
 #include "errors.h"
+#include "pickle.h"
 
 enum tag {
     TAG_NONE = 'N',
@@ -51,50 +52,23 @@ enum tag {
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "numbers are copied as they are");
 
-/* ---- Pickle ---- */
-
-/* The stdlib's function under that name, for when none was registered. */
-static PyObject *
-pickle_default(const char *name)
-{
-    PyObject *const module = PyImport_ImportModule("pickle");
-
-    if (module == NULL) {
-        return NULL;
-    }
-
-    PyObject *const function = PyObject_GetAttrString(module, name);
-    Py_DECREF(module);
-    return function;
-}
+/* ---- Plain data ---- */
 
 static PyObject *
-pickle_call(PyObject **function, const char *name, PyObject *arg)
+plain_call(PyObject **function, const char *name, PyObject *arg)
 {
     if (*function == NULL) {
-        *function = pickle_default(name);
+        PyObject *const module = PyImport_ImportModule("pickle");
+        if (module == NULL) {
+            return NULL;
+        }
+        *function = PyObject_GetAttrString(module, name);
+        Py_DECREF(module);
         if (*function == NULL) {
             return NULL;
         }
     }
-
-    /* set_pickler may replace it while it runs */
-    PyObject *const held = Py_NewRef(*function);
-    PyObject *const result = PyObject_CallOneArg(held, arg);
-    Py_DECREF(held);
-    return result;
-}
-
-PyObject *
-sstpy_pickle(struct sstpy_state *state, PyObject *obj)
-{
-    return pickle_call(&state->dumps, "dumps", obj);
-}
-
-PyObject *
-sstpy_unpickle(struct sstpy_state *state, PyObject *buffer)
-{
-    return pickle_call(&state->loads, "loads", buffer);
+    return PyObject_CallOneArg(*function, arg);
 }
 
 /* ---- Encoding ---- */
@@ -126,24 +100,60 @@ encode_payload(struct sstpy_encoded *out, enum tag tag, const void *payload,
     return 0;
 }
 
+/* A pickle as its pickler wrote it, part by part, if that is not too many. */
 static int
-encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
+encode_parts(const struct sstpy_pickle_file *file, enum tag tag,
+             struct sstpy_encoded *out)
 {
-    const bool plain = sstpy_is_plain(obj);
-    PyObject *const pickled = plain ? pickle_call(&state->plain_dumps, "dumps", obj)
-                                    : sstpy_pickle(state, obj);
+    out->small[0] = (unsigned char)tag;
+    out->slices[0] = (struct sst_slice){out->small, 1};
+    for (Py_ssize_t i = 0; i < file->count; i++) {
+        PyObject *const part = file->parts[i];
+        out->slices[i + 1] = (struct sst_slice){PyBytes_AS_STRING(part),
+                                                (uint64_t)PyBytes_GET_SIZE(part)};
+    }
+    out->count = (uint32_t)file->count + 1;
+    out->size = file->size + 1;
+    return 0;
+}
 
+/* Takes `pickled`, which may be NULL. */
+static int
+encode_pickled(const struct sstpy_state *state, PyObject *pickled, enum tag tag,
+               struct sstpy_encoded *out)
+{
     if (pickled == NULL) {
         return -1;
     }
+    out->owner = pickled; /* from now on the message's */
+    if (sstpy_is_pickle_file(state, pickled)) {
+        const struct sstpy_pickle_file *const file =
+            (const struct sstpy_pickle_file *)pickled;
+        if (file->count < SST_SLICES_MAX && file->size > SSTPY_ENCODED_SMALL) {
+            return encode_parts(file, tag, out);
+        }
+    }
     if (PyObject_GetBuffer(pickled, &out->view, PyBUF_SIMPLE) < 0) {
         out->view.obj = NULL;
-        Py_DECREF(pickled);
+        Py_CLEAR(out->owner);
         return -1;
     }
-    out->owner = pickled;
-    return encode_payload(out, plain ? TAG_PLAIN : TAG_PICKLE, out->view.buf,
-                          (uint64_t)out->view.len);
+    return encode_payload(out, tag, out->view.buf, (uint64_t)out->view.len);
+}
+
+static int
+encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
+{
+    struct sstpy_making making;
+
+    if (sstpy_is_plain(obj)) {
+        PyObject *const plain = plain_call(&state->plain_dumps, "dumps", obj);
+        return encode_pickled(state, plain, TAG_PLAIN, out);
+    }
+    sstpy_making_begin(&making);
+    PyObject *const pickled = sstpy_pickle(state, obj, NULL);
+    sstpy_making_end(&making);
+    return encode_pickled(state, pickled, TAG_PICKLE, out);
 }
 
 static int
@@ -336,8 +346,8 @@ decode_pickle(struct sstpy_state *state, struct sst_message *message)
         return NULL;
     }
 
-    PyObject *const obj = plain ? pickle_call(&state->plain_loads, "loads", buffer)
-                                : sstpy_unpickle(state, buffer);
+    PyObject *const obj = plain ? plain_call(&state->plain_loads, "loads", buffer)
+                                : sstpy_unpickle(state, buffer, NULL);
     Py_DECREF(buffer);
     return obj;
 }
@@ -457,7 +467,7 @@ sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message,
         return NULL;
     }
 
-    PyObject *const pickled = sstpy_pickle(state, obj);
+    PyObject *const pickled = sstpy_pickle(state, obj, NULL);
     Py_DECREF(obj);
     if (pickled == NULL) {
         return NULL;
@@ -469,39 +479,6 @@ sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message,
     }
     return bytes;
 }
-
-/* ---- Registration ---- */
-
-PyDoc_STRVAR(
-    set_pickler_doc,
-    "set_pickler($module, dumps, loads, /)\n--\n\n"
-    "The functions that pickle what the codec does not know: dumps(obj) gives "
-    "an object with the buffer protocol, loads(buffer) the object. Until told, "
-    "those of the module pickle.");
-
-static PyObject *
-core_set_pickler(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
-{
-    struct sstpy_state *const state = sstpy_module_state(module);
-
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "set_pickler() takes 2 positional arguments");
-        return NULL;
-    }
-    if (!PyCallable_Check(args[0]) || !PyCallable_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "dumps and loads must be callable");
-        return NULL;
-    }
-    Py_XSETREF(state->dumps, Py_NewRef(args[0]));
-    Py_XSETREF(state->loads, Py_NewRef(args[1]));
-    Py_RETURN_NONE;
-}
-
-PyMethodDef sstpy_codec_methods[] = {
-    {"set_pickler", (PyCFunction)(void (*)(void))core_set_pickler, METH_FASTCALL,
-     set_pickler_doc},
-    {NULL, NULL, 0, NULL},
-};
 
 int
 sstpy_codec_exec(PyObject *module, struct sstpy_state *state)

@@ -17,11 +17,11 @@
 /* A message that is ready to be put: nothing of Python runs between here and the
  * commit. */
 struct sstpy_encoded {
-    struct sst_slice slices[2]; /* tag, payload; or everything in the first */
-    uint32_t count;             /* of slices */
-    uint64_t size;              /* of all slices */
-    PyObject *owner;            /* of the payload, or NULL */
-    Py_buffer view;             /* on the payload; view.obj is NULL without one */
+    struct sst_slice slices[SST_SLICES_MAX]; /* tag, payload; or all in the first */
+    uint32_t count;                          /* of slices */
+    uint64_t size;                           /* of all slices */
+    PyObject *owner;                         /* of the payload, or NULL */
+    Py_buffer view; /* on the payload; view.obj is NULL without one */
     unsigned char small[SSTPY_ENCODED_SMALL + 1];
 };
 
@@ -55,9 +55,5 @@ bool sstpy_message_bytes(const struct sst_message *message, const void **data,
 /* Whether it is small and made of exact built-in types only, so that no reducer applies
  * (plain.c). */
 bool sstpy_is_plain(PyObject *obj);
-
-/* pickle as registered, else the stdlib's. New references. */
-PyObject *sstpy_pickle(struct sstpy_state *state, PyObject *obj);
-PyObject *sstpy_unpickle(struct sstpy_state *state, PyObject *buffer);
 
 #endif

@@ -14,6 +14,7 @@
 #include "codec.h"
 #include "compat.h"
 #include "errors.h"
+#include "pickle.h"
 #include "wait.h"
 
 /* ---- Errors ---- */
@@ -225,7 +226,7 @@ sstpy_connection_recv(PyObject *self_obj, PyObject *Py_UNUSED(ignored))
         return too_long ? connection_bad_length(self) : NULL;
     }
 
-    PyObject *const obj = sstpy_unpickle(self->state, bytes);
+    PyObject *const obj = sstpy_unpickle(self->state, bytes, NULL);
     Py_DECREF(bytes);
     return obj;
 }

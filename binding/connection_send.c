@@ -12,6 +12,7 @@
 #include "codec.h"
 #include "compat.h"
 #include "errors.h"
+#include "pickle.h"
 #include "wait.h"
 
 struct connection_send_call {
@@ -101,7 +102,7 @@ connection_send_stream(ConnectionObject *self, const void *data, Py_ssize_t size
 static PyObject *
 connection_send_pickled(ConnectionObject *self, PyObject *obj)
 {
-    PyObject *const pickled = sstpy_pickle(self->state, obj);
+    PyObject *const pickled = sstpy_pickle(self->state, obj, NULL);
     PyObject *result = NULL;
     Py_buffer view;
 

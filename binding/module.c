@@ -10,6 +10,7 @@
  * See docs/internals/binding.rst. */
 
 #include "compat.h"
+#include "pickle.h"
 #include "process.h"
 #include "state.h"
 
@@ -215,11 +216,11 @@ module_exec(PyObject *module)
     static int (*const execs[])(PyObject *, struct sstpy_state *) = {
         exec_exceptions,       sstpy_arena_exec, sstpy_codec_exec,   sstpy_semlock_exec,
         sstpy_condition_exec,  sstpy_event_exec, sstpy_barrier_exec, sstpy_queue_exec,
-        sstpy_connection_exec, sstpy_block_exec, sstpy_process_exec,
+        sstpy_connection_exec, sstpy_block_exec, sstpy_process_exec, sstpy_pickle_exec,
     };
     static PyMethodDef *const tables[] = {
         sstpy_arena_methods,
-        sstpy_codec_methods,
+        sstpy_pickle_methods,
         sstpy_connection_methods,
         sstpy_process_methods,
     };
@@ -264,6 +265,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->connection_type);
     Py_VISIT(state->block_type);
     Py_VISIT(state->message_type);
+    Py_VISIT(state->pickle_file_type);
     return 0;
 }
 
@@ -290,6 +292,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->connection_type);
     Py_CLEAR(state->block_type);
     Py_CLEAR(state->message_type);
+    Py_CLEAR(state->pickle_file_type);
     Py_CLEAR(state->str_attach);
     Py_CLEAR(state->str_closed_error);
     Py_CLEAR(state->str_put_failed);

@@ -32,6 +32,7 @@ struct sstpy_state {
     PyTypeObject *connection_type;
     PyTypeObject *block_type;
     PyTypeObject *message_type;
+    PyTypeObject *pickle_file_type;
     /* interned names */
     PyObject *str_attach;
     PyObject *str_closed_error;
@@ -91,7 +92,6 @@ int sstpy_connection_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_block_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_codec_exec(PyObject *module, struct sstpy_state *state);
 
-extern PyMethodDef sstpy_codec_methods[];
 extern PyMethodDef sstpy_connection_methods[];
 
 /* Every object begins like this. */

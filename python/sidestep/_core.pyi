@@ -2,7 +2,8 @@
 # The engine of sidestep as Python sees it; docs/internals/binding.rst explains it.
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pickle import PickleBuffer
 from typing import Any, ClassVar, NoReturn, Self, SupportsIndex, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
@@ -26,9 +27,22 @@ def arena_sweep() -> int: ...
 # ---- What Python registers ----
 
 def set_pickler(
-    dumps: Callable[[Any], Buffer], loads: Callable[[Any], Any], /
+    dumps: Callable[[Any, Callable[[PickleBuffer], object] | None], Buffer],
+    loads: Callable[[Any, Sequence[Any] | None], Any],
+    /,
 ) -> None: ...
 def set_exceptions(buffer_too_short: type[BaseException], /) -> None: ...
+
+# ---- Pickling ----
+
+@final
+class PickleFile:
+    def __init__(self) -> None: ...
+    def write(self, data: Buffer, /) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def message_hold(handle: _Handle, /) -> bool: ...
+def message_active() -> bool: ...
 
 # ---- Synchronization ----
 

@@ -25,7 +25,7 @@ from . import _core, context
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, ClassVar, Protocol
 
     class _HasFileno(Protocol):
@@ -83,13 +83,20 @@ def dump(obj: Any, file: Any, protocol: int | None = None) -> None:
     ForkingPickler(file, protocol).dump(obj)
 
 
-def _dumps(obj: Any) -> memoryview:
+def _dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None) -> Any:
     # Looked up at each call: the context's reducer may be replaced.
-    data: memoryview = context.reduction.ForkingPickler.dumps(obj)
-    return data
+    pickler = context.reduction.ForkingPickler
+    if pickler is not ForkingPickler:
+        return pickler.dumps(obj)
+    file = _core.PickleFile()
+    # By position, for subclasses hand on no keywords.
+    pickler(file, 5, True, buffer_callback).dump(obj)  # noqa: FBT003
+    return file
 
 
-def _loads(data: Any) -> Any:
+def _loads(data: Any, buffers: Sequence[Any] | None) -> Any:
+    if buffers is not None:
+        return pickle.loads(data, buffers=buffers)
     return context.reduction.ForkingPickler.loads(data)
 
 

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Calling the pickler.
+ *
+ * Python registers two functions: dumps(obj, buffer_callback) and loads(data, buffers).
+ * What dumps gives may be any bytes-like object. A PickleFile is the best: a pickler
+ * writes the frames of a pickle as bytes objects of its own, and large bytes as the
+ * objects they are, so a file that keeps what it was given has the whole pickle without
+ * a copy, and the message is put together from the parts.
+ *
+ * A reducer of a shared object says so by message_hold(handle): then a parcel holds the
+ * object from that moment, and the message holds the parcel. Messages being made form a
+ * stack per thread, because a reducer may put into a queue itself. The stack lives in
+ * stack frames of C: whoever begins also ends. A forked child that goes on inside a
+ * reducer (a process started there) has a copy of the stack, but the messages are its
+ * parent's: the number of forks tells.
+ *
+ * A parcel is made with room for a few objects. When it is full the next, twice as
+ * large, holds the one before. */
+
+#include "pickle.h"
+
+#include <string.h>
+
+#include "compat.h"
+#include "errors.h"
+
+/* ---- The functions ---- */
+
+/* The stdlib's function under that name, for when none was registered. */
+static PyObject *
+pickle_default(const char *name)
+{
+    PyObject *const module = PyImport_ImportModule("pickle");
+
+    if (module == NULL) {
+        return NULL;
+    }
+
+    PyObject *const function = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return function;
+}
+
+/* pickle.dumps(obj, protocol=5, buffer_callback=callback) */
+static PyObject *
+pickle_dumps_default(PyObject *obj, PyObject *callback)
+{
+    PyObject *const function = pickle_default("dumps");
+    PyObject *const kwargs =
+        Py_BuildValue("{s:i,s:O}", "protocol", 5, "buffer_callback", callback);
+    PyObject *const args = PyTuple_Pack(1, obj);
+    PyObject *result = NULL;
+
+    if (function != NULL && kwargs != NULL && args != NULL) {
+        result = PyObject_Call(function, args, kwargs);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(function);
+    return result;
+}
+
+/* pickle.loads(data, buffers=buffers) */
+static PyObject *
+pickle_loads_default(PyObject *data, PyObject *buffers)
+{
+    PyObject *const function = pickle_default("loads");
+    PyObject *const kwargs = Py_BuildValue("{s:O}", "buffers", buffers);
+    PyObject *const args = PyTuple_Pack(1, data);
+    PyObject *result = NULL;
+
+    if (function != NULL && kwargs != NULL && args != NULL) {
+        result = PyObject_Call(function, args, kwargs);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(function);
+    return result;
+}
+
+static PyObject *
+pickle_call(PyObject *function, PyObject *first, PyObject *second)
+{
+    PyObject *const args[] = {first, second};
+    /* set_pickler may replace it while it runs */
+    PyObject *const held = Py_NewRef(function);
+    PyObject *const result = PyObject_Vectorcall(held, args, 2, NULL);
+
+    Py_DECREF(held);
+    return result;
+}
+
+PyObject *
+sstpy_pickle(struct sstpy_state *state, PyObject *obj, PyObject *callback)
+{
+    PyObject *const second = callback != NULL ? callback : Py_None;
+
+    return state->dumps != NULL ? pickle_call(state->dumps, obj, second)
+                                : pickle_dumps_default(obj, second);
+}
+
+PyObject *
+sstpy_unpickle(struct sstpy_state *state, PyObject *data, PyObject *buffers)
+{
+    PyObject *const second = buffers != NULL ? buffers : Py_None;
+
+    return state->loads != NULL ? pickle_call(state->loads, data, second)
+                                : pickle_loads_default(data, second);
+}
+
+PyDoc_STRVAR(
+    set_pickler_doc,
+    "set_pickler($module, dumps, loads, /)\n--\n\n"
+    "The functions that pickle what the codec does not know.\n\n"
+    "dumps(obj, buffer_callback) gives a bytes-like object, best a PickleFile, and "
+    "calls buffer_callback as pickle does, unless it is None. loads(data, buffers) "
+    "gives the object; buffers is a sequence or None. Until told, those of the module "
+    "pickle.");
+
+static PyObject *
+core_set_pickler(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct sstpy_state *const state = sstpy_module_state(module);
+
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "set_pickler() takes 2 positional arguments");
+        return NULL;
+    }
+    if (!PyCallable_Check(args[0]) || !PyCallable_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "dumps and loads must be callable");
+        return NULL;
+    }
+    Py_XSETREF(state->dumps, Py_NewRef(args[0]));
+    Py_XSETREF(state->loads, Py_NewRef(args[1]));
+    Py_RETURN_NONE;
+}
+
+/* ---- The message being made ---- */
+
+static _Thread_local struct sstpy_making *making_now;
+
+void
+sstpy_making_begin(struct sstpy_making *making)
+{
+    making->outer = making_now;
+    making->epoch = sstpy_fork_epoch();
+    making->parcel = NULL;
+    making_now = making;
+}
+
+void
+sstpy_making_end(struct sstpy_making *making)
+{
+    making_now = making->outer;
+}
+
+/* The innermost message of this thread that this process is making, or NULL. */
+static struct sstpy_making *
+making_find(void)
+{
+    struct sstpy_making *const making = making_now;
+
+    return making != NULL && making->epoch == sstpy_fork_epoch() ? making : NULL;
+}
+
+PyDoc_STRVAR(
+    message_hold_doc,
+    "message_hold($module, handle, /)\n--\n\n"
+    "Let the message that is being made on this thread hold a shared object, so that "
+    "it lives until the message is received: for reducers. False when none is being "
+    "made.");
+
+static PyObject *
+core_message_hold(PyObject *module, PyObject *arg)
+{
+    struct sst_handle handle;
+
+    (void)module;
+    if (sstpy_handle_parse(arg, &handle) < 0) {
+        return NULL;
+    }
+    Py_RETURN_FALSE;
+}
+
+PyDoc_STRVAR(message_active_doc, "message_active($module, /)\n--\n\n"
+                                 "Whether a message is being made on this thread.");
+
+static PyObject *
+core_message_active(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(making_find() != NULL);
+}
+
+/* ---- PickleFile ---- */
+
+bool
+sstpy_is_pickle_file(const struct sstpy_state *state, PyObject *obj)
+{
+    return Py_TYPE(obj) == state->pickle_file_type;
+}
+
+static PyObject *
+file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    if (PyTuple_GET_SIZE(args) != 0 ||
+        (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "PickleFile() takes no arguments");
+        return NULL;
+    }
+
+    struct sstpy_pickle_file *const self =
+        (struct sstpy_pickle_file *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->parts = self->few;
+        self->room = (Py_ssize_t)(sizeof(self->few) / sizeof(*self->few));
+    }
+    return (PyObject *)self;
+}
+
+static int
+file_grow(struct sstpy_pickle_file *self)
+{
+    const Py_ssize_t room = self->room * 4;
+    PyObject **const parts = PyMem_Malloc((size_t)room * sizeof(*parts));
+
+    if (parts == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(parts, self->parts, (size_t)self->count * sizeof(*parts));
+    if (self->parts != self->few) {
+        PyMem_Free(self->parts);
+    }
+    self->parts = parts;
+    self->room = room;
+    return 0;
+}
+
+PyDoc_STRVAR(file_write_doc,
+             "write($self, data, /)\n--\n\n"
+             "Append. Exact bytes objects are kept, anything else is copied.");
+
+static PyObject *
+file_write(PyObject *obj, PyObject *data)
+{
+    struct sstpy_pickle_file *const self = (struct sstpy_pickle_file *)obj;
+
+    if (!PyBytes_CheckExact(data) && !PyObject_CheckBuffer(data)) {
+        PyErr_Format(PyExc_TypeError, "a bytes-like object is required, not '%.100s'",
+                     Py_TYPE(data)->tp_name);
+        return NULL;
+    }
+
+    PyObject *const bytes =
+        PyBytes_CheckExact(data) ? Py_NewRef(data) : PyBytes_FromObject(data);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    if (self->count == self->room && file_grow(self) < 0) {
+        Py_DECREF(bytes);
+        return NULL;
+    }
+    self->parts[self->count++] = bytes;
+    self->size += (uint64_t)PyBytes_GET_SIZE(bytes);
+    return PyLong_FromSsize_t(PyBytes_GET_SIZE(bytes));
+}
+
+/* All parts in one, which takes their place. */
+static PyObject *
+file_join(struct sstpy_pickle_file *self)
+{
+    if (self->count == 1) {
+        return self->parts[0];
+    }
+    if (self->size > PY_SSIZE_T_MAX) {
+        return PyErr_NoMemory();
+    }
+
+    PyObject *const whole = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->size);
+    if (whole == NULL) {
+        return NULL;
+    }
+
+    char *to = PyBytes_AS_STRING(whole);
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        const Py_ssize_t size = PyBytes_GET_SIZE(self->parts[i]);
+        memcpy(to, PyBytes_AS_STRING(self->parts[i]), (size_t)size);
+        to += size;
+        Py_DECREF(self->parts[i]);
+    }
+    self->parts[0] = whole;
+    self->count = 1;
+    return whole;
+}
+
+/* The buffer is that of the bytes object: it stays when more is written. */
+static int
+file_getbuffer(PyObject *obj, Py_buffer *view, int flags)
+{
+    PyObject *const whole = file_join((struct sstpy_pickle_file *)obj);
+
+    if (whole == NULL) {
+        view->obj = NULL;
+        return -1;
+    }
+    return PyObject_GetBuffer(whole, view, flags);
+}
+
+static void
+file_dealloc(PyObject *obj)
+{
+    struct sstpy_pickle_file *const self = (struct sstpy_pickle_file *)obj;
+
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        Py_DECREF(self->parts[i]);
+    }
+    if (self->parts != self->few) {
+        PyMem_Free(self->parts);
+    }
+    sstpy_free(obj);
+}
+
+static PyMethodDef file_methods[] = {
+    {"write", file_write, METH_O, file_write_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(file_doc,
+             "PickleFile()\n--\n\n"
+             "A file for picklers that keeps the bytes objects written to it, and is "
+             "bytes-like itself.");
+
+static PyType_Slot file_slots[] = {
+    {Py_tp_doc, (void *)file_doc},     {Py_tp_new, file_new},
+    {Py_tp_dealloc, file_dealloc},     {Py_tp_methods, file_methods},
+    {Py_bf_getbuffer, file_getbuffer}, {0, NULL},
+};
+
+static PyType_Spec file_spec = {
+    .name = "sidestep._core.PickleFile",
+    .basicsize = sizeof(struct sstpy_pickle_file),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = file_slots,
+};
+
+/* ---- Registration ---- */
+
+PyMethodDef sstpy_pickle_methods[] = {
+    {"set_pickler", (PyCFunction)(void (*)(void))core_set_pickler, METH_FASTCALL,
+     set_pickler_doc},
+    {"message_hold", core_message_hold, METH_O, message_hold_doc},
+    {"message_active", core_message_active, METH_NOARGS, message_active_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+sstpy_pickle_exec(PyObject *module, struct sstpy_state *state)
+{
+    return sstpy_type_add(module, &file_spec, &state->pickle_file_type);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SSTPY_PICKLE_H
+#define SSTPY_PICKLE_H
+
+/* The pickler that Python registered, the file it writes to, and the message that is
+ * being made while it runs. */
+
+#include <stdbool.h>
+
+#include "state.h"
+
+/* ---- The message being made ---- */
+
+/* While an object is pickled for a message, its reducers may name shared objects that
+ * are to travel with it: these are held by a parcel from then on. On the stack of who
+ * encodes; the innermost of a thread counts. */
+struct sstpy_making {
+    struct sstpy_making *outer;
+    unsigned long epoch; /* of fork: a child is not making its parent's messages */
+    struct sst_parcel *parcel; /* holds what was named; NULL while nothing was */
+};
+
+void sstpy_making_begin(struct sstpy_making *making);
+/* Before `making` goes; its parcel is the caller's. */
+void sstpy_making_end(struct sstpy_making *making);
+
+/* ---- Pickling ---- */
+
+/* dumps(obj, callback) as registered, else the stdlib's; NULL for no callback. A
+ * bytes-like object: one of the type below, or any other. */
+PyObject *sstpy_pickle(struct sstpy_state *state, PyObject *obj, PyObject *callback);
+
+/* loads(data, buffers); NULL for no buffers. */
+PyObject *sstpy_unpickle(struct sstpy_state *state, PyObject *data, PyObject *buffers);
+
+/* ---- PickleFile ---- */
+
+/* What a pickler wrote, as the bytes objects it wrote: none is copied. */
+struct sstpy_pickle_file {
+    PyObject_HEAD
+    Py_ssize_t count;
+    Py_ssize_t room;
+    uint64_t size;    /* of all parts */
+    PyObject **parts; /* bytes objects, owned */
+    PyObject *few[2]; /* where they are kept first */
+};
+
+/* Whether it is one, so that its parts may be looked at. */
+bool sstpy_is_pickle_file(const struct sstpy_state *state, PyObject *obj);
+
+extern PyMethodDef sstpy_pickle_methods[];
+int sstpy_pickle_exec(PyObject *module, struct sstpy_state *state);
+
+#endif
