@@ -150,6 +150,7 @@ enum sst_kind {
     SST_KIND_PIPE,
     SST_KIND_BLOCK,
     SST_KIND_JOB,
+    SST_KIND_POOL,
     SST_KIND_COUNT,
 };
 
@@ -921,6 +922,384 @@ SST_API int sst_process_self(void);
 /* CPUs this process may use at a time: the least of machine, affinity mask and the
  * quotas of its control groups (v1 and v2, up the tree), rounded up, at least 1. */
 SST_API int sst_cpu_count(void);
+
+/* ---- Pools --------------------------------------------------------------------------
+ *
+ * Tasks for worker processes. One process, the *owner*, submits tasks and takes their
+ * results; others, the *workers*, each in a *seat* of the pool, take tasks and finish
+ * them. The pool knows at every instant where a task is: queued, in the seat of one
+ * worker (its *lease*), or among the results; and so does whoever comes after a death.
+ * For each task submitted there is exactly one result, the worker's or one that says
+ * that it was lost, unless it was cancelled while queued.
+ *
+ * A worker:
+ *
+ *     sst_pool_attach(arena, &handle, &pool, NULL);      (not after a fork)
+ *     sst_pool_enter(pool, seat, &worker, NULL);
+ *     rc = sst_pool_take(worker, &job, SST_FOREVER);
+ *     while (rc == 0) {
+ *         ... run the job, sst_message_free(&job.message), make an outcome ...
+ *         rc = sst_pool_finish(worker, &outcome, &job, SST_FOREVER);
+ *     }
+ *     sst_pool_leave(worker);
+ *
+ * An owner that leaves workers, deaths and deadlines to a crew (below):
+ *
+ *     sst_pool_create(arena, NULL, &pool, NULL);
+ *     sst_crew_create(pool, &crew_options, &crew, NULL);
+ *     sst_pool_submit(pool, &task, SST_FOREVER);
+ *     sst_crew_wake(crew);
+ *     rc = sst_pool_results(pool, results, 64, SST_FOREVER);
+ */
+
+struct sst_pool;
+struct sst_parcel;
+
+enum {
+    SST_POOL_PRIORITIES = 3,   /* 0 goes first */
+    SST_POOL_SEATS_MAX = 1024, /* workers of one pool at a time */
+};
+
+struct sst_pool_options {
+    uint32_t size_of;
+    uint32_t seat_max; /* workers at a time, those that are ending included; 0 = 64 */
+    uint32_t task_max; /* tasks queued at a time, then submit waits; 0 = no bound */
+    uint32_t reserved;
+};
+
+/* A new pool; the calling process owns it, and the workers end with it.
+ * Returns 0, SST_EINVAL, SST_ENOMEM, SST_ELIMIT. Owns: *out until sst_pool_close. */
+SST_API SST_MUST_CHECK int sst_pool_create(struct sst_arena *arena,
+                                           const struct sst_pool_options *options,
+                                           struct sst_pool **out,
+                                           struct sst_error *err);
+/* The pool a handle names, for a worker. Returns 0, SST_ESTALE, SST_EINVAL,
+ * SST_ELAYOUT, SST_ENOMEM. Owns: as create. */
+SST_API SST_MUST_CHECK int sst_pool_attach(struct sst_arena *arena,
+                                           const struct sst_handle *handle,
+                                           struct sst_pool **out,
+                                           struct sst_error *err);
+SST_API void sst_pool_handle(const struct sst_pool *pool, struct sst_handle *out);
+/* Returns NULL. What is queued is dropped with the last process that has it open. */
+SST_API struct sst_pool *sst_pool_close(struct sst_pool *pool);
+
+/* ---- Submitting ---- */
+
+/* A task on its way in. Borrowed for the call. */
+struct sst_pool_task {
+    /* (uint64_t)generation << 32 | index, of the owner's table of tasks: the index
+     * small, and used again only with another generation (1 to 2^31 - 1, rising), once
+     * the result was taken or sst_pool_cancel returned 1. */
+    uint64_t id;
+    uint64_t function; /* for the worker, as it is: say, of sst_pool_post */
+    uint64_t tag;      /* for the worker and in the result, as it is */
+    int64_t soft_ns;   /* the crew signals the worker after that time; 0 = never */
+    int64_t hard_ns;   /* and kills it after that; 0 = never */
+    uint32_t priority; /* below SST_POOL_PRIORITIES */
+    uint32_t slice_count;
+    const struct sst_slice *slices; /* the payload, joined */
+    struct sst_parcel **parcel; /* or this; success: *parcel = NULL, it went along */
+};
+
+/* Queue a task.
+ * Returns 0; SST_ETIMEDOUT: full until the deadline; SST_EINTR; SST_ESHUTDOWN;
+ * SST_ENOMEM, SST_ELIMIT, SST_EINVAL. Blocks: while task_max tasks are queued. */
+SST_API SST_MUST_CHECK int sst_pool_submit(struct sst_pool *pool,
+                                           const struct sst_pool_task *task,
+                                           int64_t deadline_ns);
+/* Queue several, in this order: waits for room for the first.
+ * Returns the number queued, at least 1; or what sst_pool_submit returns. */
+SST_API SST_MUST_CHECK int sst_pool_submit_many(struct sst_pool *pool,
+                                                const struct sst_pool_task *tasks,
+                                                uint32_t count, int64_t deadline_ns);
+
+/* Keep a payload for all tasks that name it as their function: sent once, fetched by
+ * each worker at its first use. Borrowed for the call; 256 at a time.
+ * Returns 0 and its number, never 0 and never used again; SST_ELIMIT, SST_ENOMEM. */
+SST_API SST_MUST_CHECK int sst_pool_post(struct sst_pool *pool,
+                                         const struct sst_slice *slices,
+                                         uint32_t slice_count, uint64_t *number);
+/* No task that is still to run names it. */
+SST_API void sst_pool_unpost(struct sst_pool *pool, uint64_t number);
+/* A copy of it. Returns 0, SST_ESTALE, SST_ENOMEM. Owns: the message is the
+ * caller's. */
+SST_API SST_MUST_CHECK int sst_pool_fetch(struct sst_pool *pool, uint64_t number,
+                                          struct sst_message *message);
+
+/* Cancel a task that nobody has taken yet.
+ * Returns 1: it will never run, and there is no result; 0: it was taken before, and
+ * there is or will be a result. */
+SST_API SST_MUST_CHECK int sst_pool_cancel(struct sst_pool *pool, uint64_t id);
+
+/* ---- Results ---- */
+
+enum sst_pool_kind {
+    SST_POOL_DONE = 1, /* the outcome of a task: code and message are the worker's */
+    SST_POOL_LOST = 2, /* the worker ended first: code as of sst_process_exit_code */
+    SST_POOL_NOTE = 3, /* not of a task: what sst_pool_tell sent; tag is its */
+};
+
+/* Why a worker with a task was killed. */
+enum sst_pool_reason {
+    SST_POOL_BY_ITSELF, /* it was not, by us */
+    SST_POOL_BY_DEADLINE,
+    SST_POOL_BY_CANCEL,
+    SST_POOL_BY_TERMINATE,
+    SST_POOL_BY_MEMORY,
+};
+
+struct sst_pool_result {
+    uint64_t id;
+    uint64_t function;
+    uint64_t tag;
+    uint32_t kind;   /* enum sst_pool_kind */
+    int32_t code;    /* see there */
+    uint32_t reason; /* enum sst_pool_reason, of LOST */
+    uint32_t seat;   /* index of the worker's */
+    int32_t pid;     /* of the worker */
+    uint32_t reserved;
+    int64_t started_ns; /* when the task was taken */
+    int64_t ended_ns;
+    struct sst_message message; /* the caller's, to be given to sst_message_free */
+};
+
+/* Take results, as many as are there; waits for the first.
+ * Returns the number taken, at least 1; SST_ETIMEDOUT, SST_EINTR; SST_ENOMEM,
+ * SST_ELIMIT, and they stay; SST_ECORRUPT. Blocks until the deadline; a look for some
+ * microseconds comes before a sleep. Any number of threads may call it, but see
+ * sst_pool_lead. */
+SST_API SST_MUST_CHECK int sst_pool_results(struct sst_pool *pool,
+                                            struct sst_pool_result *results,
+                                            uint32_t count, int64_t deadline_ns);
+/* A descriptor, the pool's, that is readable when there may be results: for event
+ * loops. Having found none with SST_NOW re-arms it. SST_EMFILE, SST_ELIMIT. */
+SST_API SST_MUST_CHECK int sst_pool_fd(struct sst_pool *pool, struct sst_error *err);
+
+/* Several threads that wait for different results: one of them *leads*, that is takes
+ * the results for all and hands them out; the others follow. No thread is woken to wake
+ * another.
+ *
+ *     while ((rc = sst_pool_lead(pool, &mine->done, deadline_ns)) == 1) {
+ *         n = sst_pool_results(pool, results, 64, deadline_ns);
+ *         ... note them, set `done` of their waiters to 1 ...
+ *         sst_pool_follow(pool);
+ *     }
+ *
+ * Returns 1: the caller leads, until it calls sst_pool_follow; 0: *done is not 0 (that
+ * is looked at first); SST_ETIMEDOUT, SST_EINTR. Blocks while another leads. With
+ * SST_NOW it is a try. Threads: of the owner only. The crew's thread leads in the same
+ * way when it calls `on_results`. */
+SST_API SST_MUST_CHECK int sst_pool_lead(struct sst_pool *pool, const uint32_t *done,
+                                         int64_t deadline_ns);
+/* Lead no longer: those who wait look at their `done`, and one of the others leads. */
+SST_API void sst_pool_follow(struct sst_pool *pool);
+/* Go on leading, but have the others look. */
+SST_API void sst_pool_handed_out(struct sst_pool *pool);
+
+/* ---- Working ---- */
+
+struct sst_pool_worker; /* of one thread at a time */
+
+/* Sit down in a seat that sst_pool_reserve, or the crew, gave us. Returns 0;
+ * SST_ESTALE: it was given up; SST_ENOMEM. Owns: *out until sst_pool_leave. */
+SST_API SST_MUST_CHECK int sst_pool_enter(struct sst_pool *pool, uint64_t seat,
+                                          struct sst_pool_worker **out,
+                                          struct sst_error *err);
+/* A task that was taken. */
+struct sst_pool_job {
+    uint64_t id;
+    uint64_t function;
+    uint64_t tag;
+    int64_t soft_ns;
+    int64_t hard_ns;
+    int64_t started_ns;
+    struct sst_message message; /* the caller's, to be given to sst_message_free */
+};
+/* Take the next task.
+ * Returns 0; SST_ETIMEDOUT, SST_EINTR; SST_ESHUTDOWN: there will be none any more;
+ * SST_EOF: this worker is to leave (resize, number of tasks reached), or the owner is
+ * gone; SST_ENOMEM, SST_ELIMIT, and the task stays. Blocks until the deadline, at no
+ * cost. */
+SST_API SST_MUST_CHECK int sst_pool_take(struct sst_pool_worker *worker,
+                                         struct sst_pool_job *job, int64_t deadline_ns);
+
+/* What became of a task. Borrowed for the call. */
+struct sst_pool_outcome {
+    int32_t code; /* the embedder's; 0 counts as done, others as failed */
+    uint32_t slice_count;
+    const struct sst_slice *slices;
+    struct sst_parcel **parcel; /* instead; success: *parcel = NULL */
+};
+/* Deliver the outcome of the task in hand, which is done at that instant, and take the
+ * next one (`next` NULL: do not), all in one step.
+ * Returns 0: delivered, and *next is there. Delivered, but nothing taken: SST_EAGAIN
+ * (also with `next` NULL; call sst_pool_take), SST_ETIMEDOUT, SST_EINTR, SST_ESHUTDOWN,
+ * SST_EOF. Not delivered, the task is still ours: SST_ENOMEM, SST_ELIMIT, SST_EINVAL
+ * (no task in hand); SST_ECLOSED: and will not be, the worker is being killed. */
+SST_API SST_MUST_CHECK int sst_pool_finish(struct sst_pool_worker *worker,
+                                           const struct sst_pool_outcome *outcome,
+                                           struct sst_pool_job *next,
+                                           int64_t deadline_ns);
+/* Tell the owner something: it gets an SST_POOL_NOTE. Returns 0, SST_ENOMEM,
+ * SST_ELIMIT. */
+SST_API SST_MUST_CHECK int sst_pool_tell(struct sst_pool_worker *worker, uint64_t tag,
+                                         const struct sst_slice *slices,
+                                         uint32_t slice_count);
+/* Has the soft deadline of the task in hand passed, and have we not been told so
+ * before? For the handler of the crew's signal, which may come a task too late.
+ * Async-signal-safe. */
+SST_API bool sst_pool_soft_deadline(struct sst_pool_worker *worker);
+/* The task in hand; 0 = none. */
+SST_API uint64_t sst_pool_task_id(const struct sst_pool_worker *worker);
+/* Get up. A task in hand is lost. NULL. */
+SST_API struct sst_pool_worker *sst_pool_leave(struct sst_pool_worker *worker);
+
+/* ---- Seats: for those who look after workers themselves, without a crew ---- */
+
+/* Keep a seat for a worker that is about to be started. `task_max`: it leaves after so
+ * many tasks; 0 = never. Returns 0, SST_ELIMIT: all are taken. */
+SST_API SST_MUST_CHECK int sst_pool_reserve(struct sst_pool *pool, uint32_t task_max,
+                                            uint64_t *seat);
+/* The worker of this seat has ended, with this code, and runs no more: what it had in
+ * hand is LOST, and the seat free. Returns 1 when there was a task, else 0. */
+SST_API SST_MUST_CHECK int sst_pool_bury(struct sst_pool *pool, uint64_t seat,
+                                         int32_t code);
+/* Have the worker leave when it has finished what it has in hand. */
+SST_API void sst_pool_dismiss(struct sst_pool *pool, uint64_t seat);
+/* Decide that the worker which has the task in hand is to be killed: from now on it
+ * cannot finish. Returns 1 and its seat, to be killed by the caller and then buried; 0:
+ * nobody has it in hand. */
+SST_API SST_MUST_CHECK int sst_pool_condemn(struct sst_pool *pool, uint64_t id,
+                                            enum sst_pool_reason reason,
+                                            uint64_t *seat);
+
+enum sst_pool_seat_state {
+    SST_SEAT_FREE,
+    SST_SEAT_STARTING, /* reserved */
+    SST_SEAT_IDLE,
+    SST_SEAT_BUSY, /* with a task in hand */
+    SST_SEAT_LEFT, /* its worker has got up, and ends */
+};
+struct sst_pool_seat {
+    uint64_t seat;
+    uint64_t id; /* of the task in hand; 0 = none */
+    uint32_t state;
+    int32_t pid;
+    int64_t started_ns; /* when it took that task */
+    int64_t soft_ns;
+    int64_t hard_ns;
+    uint64_t done;    /* tasks */
+    uint64_t failed;  /* of them with a code */
+    uint64_t busy_ns; /* in tasks it has finished */
+    uint32_t dismissed;
+    uint32_t condemned; /* enum sst_pool_reason */
+};
+/* The seat with this index. Returns 0, SST_EINVAL beyond the last. */
+SST_API int sst_pool_seat(struct sst_pool *pool, uint32_t index,
+                          struct sst_pool_seat *out);
+
+struct sst_pool_statistics {
+    uint64_t submitted; /* tasks ever, */
+    uint64_t queued;    /* now, those cancelled included; */
+    uint64_t taken;     /* ever, by workers */
+    uint64_t done;
+    uint64_t failed; /* of those done */
+    uint64_t lost;
+    uint64_t cancelled;
+    uint64_t busy_ns; /* of those done */
+    uint64_t results; /* waiting to be taken */
+    uint32_t seats;   /* in use */
+    uint32_t idle;    /* workers */
+};
+SST_API void sst_pool_statistics(struct sst_pool *pool,
+                                 struct sst_pool_statistics *out);
+/* Tasks submitted whose result was not taken yet, and which were not cancelled. */
+SST_API uint64_t sst_pool_outstanding(const struct sst_pool *pool);
+
+/* No more tasks: workers leave when none is queued. With `immediate` they leave at
+ * once, what is queued is dropped without a result, and what is in hand may still be
+ * finished. */
+SST_API void sst_pool_shutdown(struct sst_pool *pool, bool immediate);
+
+/* ---- Crews --------------------------------------------------------------------------
+ *
+ * The owner's side of the workers: starts them, sees them end, replaces them, watches
+ * deadlines. What a worker is and how one is started is behind a seam, struct
+ * sst_crew_backend; local processes are one case. A thread of the core does the work
+ * while there is any: sst_crew_wake starts it, and it ends by itself when no task is
+ * outstanding. */
+
+struct sst_crew;
+
+/* How to start and end workers. Called by the crew's thread and by those who call
+ * functions of this section, one at a time. `worker` is what `start` made. NULL
+ * members, other than `start`: `worker` is a struct sst_process. */
+struct sst_crew_backend {
+    uint32_t size_of;
+    uint32_t reserved;
+    /* Start a worker that will enter `seat`. 0, or a status: tried again later. */
+    int (*start)(void *context, uint64_t seat, void **worker);
+    /* A descriptor that is readable once it runs no more. */
+    int (*fd)(void *context, void *worker);
+    /* 0 and how it ended, as sst_process_exit_code; SST_EAGAIN. */
+    int (*exit_code)(void *context, void *worker, int *code);
+    int (*signal)(void *context, void *worker, int signal);
+    /* It has ended and is buried. */
+    void (*close)(void *context, void *worker);
+};
+
+struct sst_crew_options {
+    uint32_t size_of;
+    uint32_t worker_count; /* wanted */
+    uint32_t task_max;     /* of one worker, then it is replaced; 0 = no limit */
+    uint32_t start_max;    /* workers in a row that end before their first take, and
+                            * then no more are started; 0 = 3 */
+    int32_t soft_signal;   /* for soft deadlines; 0 = SIGUSR1 */
+    uint32_t no_results;   /* the embedder polls sst_pool_fd itself */
+    const struct sst_crew_backend *backend; /* copied */
+    void *context;                          /* of backend and callbacks */
+    /* The crew's thread leads, and there are results to be taken. May be NULL. */
+    void (*on_results)(void *context);
+    /* A worker has ended; `result` is whether it had a task in hand. May be NULL. */
+    void (*on_end)(void *context, uint64_t seat, void *worker, int code, bool had_task);
+    /* start_max was reached: tasks wait, and nobody will take them. May be NULL. */
+    void (*on_stuck)(void *context);
+    /* The thread begins (true) and ends. May be NULL. */
+    void (*on_thread)(void *context, bool begins);
+};
+
+/* A crew for a pool that this process owns. Starts nobody yet.
+ * Returns 0, SST_EINVAL, SST_ENOMEM, SST_EMFILE. Owns: *out until sst_crew_close. */
+SST_API SST_MUST_CHECK int sst_crew_create(struct sst_pool *pool,
+                                           const struct sst_crew_options *options,
+                                           struct sst_crew **out,
+                                           struct sst_error *err);
+/* Start the workers that are wanted, in the calling thread. Returns how many were
+ * started, or the status of the backend's start when none could be. */
+SST_API SST_MUST_CHECK int sst_crew_fill(struct sst_crew *crew);
+/* There is work: have the thread run. Cheap when it does. Returns 0, SST_ENOMEM. */
+SST_API SST_MUST_CHECK int sst_crew_wake(struct sst_crew *crew);
+/* How many workers are wanted from now on. Those too many leave after their task. */
+SST_API SST_MUST_CHECK int sst_crew_resize(struct sst_crew *crew,
+                                           uint32_t worker_count);
+/* Workers there are, those starting and ending included. */
+SST_API uint32_t sst_crew_count(struct sst_crew *crew);
+/* Kill the worker that has this task in hand, and no other: its result will be LOST.
+ * Returns 1; 0: nobody has it in hand. */
+SST_API SST_MUST_CHECK int sst_crew_kill(struct sst_crew *crew, uint64_t id,
+                                         enum sst_pool_reason reason);
+/* Start no more, and send this signal to all workers there are. */
+SST_API void sst_crew_terminate(struct sst_crew *crew, int signal);
+/* Look after the crew once, in the calling thread: ends, deadlines, starts. Waits for
+ * something to do until the deadline. Returns 0, SST_ETIMEDOUT, SST_EINTR; SST_EAGAIN:
+ * another thread does. */
+SST_API SST_MUST_CHECK int sst_crew_step(struct sst_crew *crew, int64_t deadline_ns);
+/* Wait until no worker is left: after sst_pool_shutdown or terminate. Returns 0,
+ * SST_ETIMEDOUT, SST_EINTR. */
+SST_API SST_MUST_CHECK int sst_crew_join(struct sst_crew *crew, int64_t deadline_ns);
+/* Stop the thread and free the crew. Workers that are left are killed. In a forked
+ * child only memory is freed. NULL. */
+SST_API struct sst_crew *sst_crew_close(struct sst_crew *crew);
 
 #ifdef __cplusplus
 }
