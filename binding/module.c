@@ -11,6 +11,7 @@
 
 #include "compat.h"
 #include "pickle.h"
+#include "pool.h"
 #include "process.h"
 #include "state.h"
 
@@ -214,9 +215,11 @@ static int
 module_exec(PyObject *module)
 {
     static int (*const execs[])(PyObject *, struct sstpy_state *) = {
-        exec_exceptions,       sstpy_arena_exec, sstpy_codec_exec,   sstpy_semlock_exec,
-        sstpy_condition_exec,  sstpy_event_exec, sstpy_barrier_exec, sstpy_queue_exec,
-        sstpy_connection_exec, sstpy_block_exec, sstpy_process_exec, sstpy_pickle_exec,
+        exec_exceptions,        sstpy_arena_exec,     sstpy_codec_exec,
+        sstpy_semlock_exec,     sstpy_condition_exec, sstpy_event_exec,
+        sstpy_barrier_exec,     sstpy_queue_exec,     sstpy_connection_exec,
+        sstpy_block_exec,       sstpy_process_exec,   sstpy_pickle_exec,
+        sstpy_pool_result_exec, sstpy_pool_jobs_exec,
     };
     static PyMethodDef *const tables[] = {
         sstpy_arena_methods,
@@ -265,6 +268,13 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->connection_type);
     Py_VISIT(state->block_type);
     Py_VISIT(state->message_type);
+    Py_VISIT(state->pool_result_type);
+    Py_VISIT(state->pool_iterator_type);
+    Py_VISIT(state->pool_jobs_type);
+    Py_VISIT(state->pool_engine_type);
+    Py_VISIT(state->pool_worker_type);
+    Py_VISIT(state->pool_timeout);
+    Py_VISIT(state->pool_pack);
     Py_VISIT(state->pickle_file_type);
     return 0;
 }
@@ -292,6 +302,13 @@ module_clear(PyObject *module)
     Py_CLEAR(state->connection_type);
     Py_CLEAR(state->block_type);
     Py_CLEAR(state->message_type);
+    Py_CLEAR(state->pool_result_type);
+    Py_CLEAR(state->pool_iterator_type);
+    Py_CLEAR(state->pool_jobs_type);
+    Py_CLEAR(state->pool_engine_type);
+    Py_CLEAR(state->pool_worker_type);
+    Py_CLEAR(state->pool_timeout);
+    Py_CLEAR(state->pool_pack);
     Py_CLEAR(state->pickle_file_type);
     Py_CLEAR(state->str_attach);
     Py_CLEAR(state->str_closed_error);

@@ -32,6 +32,14 @@ struct sstpy_state {
     PyTypeObject *connection_type;
     PyTypeObject *block_type;
     PyTypeObject *message_type;
+    PyTypeObject *pool_result_type;
+    PyTypeObject *pool_iterator_type;
+    PyTypeObject *pool_jobs_type;
+    PyTypeObject *pool_engine_type;
+    PyTypeObject *pool_worker_type;
+    /* registered by Python, see set_pool */
+    PyObject *pool_timeout;
+    PyObject *pool_pack;
     PyTypeObject *pickle_file_type;
     /* interned names */
     PyObject *str_attach;

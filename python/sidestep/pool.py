@@ -1,38 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""Pools of workers: `ThreadPool` here and now, `Pool` (of processes) in a later version.
+"""Pools of workers: `Pool` of processes, `ThreadPool` of threads.
 
-A job, one call of ``map`` or its relatives, is an iterator of tasks. A crew of
-workers pulls tasks from the jobs' iterators, so that ``imap`` over a generator needs
-no thread of its own and reads no further ahead than the workers are. What comes out
-of a task goes to the job's result object. Only the crew knows what a worker is; a
-crew of processes needs the same three methods: ``submit``, ``close``, ``terminate``.
+Both have the methods of ``multiprocessing.pool`` and some more, and give the same
+results: objects of `ApplyResult` and its siblings. What differs is the engine behind
+them: the core's dispatcher for processes (``docs/internals/pool_python.rst``),
+`_threads.ThreadEngine` for threads.
+
+A worker that dies costs the task that it was running, whose result raises `WorkerLost`,
+and nothing else: another one takes its place.
 """
 
 from __future__ import annotations
 
-import collections
 import itertools
-import threading
+import time
 import traceback
-import types
 import warnings
-from typing import TYPE_CHECKING, Any, Self
 
-from . import get_context, util
+from . import _core, _workers, get_context, util
+from ._remote import MaybeEncodingError, RemoteTraceback
+from ._threads import ThreadEngine
+from ._workers import CancelledError, WorkerLost
 from .context import TimeoutError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Self
 
     from .context import BaseContext
 
-    Task = tuple[int, int, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-    Outcome = tuple[bool, Any]
     Callback = Callable[[Any], object] | None
 
 __all__ = [
     "ApplyResult",
     "AsyncResult",
+    "CancelledError",
     "IMapIterator",
     "IMapUnorderedIterator",
     "MapResult",
@@ -40,12 +43,20 @@ __all__ = [
     "Pool",
     "RemoteTraceback",
     "ThreadPool",
+    "TimeoutError",
+    "WorkerLost",
 ]
 
 INIT = "INIT"
 RUN = "RUN"
 CLOSE = "CLOSE"
 TERMINATE = "TERMINATE"
+
+#: Kinds of results, as binding/pool.h numbers them.
+_MAP, _IMAP, _UNORDERED = 1, 2, 3
+
+#: Whether an item is the argument, or a tuple of them.
+_ONE, _STAR = 0, 1
 
 job_counter = itertools.count()
 
@@ -58,16 +69,6 @@ def mapstar(args: Any) -> list[Any]:
 def starmapstar(args: Any) -> list[Any]:
     """Call a function with the arguments in each item of a chunk."""
     return list(itertools.starmap(args[0], args[1]))
-
-
-class RemoteTraceback(Exception):  # noqa: N818 - the stdlib's name
-    """The cause of an exception that came from a worker: its traceback as text."""
-
-    def __init__(self, tb: str) -> None:
-        self.tb = tb
-
-    def __str__(self) -> str:
-        return self.tb
 
 
 class ExceptionWithTraceback:
@@ -88,336 +89,78 @@ def rebuild_exc(exc: BaseException, tb: str) -> BaseException:
     return exc
 
 
-class MaybeEncodingError(Exception):
-    """A result could not be pickled."""
-
-    def __init__(self, exc: object, value: object) -> None:
-        self.exc = repr(exc)
-        self.value = repr(value)
-        super().__init__(self.exc, self.value)
-
-    def __str__(self) -> str:
-        return f"Error sending result: '{self.value}'. Reason: '{self.exc}'"
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self}>"
+def _cancel(result: Any) -> bool:
+    pool = result._pool
+    if pool is None:
+        return False
+    given_up: bool = pool._engine.cancel(result, CancelledError("cancelled"))
+    return given_up
 
 
-def _helper_reraises_exception(ex: BaseException) -> None:
-    """Stand in for a task whose arguments could not be had."""
-    raise ex
-
-
-# ---- Results ----
-
-
-class ApplyResult:
+class ApplyResult(_core.PoolResult):
     """What `Pool.apply_async` returns: the result to come."""
 
-    def __init__(
-        self, pool: Pool, callback: Callback = None, error_callback: Callback = None
-    ) -> None:
-        self._pool: Pool | None = pool  # an unfinished job keeps its pool alive
-        self._event = threading.Event()
-        self._job = next(job_counter)
-        self._cache = pool._cache
-        self._callback = callback
-        self._error_callback = error_callback
-        self._success = False
-        self._value: Any = None
-        self._cache[self._job] = self
+    __slots__ = ()
 
-    def ready(self) -> bool:
-        """Tell whether the result is there."""
-        return self._event.is_set()
+    def cancel(self) -> bool:
+        """Give the call up; if a worker runs it, the worker is killed.
 
-    def successful(self) -> bool:
-        """Tell whether the call returned; ValueError while it has not ended."""
-        if not self.ready():
-            raise ValueError(f"{self!r} not ready")
-        return self._success
+        Returns whether there was anything to give up. `get` then raises
+        `CancelledError`.
+        """
+        return _cancel(self)
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait for the result, up to ``timeout`` seconds."""
-        self._event.wait(timeout)
+    def __class_getitem__(cls, item: Any) -> Any:
+        """Support ``AsyncResult[int]`` in annotations."""
+        import types
 
-    def get(self, timeout: float | None = None) -> Any:
-        """Return the result, or raise what the call raised, or TimeoutError."""
-        self.wait(timeout)
-        if not self.ready():
-            raise TimeoutError
-        if self._success:
-            return self._value
-        raise self._value
-
-    def _set(self, i: int, obj: Outcome) -> None:
-        self._success, self._value = obj
-        callback = self._callback if self._success else self._error_callback
-        if callback is not None:
-            _call_back(callback, self._value)
-        self._finish()
-
-    def _finish(self) -> None:
-        self._event.set()
-        self._cache.pop(self._job, None)
-        self._pool = None
-
-    def _abandon(self, error: BaseException) -> None:
-        """Give up: the pool was terminated."""
-        self._success, self._value = False, error
-        self._finish()
-
-    __class_getitem__: Any = classmethod(types.GenericAlias)
+        return types.GenericAlias(cls, item)
 
 
 AsyncResult = ApplyResult
-
-_callback_lock = threading.RLock()
-
-
-def _call_back(callback: Callable[[Any], object], value: Any) -> None:
-    """Run a user's callback; one at a time, and what it raises harms nobody."""
-    with _callback_lock:
-        try:
-            callback(value)
-        except Exception:  # noqa: BLE001 - it is the user's, and must be seen
-            traceback.print_exc()
 
 
 class MapResult(ApplyResult):
     """What `Pool.map_async` returns: the list to come."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        chunksize: int,
-        length: int,
-        callback: Callback,
-        error_callback: Callback = None,
-    ) -> None:
-        super().__init__(pool, callback, error_callback)
-        self._lock = threading.Lock()
-        self._success = True
-        self._value = [None] * length
-        self._chunksize = chunksize
-        self._number_left = -(-length // chunksize) if chunksize > 0 else 0
-        if self._number_left == 0:
-            self._finish()
-
-    def _set(self, i: int, obj: Outcome) -> None:
-        success, result = obj
-        with self._lock:
-            self._number_left -= 1
-            if success and self._success:
-                start = i * self._chunksize
-                self._value[start : start + self._chunksize] = result
-            elif not success and self._success:
-                # The first error counts, and only when all chunks are through, so
-                # that nothing of this job runs any more when the caller sees it.
-                self._success, self._value = False, result
-            if self._number_left:
-                return
-        super()._set(i, (self._success, self._value))
+    __slots__ = ()
 
 
-class IMapIterator:
+class IMapIterator(_core.PoolIterator):
     """What `Pool.imap` returns: the results to come, in order."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool: Pool | None = pool
-        self._cond = threading.Condition(threading.Lock())
-        self._job = next(job_counter)
-        self._cache = pool._cache
-        self._items: collections.deque[Outcome] = collections.deque()
-        self._index = 0
-        self._length: int | None = None
-        self._unsorted: dict[int, Outcome] = {}
-        self._cache[self._job] = self
+    __slots__ = ()
 
-    def __iter__(self) -> IMapIterator:
-        return self
-
-    def next(self, timeout: float | None = None) -> Any:
-        """Return the next result, waiting for it; TimeoutError after ``timeout``."""
-        with self._cond:
-            if not self._items and self._index != self._length:
-                self._cond.wait_for(self._has_news, timeout)
-            if not self._items:
-                if self._index == self._length:
-                    self._pool = None
-                    raise StopIteration
-                raise TimeoutError
-            success, value = self._items.popleft()
-        if success:
-            return value
-        raise value
-
-    __next__ = next
-
-    def _has_news(self) -> bool:
-        return bool(self._items) or self._index == self._length
-
-    def _set(self, i: int, obj: Outcome) -> None:
-        with self._cond:
-            self._unsorted[i] = obj
-            while self._index in self._unsorted:
-                self._append(self._unsorted.pop(self._index))
-            self._finish_if_complete()
-
-    def _append(self, obj: Outcome) -> None:
-        self._items.append(obj)
-        self._index += 1
-        self._cond.notify()
-
-    def _set_length(self, length: int) -> None:
-        with self._cond:
-            self._length = length
-            self._finish_if_complete()
-
-    def _finish_if_complete(self) -> None:
-        if self._index == self._length:
-            self._cond.notify_all()
-            self._cache.pop(self._job, None)
-            self._pool = None
-
-    def _abandon(self, error: BaseException) -> None:
-        with self._cond:
-            self._append((False, error))
-            self._length = self._index
-            self._finish_if_complete()
+    def cancel(self) -> bool:
+        """Give up all items that have no result yet, those that run included."""
+        return _cancel(self)
 
 
 class IMapUnorderedIterator(IMapIterator):
     """What `Pool.imap_unordered` returns: the results to come, as they come."""
 
-    def _set(self, i: int, obj: Outcome) -> None:
-        with self._cond:
-            self._append(obj)
-            self._finish_if_complete()
-
-
-# ---- Workers ----
-
-
-class _Job:
-    """The tasks of one call, and who wants to know how many there were."""
-
-    def __init__(
-        self, tasks: Iterator[Task], set_length: Callable[[int], None] | None = None
-    ) -> None:
-        self._tasks = tasks
-        self._set_length = set_length
-        self._count = 0
-
-    def pull(self) -> Task | None:
-        """Return the next task, None after the last. One caller at a time."""
-        task = next(self._tasks, None)
-        if task is not None:
-            self._count += 1
-        elif self._set_length is not None:
-            self._set_length(self._count)
-        return task
-
-
-class _ThreadCrew:
-    """Threads that pull tasks. They know this object, not the pool.
-
-    So a pool that nobody refers to any more goes, and terminates its crew.
-    """
-
-    def __init__(
-        self,
-        cache: dict[int, Any],
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
-    ) -> None:
-        self._cache = cache
-        self._initializer = initializer
-        self._initargs = initargs
-        self._cond = threading.Condition(threading.Lock())
-        self._jobs: collections.deque[_Job] = collections.deque()  # guarded by _cond
-        self._pulling = 0  # jobs in a worker's hands; guarded by _cond
-        self._closing = False
-        self._terminated = False
-
-    def submit(self, job: _Job) -> None:
-        """Have the job's tasks run, after those of earlier jobs."""
-        with self._cond:
-            self._jobs.append(job)
-            self._cond.notify()
-
-    def close(self) -> None:
-        """Let the workers end when all tasks are done."""
-        with self._cond:
-            self._closing = True
-            self._cond.notify_all()
-
-    def terminate(self) -> None:
-        """Let the workers end after what they are doing; drop the rest."""
-        with self._cond:
-            self._terminated = True
-            self._jobs.clear()
-            self._cond.notify_all()
-        for result in tuple(self._cache.values()):
-            result._abandon(RuntimeError("the pool was terminated"))
-
-    def work(self) -> None:
-        """Do what a worker does."""
-        broken = self._initialize()
-        while (task := self._next_task()) is not None:
-            job, i, func, args, kwds = task
-            outcome = broken or _run(func, args, kwds)
-            result = self._cache.get(job)
-            if result is not None:
-                result._set(i, outcome)
-            # Keep nothing alive while waiting for the next task.
-            task = func = args = kwds = outcome = result = None  # type: ignore[assignment]
-
-    def _initialize(self) -> Outcome | None:
-        """Run the initializer; what it raises is the outcome of every task here."""
-        if self._initializer is None:
-            return None
-        outcome = _run(self._initializer, self._initargs, {})
-        return None if outcome[0] else outcome
-
-    def _next_task(self) -> Task | None:
-        while (job := self._take_job()) is not None:
-            task = job.pull()
-            with self._cond:
-                self._pulling -= 1
-                if task is not None and not self._terminated:
-                    self._jobs.appendleft(job)
-                self._cond.notify_all() if self._closing else self._cond.notify()
-            if task is not None:
-                return task
-        return None
-
-    def _take_job(self) -> _Job | None:
-        with self._cond:
-            while not self._terminated:
-                if self._jobs:
-                    self._pulling += 1
-                    return self._jobs.popleft()
-                if self._closing and not self._pulling:
-                    return None
-                self._cond.wait()
-        return None
-
-
-def _run(
-    func: Callable[..., Any], args: Iterable[Any], kwds: dict[str, Any]
-) -> Outcome:
-    try:
-        return True, func(*args, **kwds)
-    except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-        return False, error
-
-
-# ---- Pools ----
+    __slots__ = ()
 
 
 class Pool:
-    """A pool of processes: in a later version. `ThreadPool` shares all but the workers."""
+    """A pool of worker processes.
+
+    ``processes`` is how many, by default as many as there are CPUs for this process;
+    each calls ``initializer(*initargs)`` when it starts and is replaced by a new one
+    after ``maxtasksperchild`` tasks.
+
+    The methods that run something take, over those of the standard library:
+
+    ``timeout``
+        Seconds for each item. A worker that takes longer is killed, the item's result
+        is `TimeoutError`, all others are as they would be.
+    ``retries``
+        How often an item is run again whose worker died. For what is safe to repeat.
+    ``priority``
+        0 goes before 1, the default, and that before 2.
+    """
+
+    _wrap_exception = True
 
     def __init__(
         self,
@@ -429,15 +172,21 @@ class Pool:
     ) -> None:
         self._pool: list[Any] = []
         self._state = INIT
-        self._ctx = context or get_context()
-        self._cache: dict[int, Any] = {}
+        self._ctx: Any = context or get_context()
         self._processes = self._ctx.cpu_count() if processes is None else processes
         if self._processes < 1:
             raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (
+            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
+        ):
+            raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._crew = self._make_crew(initializer, tuple(initargs))
-        self._terminate = util.Finalize(self, self._crew.terminate, exitpriority=15)
+        self._maxtasksperchild = maxtasksperchild
+        self._initializer = initializer
+        self._initargs = tuple(initargs)
+        self._engine: Any = None
+        self._terminate: Callable[[], object] = self._make_engine()
         self._state = RUN
 
     @staticmethod
@@ -445,14 +194,40 @@ class Pool:
         """Return an unstarted worker."""
         return ctx.Process(*args, **kwds)
 
-    def _make_crew(
-        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
-    ) -> _ThreadCrew:
-        raise NotImplementedError(
-            "sidestep.Pool comes in a later version; until then use "
-            "concurrent.futures.ProcessPoolExecutor(mp_context=sidestep.get_context()), "
-            "sidestep.Process with queues, or sidestep.pool.ThreadPool"
+    def _make_engine(self) -> Callable[[], object]:
+        """Make the engine, start the workers; return what ends them."""
+        if not hasattr(_core, "PoolEngine"):
+            raise NotImplementedError(
+                "sidestep.Pool comes in a later version; until then use "
+                "concurrent.futures.ProcessPoolExecutor(mp_context="
+                "sidestep.get_context()), sidestep.Process with queues, or "
+                "sidestep.pool.ThreadPool"
+            )
+        crew = _workers.Crew(self, self._ctx, self._initializer, self._initargs, {})
+        self._engine = crew.engine = _core.PoolEngine(
+            crew, self._processes, self._maxtasksperchild or 0
         )
+        try:
+            self._engine.fill()
+        except BaseException:
+            for worker in self._pool:
+                if worker.exitcode is None:
+                    worker.terminate()
+            for worker in self._pool:
+                worker.join()
+            self._engine.release()
+            raise
+        return util.Finalize(self, crew.terminate, exitpriority=15)
+
+    def _repopulate_pool(self) -> None:
+        """Replace the workers that have ended, without waiting for a task to do so."""
+        self._engine.fill()
+
+    @property
+    def _cache(self) -> dict[int, Any]:
+        """The results that are unfinished, by number."""
+        results: dict[int, Any] = self._engine.results()
+        return results
 
     def __del__(self) -> None:
         if self._state == RUN:
@@ -483,43 +258,63 @@ class Pool:
         self,
         func: Callable[..., Any],
         args: Iterable[Any] = (),
-        kwds: dict[str, Any] = {},  # noqa: B006 - only read
+        kwds: Mapping[str, Any] = {},
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
+        priority: int = 1,
     ) -> Any:
         """Return ``func(*args, **kwds)``, called by a worker."""
-        return self.apply_async(func, args, kwds).get()
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        return self._engine.apply(
+            ApplyResult, self, func, args, kwds, None, None, timeout, None, priority,
+            retries,
+        ).get()  # fmt: skip
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callback = None,
+        error_callback: Callback = None,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
+        priority: int = 1,
+    ) -> ApplyResult:
+        """Have a worker call ``func(*args, **kwds)``; returns the result to come."""
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        return self._engine.apply(  # type: ignore[no-any-return]
+            ApplyResult, self, func, args, kwds, callback, error_callback, timeout,
+            None, priority, retries,
+        )  # fmt: skip
 
     def map(
         self,
         func: Callable[[Any], Any],
         iterable: Iterable[Any],
         chunksize: int | None = None,
+        **options: Any,
     ) -> list[Any]:
-        """Return the results of ``func`` for each item, in order."""
-        return self._map_async(func, iterable, mapstar, chunksize).get()  # type: ignore[no-any-return]
+        """Return the results of ``func`` for each item, in order.
+
+        Without a ``chunksize`` the pool chooses, by how long items take. Options as
+        of `apply`: ``timeout``, ``retries``, ``priority``.
+        """
+        return self.map_async(func, iterable, chunksize, **options).get()  # type: ignore[no-any-return]
 
     def starmap(
         self,
         func: Callable[..., Any],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
+        **options: Any,
     ) -> list[Any]:
         """Return the results of ``func`` for the arguments in each item, in order."""
-        return self._map_async(func, iterable, starmapstar, chunksize).get()  # type: ignore[no-any-return]
-
-    def apply_async(
-        self,
-        func: Callable[..., Any],
-        args: Iterable[Any] = (),
-        kwds: dict[str, Any] = {},  # noqa: B006 - only read
-        callback: Callback = None,
-        error_callback: Callback = None,
-    ) -> ApplyResult:
-        """Have a worker call ``func(*args, **kwds)``; returns the result to come."""
-        self._check_running()
-        result = ApplyResult(self, callback, error_callback)
-        task: Task = (result._job, 0, func, tuple(args), kwds)
-        self._crew.submit(_Job(iter([task])))
-        return result
+        return self.starmap_async(func, iterable, chunksize, **options).get()  # type: ignore[no-any-return]
 
     def map_async(
         self,
@@ -528,11 +323,13 @@ class Pool:
         chunksize: int | None = None,
         callback: Callback = None,
         error_callback: Callback = None,
+        **options: Any,
     ) -> MapResult:
         """Do as `map`, but return the result to come."""
-        return self._map_async(
-            func, iterable, mapstar, chunksize, callback, error_callback
-        )
+        return self._map(
+            MapResult, _MAP, func, iterable, _ONE, chunksize, 0, callback,
+            error_callback, **options,
+        )  # type: ignore[no-any-return]  # fmt: skip
 
     def starmap_async(
         self,
@@ -541,85 +338,141 @@ class Pool:
         chunksize: int | None = None,
         callback: Callback = None,
         error_callback: Callback = None,
+        **options: Any,
     ) -> MapResult:
         """Do as `starmap`, but return the result to come."""
-        return self._map_async(
-            func, iterable, starmapstar, chunksize, callback, error_callback
-        )
-
-    def _map_async(
-        self,
-        func: Callable[..., Any],
-        iterable: Iterable[Any],
-        mapper: Callable[[Any], list[Any]],
-        chunksize: int | None = None,
-        callback: Callback = None,
-        error_callback: Callback = None,
-    ) -> MapResult:
-        self._check_running()
-        items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
-        if chunksize is None:
-            # Four chunks a worker: few, but enough to level different speeds.
-            chunksize = -(-len(items) // (self._processes * 4))
-        if len(items) == 0:
-            chunksize = 0
-        result = MapResult(self, chunksize, len(items), callback, error_callback)
-        batches = _chunks(func, items, chunksize)
-        self._crew.submit(_Job(_tasks(result._job, mapper, batches)))
-        return result
+        return self._map(
+            MapResult, _MAP, func, iterable, _STAR, chunksize, 0, callback,
+            error_callback, **options,
+        )  # type: ignore[no-any-return]  # fmt: skip
 
     def imap(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> Iterator[Any]:
-        """Return an iterator of the results, in order, as they become ready."""
-        return self._imap(IMapIterator, func, iterable, chunksize)
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+        **options: Any,
+    ) -> IMapIterator:
+        """Return an iterator of the results, in order, as they become ready.
+
+        With ``buffersize`` the input is read no further than so many items beyond
+        those that were taken from the iterator. Options as of `apply`.
+        """
+        return self._imap(
+            IMapIterator, _IMAP, func, iterable, _ONE, chunksize, buffersize, **options
+        )
 
     def imap_unordered(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> Iterator[Any]:
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+        **options: Any,
+    ) -> IMapIterator:
         """Return an iterator of the results, in the order they become ready."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
+        return self._imap(
+            IMapUnorderedIterator, _UNORDERED, func, iterable, _ONE, chunksize,
+            buffersize, **options,
+        )  # fmt: skip
+
+    def istarmap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+        **options: Any,
+    ) -> IMapIterator:
+        """Do as `imap`, with the arguments in each item."""
+        return self._imap(
+            IMapIterator, _IMAP, func, iterable, _STAR, chunksize, buffersize, **options
+        )
 
     def _imap(
         self,
-        kind: type[IMapIterator],
-        func: Callable[[Any], Any],
+        kind: type,
+        number: int,
+        func: Callable[..., Any],
         iterable: Iterable[Any],
+        star: int,
         chunksize: int,
-    ) -> Iterator[Any]:
-        self._check_running()
+        buffersize: int | None,
+        **options: Any,
+    ) -> IMapIterator:
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        result = kind(self)
-        if chunksize == 1:
-            tasks = _tasks(result._job, func, ((item,) for item in iterable))
-        else:
-            batches = _chunks(func, iterable, chunksize)
-            tasks = _tasks(result._job, mapstar, batches)
-        self._crew.submit(_Job(tasks, result._set_length))
-        if chunksize == 1:
-            return result
-        return (item for chunk in result for item in chunk)
+        if buffersize is not None and buffersize < 1:
+            raise ValueError(f"buffersize must be 1+, not {buffersize:n}")
+        return self._map(
+            kind, number, func, iterable, star, chunksize, buffersize or 0, **options
+        )  # type: ignore[no-any-return]
+
+    def _map(
+        self,
+        kind: type,
+        number: int,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        star: int,
+        chunksize: int | None,
+        buffersize: int,
+        callback: Callback = None,
+        error_callback: Callback = None,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
+        priority: int = 1,
+    ) -> Any:
+        self._check_running()
+        return self._engine.map(
+            kind, self, number, func, iterable, star, chunksize or 0, buffersize,
+            callback, error_callback, timeout, None, priority, retries,
+        )  # fmt: skip
+
+    def resize(self, processes: int) -> None:
+        """Have so many workers from now on; those too many leave after their task."""
+        self._check_running()
+        self._engine.resize(processes)
+        self._processes = processes
+        self._engine.fill()
+
+    def statistics(self) -> dict[str, float]:
+        """Return counters of tasks and workers."""
+        counters: dict[str, float] = self._engine.statistics()
+        return counters
 
     def close(self) -> None:
         """Take no more tasks; the workers end when all are done."""
         if self._state == RUN:
             self._state = CLOSE
-            self._crew.close()
+            self._engine.close()
 
     def terminate(self) -> None:
         """End the workers without doing the tasks that are left."""
         self._state = TERMINATE
         self._terminate()
 
-    def join(self) -> None:
-        """Wait for the workers to end, after `close` or `terminate`."""
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the workers to end, after `close` or `terminate`.
+
+        `TimeoutError` when they have not after ``timeout`` seconds.
+        """
         if self._state == RUN:
             raise ValueError("Pool is still running")
         if self._state not in {CLOSE, TERMINATE}:
             raise ValueError("In unknown state")
-        for worker in self._pool:
-            worker.join()
+        self._join(timeout)
+
+    def _join(self, timeout: float | None) -> None:
+        if not self._engine.join(timeout):
+            raise TimeoutError
+        self._engine.drain()
+        self._terminate()
 
     def __enter__(self) -> Self:
         self._check_running()
@@ -629,29 +482,10 @@ class Pool:
         self.terminate()
 
 
-def _chunks(
-    func: Callable[..., Any], iterable: Iterable[Any], size: int
-) -> Iterator[tuple[Any, ...]]:
-    """Return the arguments of `mapstar` and `starmapstar` for each chunk."""
-    items = iter(iterable)
-    while size and (chunk := tuple(itertools.islice(items, size))):
-        yield ((func, chunk),)
-
-
-def _tasks(
-    job: int, func: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
-) -> Iterator[Task]:
-    """Return a task for each arguments; where having them fails, one that raises."""
-    count = -1
-    try:
-        for count, args in enumerate(arguments):
-            yield job, count, func, args, {}
-    except Exception as error:  # noqa: BLE001 - the user's iterator; the caller gets it
-        yield job, count + 1, _helper_reraises_exception, (error,), {}
-
-
 class ThreadPool(Pool):
     """A pool of threads."""
+
+    _wrap_exception = False
 
     def __init__(
         self,
@@ -668,13 +502,32 @@ class ThreadPool(Pool):
 
         return Process(*args, **kwds)
 
-    def _make_crew(
-        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
-    ) -> _ThreadCrew:
-        crew = _ThreadCrew(self._cache, initializer, initargs)
+    def _make_engine(self) -> Callable[[], object]:
+        self._engine = engine = ThreadEngine(
+            self._initializer, self._initargs, self._processes
+        )
         for _ in range(self._processes):
-            worker = self.Process(self._ctx, target=crew.work)
+            worker = self.Process(self._ctx, target=engine.work)
             worker.daemon = True
             self._pool.append(worker)
             worker.start()
-        return crew
+        return util.Finalize(self, _stop_threads, (engine,), exitpriority=15)
+
+    def _join(self, timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        for worker in self._pool:
+            worker.join(None if end is None else max(0.0, end - time.monotonic()))
+            if worker.is_alive():
+                raise TimeoutError
+
+    def resize(self, processes: int) -> None:
+        """Raise: threads come and go with the pool."""
+        raise NotImplementedError("a pool of threads keeps its size")
+
+    def statistics(self) -> dict[str, float]:
+        """Return the number of unfinished results and of threads."""
+        return {"outstanding": len(self._cache), "workers": len(self._pool)}
+
+
+def _stop_threads(engine: ThreadEngine) -> None:
+    engine.stop(0, RuntimeError("the pool was terminated"))

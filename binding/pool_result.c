@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT */
+
+/* PoolResult: what is to come of a call, a map or an iterator over a pool; PoolJobs:
+ * the unfinished ones of one pool.
+ *
+ * A result is listed in its jobs from its making until it is finished, and the list
+ * owns it: who drops it does not stop it. While the list is not empty it owns the pool.
+ * A result is finished once every item has an outcome; then its callback is called, then
+ * `news` is set, then who waits looks.
+ *
+ * In a pool of threads outcomes come from its workers, by _deliver(), and who waits
+ * sleeps on a lock of his own. In a pool of processes who waits drives: he takes
+ * results from the core, for all (jobs->drive).
+ *
+ * Everything is guarded by the GIL; `news` is read by the core without it. */
+
+#include "pool.h"
+
+#include "args.h"
+#include "compat.h"
+#include "errors.h"
+
+static uint64_t result_counter;
+
+static void
+wake(ResultObject *self)
+{
+    sstpy_result_set_news(self, 1);
+    if (self->jobs == NULL) {
+        return;
+    }
+    for (struct sstpy_waiter *w = self->jobs->waiters; w != NULL; w = w->next) {
+        if (w->result == self && !w->woken) {
+            w->woken = true;
+            PyThread_release_lock(w->lock);
+        }
+    }
+}
+
+/* ---- Outcomes ---- */
+
+/* What a callback raises harms nobody, but is seen. Who interrupts the program means
+ * the program: -1. */
+static int
+call_back(PyObject *callback, PyObject *value)
+{
+    if (callback == NULL || callback == Py_None) {
+        return 0;
+    }
+
+    PyObject *const result = PyObject_CallOneArg(callback, value);
+    if (result != NULL) {
+        Py_DECREF(result);
+        return 0;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyErr_PrintEx(0);
+    return 0;
+}
+
+int
+sstpy_result_finish(ResultObject *self)
+{
+    PyObject *const callbacks = self->callbacks;
+    int rc = 0;
+
+    (void)Py_NewRef(self); /* the list may own the last reference */
+    self->finished = true;
+    self->callbacks = NULL;
+    if (callbacks != NULL) {
+        rc = call_back(PyTuple_GET_ITEM(callbacks, self->success ? 0 : 1), self->value);
+        Py_DECREF(callbacks);
+    }
+    wake(self);
+    if (self->feed != NULL && self->jobs->unfeed != NULL) {
+        self->jobs->unfeed(self);
+    }
+    sstpy_jobs_delist(self);
+    Py_DECREF(self);
+    return rc;
+}
+
+static void
+fail_with(ResultObject *self, PyObject *error)
+{
+    PyObject *const old = self->value;
+
+    self->success = false;
+    self->value = error;
+    Py_XDECREF(old);
+}
+
+PyObject *
+sstpy_take_exception(void)
+{
+    PyObject *type = NULL;
+    PyObject *value = NULL;
+    PyObject *traceback = NULL;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        (void)PyException_SetTraceback(value, traceback);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+
+static bool
+is_chunk(PyObject *value, uint64_t count)
+{
+    return PyList_CheckExact(value) && (uint64_t)PyList_GET_SIZE(value) == count;
+}
+
+/* A worker that answers a chunk with anything but a list of that length is not ours. */
+static PyObject *
+bad_chunk(PyObject *value)
+{
+    Py_DECREF(value);
+    PyErr_SetString(PyExc_RuntimeError, "a worker's answer has another length");
+    return sstpy_take_exception();
+}
+
+static void
+deliver_to_list(ResultObject *self, uint64_t first, uint64_t count, bool bare,
+                PyObject *value)
+{
+    if (!self->success) {
+        Py_DECREF(value);
+        return;
+    }
+    if (bare) {
+        PyObject *const old = PyList_GET_ITEM(self->value, (Py_ssize_t)first);
+        PyList_SET_ITEM(self->value, (Py_ssize_t)first, value);
+        Py_XDECREF(old);
+        return;
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        PyObject *const old = PyList_GET_ITEM(self->value, (Py_ssize_t)(first + i));
+        PyList_SET_ITEM(self->value, (Py_ssize_t)(first + i),
+                        Py_NewRef(PyList_GET_ITEM(value, (Py_ssize_t)i)));
+        Py_XDECREF(old);
+    }
+    Py_DECREF(value);
+}
+
+static int
+deliver_to_map(ResultObject *self, uint64_t first, uint64_t count, bool bare, bool ok,
+               PyObject *value)
+{
+    if (ok) {
+        deliver_to_list(self, first, count, bare, value);
+    }
+    else if (self->success) {
+        /* The first error counts, and only when all chunks are through, so that
+         * nothing of this job runs any more when the caller sees it. */
+        fail_with(self, value);
+    }
+    else {
+        Py_DECREF(value);
+    }
+    self->left -= count;
+    return self->left == 0 ? sstpy_result_finish(self) : 0;
+}
+
+static int
+finish_if_complete(ResultObject *self)
+{
+    return self->left >= self->items->length && !self->finished
+               ? sstpy_result_finish(self)
+               : 0;
+}
+
+static int
+deliver_to_iterator(ResultObject *self, uint64_t first, uint64_t count, bool bare,
+                    bool ok, PyObject *value)
+{
+    struct sstpy_items *const items = self->items;
+    uint64_t at = self->kind == SSTPY_RESULT_IMAP ? first : items->tail;
+
+    if (sstpy_items_reserve(items, at + count - 1) < 0) {
+        /* Not even room for one pointer each: the iterator's end is the error. */
+        Py_DECREF(value);
+        PyErr_Clear();
+        items->length = items->head;
+        return finish_if_complete(self);
+    }
+    if (bare || !ok) {
+        sstpy_items_set(items, at, ok, value, (uint32_t)count - 1);
+        if (items->tail < at + count) {
+            items->tail = at + count;
+        }
+    }
+    else {
+        for (uint64_t i = 0; i < count; i++) {
+            sstpy_items_set(items, at + i, true,
+                            Py_NewRef(PyList_GET_ITEM(value, (Py_ssize_t)i)), 0);
+        }
+        Py_DECREF(value);
+    }
+    self->left += count;
+    wake(self);
+    return finish_if_complete(self);
+}
+
+int
+sstpy_result_deliver(ResultObject *self, uint64_t first, uint64_t count, bool bare,
+                     bool ok, PyObject *value)
+{
+    if (self->finished) {
+        Py_DECREF(value); /* it was abandoned meanwhile */
+        return 0;
+    }
+    if (ok && !bare && !is_chunk(value, count)) {
+        value = bad_chunk(value);
+        ok = false;
+    }
+    if (sstpy_result_is_iterator(self)) {
+        return deliver_to_iterator(self, first, count, bare, ok, value);
+    }
+    if (self->kind == SSTPY_RESULT_MAP) {
+        return deliver_to_map(self, first, count, bare, ok, value);
+    }
+    self->success = ok;
+    self->value = value;
+    self->left = 0;
+    return sstpy_result_finish(self);
+}
+
+void
+sstpy_result_set_length(ResultObject *self, uint64_t length)
+{
+    self->items->length = length;
+    wake(self);
+    (void)finish_if_complete(self); /* iterators have no callbacks: nothing raises */
+}
+
+void
+sstpy_result_abandon(ResultObject *self, PyObject *error)
+{
+    if (self->finished) {
+        return;
+    }
+    (void)Py_NewRef(self);
+    if (sstpy_result_is_iterator(self)) {
+        /* what is ready comes first, then the error in place of the rest */
+        const uint64_t at =
+            self->kind == SSTPY_RESULT_IMAP ? self->items->head : self->items->tail;
+        uint64_t end = at;
+
+        while (end < self->items->tail &&
+               self->items->ring[end & (self->items->capacity - 1)].value != NULL) {
+            end += 1 + self->items->ring[end & (self->items->capacity - 1)].skip;
+        }
+        if (sstpy_items_reserve(self->items, end) == 0) {
+            sstpy_items_set(self->items, end, false, Py_NewRef(error), 0);
+            self->items->length = end + 1;
+        }
+        else {
+            PyErr_Clear();
+            self->items->length = end;
+        }
+        self->left = self->items->length;
+    }
+    else {
+        if (self->success || self->value == NULL) {
+            fail_with(self, Py_NewRef(error));
+        }
+        self->left = 0;
+    }
+    if (sstpy_result_finish(self) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_DECREF(self);
+}
+
+/* ---- Making ---- */
+
+static int
+prepare(ResultObject *self, uint64_t length)
+{
+    if (self->kind == SSTPY_RESULT_MAP) {
+        self->value = PyList_New((Py_ssize_t)length);
+        for (Py_ssize_t i = 0; self->value != NULL && i < (Py_ssize_t)length; i++) {
+            PyList_SET_ITEM(self->value, i, Py_NewRef(Py_None));
+        }
+        self->success = true;
+        return self->value != NULL ? 0 : -1;
+    }
+    if (sstpy_result_is_iterator(self)) {
+        self->items = PyMem_Malloc(sizeof(*self->items));
+        if (self->items == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        sstpy_items_init(self->items);
+        self->left = 0;
+    }
+    return 0;
+}
+
+ResultObject *
+sstpy_result_new(PyObject *type, JobsObject *jobs, PyObject *pool,
+                 enum sstpy_result_kind kind, uint64_t length, PyObject *callback,
+                 PyObject *error_callback)
+{
+    const bool called = (callback != NULL && callback != Py_None) ||
+                        (error_callback != NULL && error_callback != Py_None);
+    ResultObject *const self =
+        (ResultObject *)PyType_GenericAlloc((PyTypeObject *)type, 0);
+
+    if (self == NULL) {
+        return NULL;
+    }
+    self->kind = (uint8_t)kind;
+    self->left = length;
+    self->chunk = 1;
+    self->epoch = (uint32_t)sstpy_fork_epoch();
+    self->number = result_counter++;
+    self->jobs = (JobsObject *)Py_NewRef(jobs);
+    if (called) {
+        self->callbacks =
+            PyTuple_Pack(2, callback != NULL ? callback : Py_None,
+                         error_callback != NULL ? error_callback : Py_None);
+    }
+    if ((called && self->callbacks == NULL) || prepare(self, length) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    sstpy_jobs_enlist(jobs, self, pool);
+    return self;
+}

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: MIT
+"""Worker processes of a pool: how the parent starts and mourns them, what they do.
+
+`Crew` has the methods that ``_core.PoolEngine`` calls for all that is Python about a
+worker; it knows the pool by a weak reference only. `work` is a worker's main function.
+``docs/internals/pool_python.rst`` tells the whole.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import weakref
+
+from . import _core, _remote, context, process
+from ._remote import MaybeEncodingError, Quoted, shorten
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .context import BaseContext
+
+__all__ = ["CancelledError", "Crew", "WorkerLost", "work"]
+
+#: The tag of a note: the initializer raised.
+NOTE_FAILED = 1
+
+#: Why a worker was killed, as the core numbers it.
+BY_DEADLINE, BY_CANCEL, BY_TERMINATE, BY_MEMORY = 1, 2, 3, 4
+
+#: As binding/pool_engine.h numbers the payloads.
+MODE_KEYWORDS, MODE_CHUNK, MODE_INLINE = 1, 3, 8
+
+
+class CancelledError(Exception):
+    """The result was given up by ``cancel()``."""
+
+
+class WorkerLost(RuntimeError):  # noqa: N818 - says what happened, like OwnerDied
+    """The worker that ran a task ended before the task did.
+
+    ``pid`` is its process id, ``exitcode`` its exit code, negative for a signal;
+    ``task`` the call that it ran, with shortened arguments; ``out_of_memory`` whether
+    the kernel killed it for want of memory, None when nobody can say; ``stack`` the
+    Python stack at a crash, as ``faulthandler`` prints it, or None.
+    """
+
+    pid: int | None = None
+    exitcode: int | None = None
+    task: str | None = None
+    out_of_memory: bool | None = None
+    stack: str | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}\n\n{self.stack}" if self.stack else text
+
+
+def describe_exit(code: int | None) -> str:
+    """Say how a process ended."""
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def describe_call(func: object, args: Any, mode: int) -> str:
+    """Write down the call of a task, its arguments shortened."""
+    if mode & MODE_INLINE:
+        func, args = args
+    name = getattr(func, "__qualname__", None) or shorten(func, 60)
+    mode &= ~MODE_INLINE
+    if mode == 0:
+        inside = ", ".join(shorten(arg, 60) for arg in args)
+    elif mode == MODE_KEYWORDS:
+        parts = [shorten(arg, 60) for arg in args[0]]
+        parts += [f"{key}={shorten(value, 60)}" for key, value in args[1].items()]
+        inside = ", ".join(parts)
+    elif mode >= MODE_CHUNK:
+        return f"{name} for the {len(args)} items {shorten(args, 100)}"
+    else:
+        inside = shorten(args, 100)
+    return f"{name}({inside[:200]})"
+
+
+# ---- In the parent ----
+
+
+class _Place:
+    """What a worker needs to know before anything: its pool, its seat, its crash file."""
+
+    def __init__(self, handle: bytes, seat: int, crash_fd: int) -> None:
+        self.handle = handle
+        self.seat = seat
+        self.crash_fd = crash_fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Only ever pickled for a child that is being started.
+        from . import reduction
+
+        handle = context.hold(self, self.handle)
+        return _rebuild_place, (handle, self.seat, reduction.DupFd(self.crash_fd))
+
+
+def _rebuild_place(handle: bytes, seat: int, crash_file: Any) -> _Place:
+    return _Place(handle, seat, crash_file.detach())
+
+
+def _memory_kills() -> int | None:
+    """Count the processes of our control group that the kernel killed for memory."""
+    from pathlib import Path
+
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+        group = next(line[3:] for line in groups if line.startswith("0::"))
+        events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text(
+            encoding="ascii"
+        )
+        return next(
+            int(line[9:])
+            for line in events.splitlines()
+            if line.startswith("oom_kill ")
+        )
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+class Crew:
+    """The workers of one pool, as the engine asks for them."""
+
+    def __init__(
+        self,
+        pool: Any,
+        ctx: BaseContext,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> None:
+        self._pool = weakref.ref(pool)
+        self._ctx = ctx
+        self._job = (initializer, initargs, options)
+        self._workers: list[Any] = pool._pool
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._crash_fds: dict[Any, int] = {}
+        self._stacks: dict[int | None, str | None] = {}
+        self._failure: BaseException | None = None
+        self._last_end: tuple[int | None, int | None] = (None, None)
+        self._kills = _memory_kills()
+        self.engine: Any = None
+
+    def start(self, seat: int) -> Any:
+        """Start a worker and return its process object."""
+        pool = self._pool()
+        if pool is None:
+            raise RuntimeError("the pool is gone")
+        crash_fd = os.memfd_create("sidestep-crash")
+        try:
+            place = _Place(self.engine.handle, seat, crash_fd)
+            worker = pool.Process(
+                self._ctx, target=work, args=(place, self._mask, *self._job)
+            )
+            worker.name = worker.name.replace("Process", "PoolWorker")
+            worker.daemon = True
+            if isinstance(worker, process.BaseProcess):
+                worker._die_with_parent = True
+            self._workers.append(worker)
+            _start_undisturbed(worker)
+        except BaseException:
+            os.close(crash_fd)
+            raise
+        self._crash_fds[worker] = crash_fd
+        return worker
+
+    def fd(self, worker: Any) -> int:
+        """Return what is readable once the worker has ended."""
+        sentinel: int = worker.sentinel
+        return sentinel
+
+    def exit_code(self, worker: Any) -> int | None:
+        """Return how the worker ended, None if it has not."""
+        code: int | None = worker.exitcode
+        return code
+
+    def signal(self, worker: Any, number: int) -> None:
+        """Send the worker a signal."""
+        if number == signal.SIGTERM:
+            worker.terminate()
+        elif number == signal.SIGKILL:
+            worker.kill()
+        elif worker.exitcode is None:
+            worker._popen._send_signal(number)
+
+    def ended(self, worker: Any, code: int, had_task: bool) -> None:
+        """Forget a worker that has ended."""
+        crash_fd = self._crash_fds.pop(worker, None)
+        self._last_end = (worker.pid, code)
+        if crash_fd is not None:
+            if had_task:
+                self._stacks[worker.pid] = _read_stack(crash_fd)
+            os.close(crash_fd)
+        worker.join()
+        if worker in self._workers:
+            self._workers.remove(worker)
+
+    def start_feeder(self) -> None:
+        """Start the thread that pulls iterators which are code of the user's."""
+        engine = weakref.ref(self.engine)
+        threading.Thread(
+            target=_feed, args=(engine,), name="sidestep-pool-input", daemon=True
+        ).start()
+
+    def note(self, tag: int, pid: int, obj: Any) -> None:
+        """Take note of what a worker tells."""
+        if tag == NOTE_FAILED:
+            self._failure = obj
+
+    def stuck(self) -> BaseException:
+        """Return what all results get, now that no worker will start any more."""
+        if self._failure is not None:
+            return self._failure
+        pid, code = self._last_end
+        error = WorkerLost(
+            f"no worker of the pool starts: the last one, {pid}, {describe_exit(code)}"
+            " before it took a task"
+        )
+        error.pid, error.exitcode = pid, code
+        return error
+
+    def not_rebuilt(self, error: BaseException) -> BaseException:
+        """Return what a result gets that arrived and does not unpickle."""
+        wrapped = MaybeEncodingError(error, Quoted("<a result that does not unpickle>"))
+        wrapped.__cause__ = error
+        return wrapped
+
+    def lost(
+        self,
+        pid: int,
+        code: int,
+        reason: int,
+        duration_ns: int,
+        func: object,
+        args: Any,
+        mode: int,
+    ) -> BaseException:
+        """Return what the result of a lost task gets."""
+        task = describe_call(func, args, mode)
+        if reason == BY_DEADLINE:
+            return context.TimeoutError(
+                f"{task} had not ended after {duration_ns / 1e9:.3g} s, and was killed"
+            )
+        if reason == BY_CANCEL:
+            return CancelledError(f"{task} was cancelled")
+        killed = _memory_kills() if code == -signal.SIGKILL else None
+        known = killed is not None and self._kills is not None
+        out_of_memory = killed != self._kills if known else None
+        self._kills = killed if known else self._kills
+        why = " (out of memory)" if out_of_memory else ""
+        error = WorkerLost(
+            f"worker {pid} {describe_exit(code)}{why} while it ran {task}"
+        )
+        error.pid, error.exitcode, error.task = pid, code, task
+        error.out_of_memory = False if code >= 0 else out_of_memory
+        error.stack = self._stack_of(pid)
+        return error
+
+    def _stack_of(self, pid: int) -> str | None:
+        if pid in self._stacks:
+            return self._stacks.pop(pid)
+        for worker, crash_fd in self._crash_fds.items():
+            if worker.pid == pid:
+                return _read_stack(crash_fd)
+        return None
+
+    def terminate(self) -> None:
+        """End all workers and give up what is unfinished."""
+        engine = self.engine
+        engine.stop(signal.SIGTERM, RuntimeError("the pool was terminated"))
+        if engine.on_crew_thread():
+            # A callback dropped the pool: this thread cannot wait for itself.
+            threading.Thread(target=self._end, name="sidestep-pool-end").start()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        if not self.engine.join(GRACE):
+            self.engine.stop(signal.SIGKILL, RuntimeError("the pool was terminated"))
+            self.engine.join()
+        self.engine.release()
+
+
+#: How long a worker has from SIGTERM to SIGKILL, in seconds.
+GRACE = 5.0
+
+
+def _feed(engine: weakref.ref[Any]) -> None:
+    if (alive := engine()) is not None:
+        alive.feed_foreign()
+
+
+def _start_undisturbed(worker: Any) -> None:
+    """Start a worker that learns of no Ctrl-C before it can deal with it."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _read_stack(fd: int) -> str | None:
+    try:
+        text = os.pread(fd, 65536, 0)
+    except OSError:
+        return None
+    return text.decode("utf-8", "replace").strip() or None
+
+
+# ---- In the worker ----
+
+
+def work(
+    place: _Place,
+    mask: set[signal.Signals],
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
+    """Do what a worker does, from its first line to its last."""
+    import faulthandler
+
+    faulthandler.enable(place.crash_fd)
+    try:
+        worker = _core.PoolWorker(place.handle, place.seat)
+    except (RuntimeError, OSError):
+        return  # the pool is gone
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if initializer is not None:
+        try:
+            initializer(*initargs)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            _report_failure(worker, error)
+            worker.leave()
+            raise SystemExit(1) from None
+    worker.run()
+    worker.leave()
+
+
+def _report_failure(worker: Any, error: BaseException) -> None:
+    try:
+        worker.tell(NOTE_FAILED, _remote.pack(error))
+    except Exception as why:  # noqa: BLE001 - something must be said
+        worker.tell(NOTE_FAILED, _remote.pack(MaybeEncodingError(why, error)))
+
+
+def _pack(error: BaseException, value: object, has_value: bool) -> Any:
+    """Return the object to send for an exception, or for a value that did not pickle."""
+    if has_value:
+        return _remote.pack(MaybeEncodingError(error, value), _remote.text_of(error))
+    return _remote.pack(error)
+
+
+_core.set_pool(context.TimeoutError, _pack)
