@@ -6,6 +6,7 @@
 
 #include "ring/kinds.h"
 #include "shm/arena.h"
+#include "shm/parcel.h"
 #include "sidestep/sidestep.h"
 #include "sync/kinds.h"
 
@@ -19,4 +20,5 @@ ssti_kinds_init(void)
     ssti_kind_register(SST_KIND_BARRIER, ssti_barrier_kind());
     ssti_kind_register(SST_KIND_QUEUE, ssti_queue_kind());
     ssti_kind_register(SST_KIND_PIPE, ssti_pipe_kind());
+    ssti_kind_register(SST_KIND_PARCEL, ssti_parcel_kind());
 }

@@ -283,8 +283,8 @@ MUTANTS = [
         "queue",
         (
             (
-                "        rc = ssti_bell_ring_locked(&queue->bell);\n        if (rc != 0) {\n            return rc;\n        }\n    }\n    ssti_ring_put_locked(&queue->ring, parcel);",
-                "        ssti_ring_put_locked(&queue->ring, parcel);\n        (void)ssti_bell_ring_locked(&queue->bell);\n        return 0;\n    }\n    ssti_ring_put_locked(&queue->ring, parcel);",
+                "        rc = ssti_bell_ring_locked(&queue->bell);\n        if (rc != 0) {\n            return rc;\n        }\n    }\n    ssti_ring_put_locked(&queue->ring, deposit);",
+                "        ssti_ring_put_locked(&queue->ring, deposit);\n        (void)ssti_bell_ring_locked(&queue->bell);\n        return 0;\n    }\n    ssti_ring_put_locked(&queue->ring, deposit);",
             ),
         ),
     ),
@@ -330,12 +330,12 @@ MUTANTS = [
             (
                 "    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep)); /* P1 */\n",
                 (
-                    "    ssti_ring_put_locked(&pipe->out, parcel);\n"
+                    "    ssti_ring_put_locked(&pipe->out, deposit);\n"
                     "    rc = ring_other_locked(pipe, ssti_load_rlx(&other->recv_asleep));\n"
                 ),
             ),
             (
-                "        return rc;\n    }\n    ssti_ring_put_locked(&pipe->out, parcel);\n    return 0;",
+                "        return rc;\n    }\n    ssti_ring_put_locked(&pipe->out, deposit);\n    return 0;",
                 "        return rc;\n    }\n    return 0;",
             ),
         ),

@@ -150,6 +150,7 @@ enum sst_kind {
     SST_KIND_PIPE,
     SST_KIND_BLOCK,
     SST_KIND_JOB,
+    SST_KIND_PARCEL,
     SST_KIND_POOL,
     SST_KIND_COUNT,
 };
@@ -427,6 +428,71 @@ SST_API struct sst_block *sst_block_close(struct sst_block *block);
 SST_API void *sst_block_data(const struct sst_block *block);
 SST_API uint64_t sst_block_size(const struct sst_block *block);
 
+/* ---- Parcels ------------------------------------------------------------------------
+ *
+ * A message prepared in shared memory: bytes that are written in place, so that putting
+ * them on a queue copies nothing, and shared objects that it keeps alive. A parcel lives
+ * as long as a process has it open, or a message that is it lies in a queue or pipe, or
+ * another parcel holds it; what it holds lives as long as the parcel.
+ *
+ * An object that holds itself this way, as a queue in which lies a parcel that holds the
+ * queue, lives as long as the tree. */
+struct sst_parcel;
+
+/* A new parcel of `size` bytes, whose content is undefined, with room for `handle_max`
+ * holds.
+ *
+ * Returns 0; SST_ELIMIT; SST_ENOMEM; SST_EINVAL.
+ * Owns: *out is the caller's, until it is put or closed. */
+SST_API SST_MUST_CHECK int sst_parcel_create(struct sst_arena *arena, uint64_t size,
+                                             uint32_t handle_max,
+                                             struct sst_parcel **out,
+                                             struct sst_error *err);
+/* The parcel that a handle names; somebody keeps it meanwhile.
+ *
+ * Returns 0; SST_ESTALE; SST_EINVAL; SST_ELAYOUT; SST_ENOMEM; SST_ELIMIT;
+ * SST_ECORRUPT.
+ * Owns: as create. */
+SST_API SST_MUST_CHECK int sst_parcel_attach(struct sst_arena *arena,
+                                             const struct sst_handle *handle,
+                                             struct sst_parcel **out,
+                                             struct sst_error *err);
+SST_API void sst_parcel_handle(const struct sst_parcel *parcel, struct sst_handle *out);
+/* The bytes, valid until the parcel is put or closed; 64-byte aligned when there are
+ * 4096 or more, else 16-byte aligned. Who writes to them while others read sees to it
+ * himself. */
+SST_API void *sst_parcel_data(const struct sst_parcel *parcel);
+SST_API uint64_t sst_parcel_size(const struct sst_parcel *parcel);
+
+/* Have the object live at least as long as the parcel. For who prepares it, before it is
+ * put or sealed; by one thread at a time. The same object may be held several times.
+ *
+ * Returns 0; SST_ELIMIT when there are handle_max already; SST_ESTALE; SST_EINVAL for
+ * the parcel itself, one that is sealed, and a handle of another arena; SST_ELAYOUT. */
+SST_API SST_MUST_CHECK int sst_parcel_hold(struct sst_parcel *parcel,
+                                           const struct sst_handle *handle,
+                                           struct sst_error *err);
+/* How many objects it holds, and their handles in the order of sst_parcel_hold, by
+ * which they can be attached for as long as the parcel is open.
+ *
+ * handle_at returns 0; SST_EINVAL for an index beyond; SST_ECORRUPT. */
+SST_API uint32_t sst_parcel_count(const struct sst_parcel *parcel);
+SST_API SST_MUST_CHECK int sst_parcel_handle_at(const struct sst_parcel *parcel,
+                                                uint32_t index, struct sst_handle *out);
+/* Returns NULL. Safe on NULL.
+ * Processes: a forked child has a share of its own in each parcel its parent had open,
+ * in the same memory: to be closed by both. */
+SST_API struct sst_parcel *sst_parcel_close(struct sst_parcel *parcel);
+
+/* From now on it never changes, so that any number of processes may read it, and
+ * messages may hold it instead of having a copy. Returns 0. */
+SST_API int sst_parcel_seal(struct sst_parcel *parcel);
+SST_API bool sst_parcel_is_sealed(const struct sst_parcel *parcel);
+/* Is this range of addresses inside a sealed parcel that this process has open? Then its
+ * handle, and the distance of the range from the start of its bytes. */
+SST_API bool sst_parcel_find(struct sst_arena *arena, const void *address,
+                             uint64_t size, struct sst_handle *out, uint64_t *offset);
+
 /* ---- Queues -------------------------------------------------------------------------
  *
  * Messages of any size, from any number of processes to any number. What was put is
@@ -515,6 +581,17 @@ SST_API SST_MUST_CHECK int sst_queue_put_many(struct sst_queue *queue,
                                               const struct sst_slice *messages,
                                               uint32_t count, int64_t deadline_ns);
 
+/* Put a parcel, whose bytes are the message: nothing is copied. On success *parcel is
+ * NULL, and the queue holds it until it is taken; else it stays the caller's.
+ *
+ * Returns, blocks: as sst_queue_put; SST_EINVAL for a parcel of another arena.
+ * Threads: no other may be using this view of the parcel.
+ * Processes: a parcel lies in the queue with all it holds, whatever becomes of who put
+ * it. A child forked by another thread meanwhile has no share in it. */
+SST_API SST_MUST_CHECK int sst_queue_put_parcel(struct sst_queue *queue,
+                                                struct sst_parcel **parcel,
+                                                int64_t deadline_ns);
+
 /* A message that was taken. */
 struct sst_message {
     const void *data; /* private to the caller, 8-byte aligned, valid until freed */
@@ -558,6 +635,10 @@ SST_API SST_MUST_CHECK int sst_queue_poll(struct sst_queue *queue, int64_t deadl
  * Processes: a forked child has a share of its own in each message its parent had in
  * hand, in the same memory: to be freed by both. */
 SST_API void sst_message_free(struct sst_message *message);
+
+/* The parcel that a message is: for what it holds. The message's, so not to be closed,
+ * put, or used after sst_message_free. NULL when it is none. */
+SST_API struct sst_parcel *sst_message_parcel(const struct sst_message *message);
 
 /* Messages in the queue now, and the bytes of their payloads: exact at the instant.
  *
@@ -695,6 +776,13 @@ SST_API SST_MUST_CHECK int sst_pipe_send(struct sst_pipe *pipe, const void *data
 SST_API SST_MUST_CHECK int sst_pipe_send_slices(struct sst_pipe *pipe,
                                                 const struct sst_slice *slices,
                                                 uint32_t count, int64_t deadline_ns);
+
+/* Send a parcel: as sst_queue_put_parcel.
+ *
+ * Returns, blocks: as sst_pipe_send; SST_EINVAL for a parcel of another arena. */
+SST_API SST_MUST_CHECK int sst_pipe_send_parcel(struct sst_pipe *pipe,
+                                                struct sst_parcel **parcel,
+                                                int64_t deadline_ns);
 
 /* Receive the next message.
  *
@@ -1095,6 +1183,11 @@ SST_API SST_MUST_CHECK int sst_pool_lead(struct sst_pool *pool, const uint32_t *
 SST_API void sst_pool_follow(struct sst_pool *pool);
 /* Go on leading, but have the others look. */
 SST_API void sst_pool_handed_out(struct sst_pool *pool);
+/* Have the one who leads look up from sst_pool_results, which returns SST_EAGAIN if it
+ * has nothing, and the others at their `done`: when something was settled that no
+ * result says (a task cancelled, the pool given up). The next call of
+ * sst_pool_results at the latest. Any thread of the owner. */
+SST_API void sst_pool_nudge(struct sst_pool *pool);
 
 /* ---- Working ---- */
 

@@ -283,7 +283,7 @@ spare_serves(struct ssti_ring *ring, uint32_t length)
 }
 
 int
-ssti_chunk_link(struct ssti_ring *ring, struct ssti_parcel *parcel)
+ssti_chunk_link(struct ssti_ring *ring, struct ssti_deposit *deposit)
 {
     struct sst_ring_shm *const shm = ring->shm;
     struct ssti_intent intent = {
@@ -294,7 +294,7 @@ ssti_chunk_link(struct ssti_ring *ring, struct ssti_parcel *parcel)
     struct sst_chunk_shm *chunk;
     uint32_t size;
 
-    if (spare_serves(ring, parcel->length)) {
+    if (spare_serves(ring, deposit->length)) {
         intent.extent = ssti_load_rlx(&shm->spare);
         chunk = ssti_chunk_at(ring, intent.extent, &size);
         if (chunk == NULL) {
@@ -302,19 +302,19 @@ ssti_chunk_link(struct ssti_ring *ring, struct ssti_parcel *parcel)
         }
         ssti_store_rlx(&chunk->next, 0);
     }
-    else if (parcel->chunk != 0) {
-        intent.extent = parcel->chunk;
-        intent.entry = ssti_held_offset(ring->arena, parcel->chunk_held);
+    else if (deposit->chunk != 0) {
+        intent.extent = deposit->chunk;
+        intent.entry = ssti_held_offset(ring->arena, deposit->chunk_held);
     }
     else {
-        parcel->chunk_size = next_size(ring);
+        deposit->chunk_size = next_size(ring);
         return SSTI_RING_CHUNK;
     }
 
     carry_out(ring, &intent);
 
     if (intent.entry != 0) {
-        parcel->chunk = 0; /* the entry is empty now, and given back by parcel_fini */
+        deposit->chunk = 0; /* the entry is empty now, and given back by deposit_fini */
     }
     return ssti_chunk_refresh(ring);
 }

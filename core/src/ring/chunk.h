@@ -60,9 +60,9 @@ int ssti_chunk_refresh(struct ssti_ring *ring);
 /* Write the header of a chunk nobody else knows yet. */
 void ssti_chunk_format(struct sst_chunk_shm *chunk, uint32_t size);
 
-/* Append the spare, if the parcel's record fits, or the chunk it brings. 0,
+/* Append the spare, if the deposit's record fits, or the chunk it brings. 0,
  * SSTI_RING_CHUNK when there is neither, SST_ECORRUPT. */
-int ssti_chunk_link(struct ssti_ring *ring, struct ssti_parcel *parcel);
+int ssti_chunk_link(struct ssti_ring *ring, struct ssti_deposit *deposit);
 /* The first chunk is drained and another follows. */
 int ssti_chunk_advance(struct ssti_ring *ring);
 /* The only chunk is drained: give it back if it is large. With `all` whatever its

@@ -51,6 +51,7 @@
 #include "ring/ring.h"
 #include "shm/layout.h"
 #include "shm/leaf.h"
+#include "shm/parcel.h"
 #include "sidestep/sidestep.h"
 #include "sync/spin.h"
 #include "sync/view.h"
@@ -272,10 +273,10 @@ reader_is_lost(struct sst_pipe *pipe)
 
 /* One attempt under the leaf: 0, SSTI_RING_FULL, SSTI_RING_CHUNK, a status. */
 static int
-send_locked(struct sst_pipe *pipe, struct ssti_parcel *parcel)
+send_locked(struct sst_pipe *pipe, struct ssti_deposit *deposit)
 {
     const struct sst_pipe_end_shm *const other = &pipe->shm->end[1 - pipe->end];
-    int rc = ssti_ring_fit_locked(&pipe->out, parcel);
+    int rc = ssti_ring_fit_locked(&pipe->out, deposit);
 
     if (rc != 0) {
         return rc;
@@ -284,19 +285,19 @@ send_locked(struct sst_pipe *pipe, struct ssti_parcel *parcel)
     if (rc != 0) {
         return rc;
     }
-    ssti_ring_put_locked(&pipe->out, parcel);
+    ssti_ring_put_locked(&pipe->out, deposit);
     return 0;
 }
 
 /* Take the leaf and send, sleeping while there is no room. */
 static int
-send_section(struct sst_pipe *pipe, struct ssti_parcel *parcel, struct wait *wait)
+send_section(struct sst_pipe *pipe, struct ssti_deposit *deposit, struct wait *wait)
 {
     int slept = 0;
     int rc;
 
     ssti_view_lock(&pipe->view);
-    while ((rc = send_locked(pipe, parcel)) == SSTI_RING_FULL) {
+    while ((rc = send_locked(pipe, deposit)) == SSTI_RING_FULL) {
         if (wait->has_hung_up) {
             rc = SST_EPIPE;
             break;
@@ -327,12 +328,28 @@ spin_for_room(struct sst_pipe *pipe, int64_t deadline_ns)
     ssti_spin_end(&run, !ssti_ring_is_full(&pipe->out));
 }
 
+static int
+send_deposit(struct sst_pipe *pipe, struct ssti_deposit *deposit, int64_t deadline_ns)
+{
+    struct wait wait = {.deadline_ns = deadline_ns, .is_sender = true};
+    int rc;
+
+    spin_for_room(pipe, deadline_ns);
+    rc = send_section(pipe, deposit, &wait);
+    while (rc == SSTI_RING_CHUNK) {
+        rc = ssti_ring_make_chunk(&pipe->out, deposit);
+        if (rc == 0) {
+            rc = send_section(pipe, deposit, &wait);
+        }
+    }
+    return rc;
+}
+
 int
 sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices,
                      uint32_t count, int64_t deadline_ns)
 {
-    struct wait wait = {.deadline_ns = deadline_ns, .is_sender = true};
-    struct ssti_parcel parcel;
+    struct ssti_deposit deposit;
     int rc;
 
     if (!pipe->can_send || count > SST_SLICES_MAX) {
@@ -341,19 +358,35 @@ sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices,
     if (!other_end_is_open(pipe) || reader_is_lost(pipe)) {
         return SST_EPIPE;
     }
-    rc = ssti_parcel_init(&pipe->out, &parcel, slices, count);
+    rc = ssti_deposit_init(&pipe->out, &deposit, slices, count);
     if (rc != 0) {
         return rc;
     }
-    spin_for_room(pipe, deadline_ns);
-    rc = send_section(pipe, &parcel, &wait);
-    while (rc == SSTI_RING_CHUNK) {
-        rc = ssti_ring_make_chunk(&pipe->out, &parcel);
-        if (rc == 0) {
-            rc = send_section(pipe, &parcel, &wait);
-        }
+    rc = send_deposit(pipe, &deposit, deadline_ns);
+    ssti_deposit_fini(&pipe->out, &deposit);
+    return rc;
+}
+
+int
+sst_pipe_send_parcel(struct sst_pipe *pipe, struct sst_parcel **parcel,
+                     int64_t deadline_ns)
+{
+    struct ssti_deposit deposit;
+    int rc;
+
+    if (!pipe->can_send || (*parcel)->arena != pipe->view.arena) {
+        return SST_EINVAL;
     }
-    ssti_parcel_fini(&pipe->out, &parcel);
+    if (!other_end_is_open(pipe) || reader_is_lost(pipe)) {
+        return SST_EPIPE;
+    }
+    ssti_deposit_parcel(&pipe->out, &deposit, *parcel);
+    rc = send_deposit(pipe, &deposit, deadline_ns);
+    ssti_deposit_fini(&pipe->out, &deposit);
+    if (rc == 0) {
+        ssti_parcel_forget(*parcel);
+        *parcel = NULL;
+    }
     return rc;
 }
 

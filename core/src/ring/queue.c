@@ -37,6 +37,7 @@
 #include "ring/takers.h"
 #include "shm/layout.h"
 #include "shm/leaf.h"
+#include "shm/parcel.h"
 #include "sidestep/sidestep.h"
 #include "sync/spin.h"
 #include "sync/view.h"
@@ -131,14 +132,14 @@ ssti_queue_discard(struct sst_queue *queue)
 
 /* One attempt under the leaf: 0, SSTI_RING_FULL, SSTI_RING_CHUNK, a status. */
 static int
-put_locked(struct sst_queue *queue, struct ssti_parcel *parcel)
+put_locked(struct sst_queue *queue, struct ssti_deposit *deposit)
 {
     int rc;
 
     if ((ssti_ring_flags(&queue->ring) & SSTI_RING_SHUT) != 0) {
         return SST_ESHUTDOWN;
     }
-    rc = ssti_ring_fit_locked(&queue->ring, parcel);
+    rc = ssti_ring_fit_locked(&queue->ring, deposit);
     if (rc != 0) {
         return rc;
     }
@@ -148,13 +149,13 @@ put_locked(struct sst_queue *queue, struct ssti_parcel *parcel)
             return rc;
         }
     }
-    ssti_ring_put_locked(&queue->ring, parcel);
+    ssti_ring_put_locked(&queue->ring, deposit);
     return 0;
 }
 
 /* Take the leaf and put, sleeping while the queue is full. */
 static int
-put_section(struct sst_queue *queue, struct ssti_parcel *parcel, int64_t deadline_ns)
+put_section(struct sst_queue *queue, struct ssti_deposit *deposit, int64_t deadline_ns)
 {
     struct ssti_leaf_sleep sleep = {
         .class = SSTI_LEAF_B,
@@ -165,7 +166,7 @@ put_section(struct sst_queue *queue, struct ssti_parcel *parcel, int64_t deadlin
     int rc;
 
     ssti_view_lock(&queue->view);
-    while ((rc = put_locked(queue, parcel)) == SSTI_RING_FULL) {
+    while ((rc = put_locked(queue, deposit)) == SSTI_RING_FULL) {
         if (slept != 0) {
             rc = slept;
             break;
@@ -194,16 +195,16 @@ spin_for_room(struct sst_queue *queue, int64_t deadline_ns)
 }
 
 static int
-put_parcel(struct sst_queue *queue, struct ssti_parcel *parcel, int64_t deadline_ns)
+put_deposit(struct sst_queue *queue, struct ssti_deposit *deposit, int64_t deadline_ns)
 {
     int rc;
 
     spin_for_room(queue, deadline_ns);
-    rc = put_section(queue, parcel, deadline_ns);
+    rc = put_section(queue, deposit, deadline_ns);
     while (rc == SSTI_RING_CHUNK) {
-        rc = ssti_ring_make_chunk(&queue->ring, parcel);
+        rc = ssti_ring_make_chunk(&queue->ring, deposit);
         if (rc == 0) {
-            rc = put_section(queue, parcel, deadline_ns);
+            rc = put_section(queue, deposit, deadline_ns);
         }
     }
     return rc;
@@ -213,18 +214,18 @@ int
 sst_queue_put_slices(struct sst_queue *queue, const struct sst_slice *slices,
                      uint32_t count, int64_t deadline_ns)
 {
-    struct ssti_parcel parcel;
+    struct ssti_deposit deposit;
     int rc;
 
     if (count > SST_SLICES_MAX) {
         return SST_EINVAL;
     }
-    rc = ssti_parcel_init(&queue->ring, &parcel, slices, count);
+    rc = ssti_deposit_init(&queue->ring, &deposit, slices, count);
     if (rc != 0) {
         return rc;
     }
-    rc = put_parcel(queue, &parcel, deadline_ns);
-    ssti_parcel_fini(&queue->ring, &parcel);
+    rc = put_deposit(queue, &deposit, deadline_ns);
+    ssti_deposit_fini(&queue->ring, &deposit);
     return rc;
 }
 
@@ -237,6 +238,26 @@ sst_queue_put(struct sst_queue *queue, const void *data, uint64_t size,
     return sst_queue_put_slices(queue, &slice, 1, deadline_ns);
 }
 
+int
+sst_queue_put_parcel(struct sst_queue *queue, struct sst_parcel **parcel,
+                     int64_t deadline_ns)
+{
+    struct ssti_deposit deposit;
+    int rc;
+
+    if ((*parcel)->arena != queue->view.arena) {
+        return SST_EINVAL;
+    }
+    ssti_deposit_parcel(&queue->ring, &deposit, *parcel);
+    rc = put_deposit(queue, &deposit, deadline_ns);
+    ssti_deposit_fini(&queue->ring, &deposit);
+    if (rc == 0) {
+        ssti_parcel_forget(*parcel);
+        *parcel = NULL;
+    }
+    return rc;
+}
+
 /* Put short messages in one section, as far as they fit: how many. */
 static uint32_t
 put_run(struct sst_queue *queue, const struct sst_slice *messages, uint32_t count)
@@ -247,11 +268,11 @@ put_run(struct sst_queue *queue, const struct sst_slice *messages, uint32_t coun
     ssti_view_lock(&queue->view);
     while (done < count && done < RUN_MAX && bytes < RUN_BYTES_MAX &&
            messages[done].size <= SSTI_RING_INLINE_MAX) {
-        struct ssti_parcel parcel;
+        struct ssti_deposit deposit;
 
         /* Short ones need nothing that could fail, or that fini would give back. */
-        if (ssti_parcel_init(&queue->ring, &parcel, &messages[done], 1) != 0 ||
-            put_locked(queue, &parcel) != 0) {
+        if (ssti_deposit_init(&queue->ring, &deposit, &messages[done], 1) != 0 ||
+            put_locked(queue, &deposit) != 0) {
             break;
         }
         bytes += messages[done].size;

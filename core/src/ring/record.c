@@ -15,6 +15,22 @@
 #include "shm/layout.h"
 #include "sidestep/sidestep.h"
 
+/* May a record of this kind have so many bytes of payload? */
+static bool
+is_sane(uint32_t kind, uint32_t payload)
+{
+    switch (kind) {
+    case SSTI_RECORD_INLINE:
+        return payload <= SSTI_RING_INLINE_MAX;
+    case SSTI_RECORD_EXTENT:
+        return payload == SSTI_RECORD_EXTENT_SIZE;
+    case SSTI_RECORD_SLOT:
+        return payload == SSTI_RECORD_SLOT_SIZE;
+    default:
+        return false;
+    }
+}
+
 int
 ssti_record_read(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor,
                  uint32_t limit, struct ssti_record *out)
@@ -44,12 +60,7 @@ ssti_record_read(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor,
             cursor = ssti_cursor_at(cursor, size, size);
             continue;
         }
-        if (kind == SSTI_RECORD_INLINE
-                ? payload > SSTI_RING_INLINE_MAX
-                : kind != SSTI_RECORD_EXTENT || payload != SSTI_RECORD_EXTENT_SIZE) {
-            return SST_ECORRUPT;
-        }
-        if (ssti_record_length(payload) > end - at) {
+        if (!is_sane(kind, payload) || ssti_record_length(payload) > end - at) {
             return SST_ECORRUPT;
         }
         *out = (struct ssti_record){
@@ -78,7 +89,7 @@ ssti_record_count(struct sst_chunk_shm *chunk, uint32_t size, uint32_t cursor,
             return SST_ECORRUPT;
         }
         left -= ssti_record_length(record.size);
-        if (record.kind == SSTI_RECORD_EXTENT) {
+        if (record.kind != SSTI_RECORD_INLINE) {
             ssti_copy_out(named, ssti_chunk_data(chunk, record.at), sizeof named);
         }
         *count += 1;

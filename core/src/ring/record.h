@@ -19,18 +19,19 @@ enum ssti_record_kind {
     SSTI_RECORD_EXTENT = 2, /* payload: offset and size of the extent */
     SSTI_RECORD_SKIP =
         3, /* nothing up to the chunk's end; the size counts the header */
+    SSTI_RECORD_SLOT = 4, /* payload: offset of a parcel's slot, its size, its bytes */
 };
 
 enum {
     SSTI_RECORD_HEADER_SIZE = sizeof(uint64_t),
     SSTI_RECORD_EXTENT_SIZE = 2 * sizeof(uint64_t),
+    SSTI_RECORD_SLOT_SIZE = 3 * sizeof(uint64_t),
 };
-_Static_assert(SSTI_RING_INLINE_MAX >= SSTI_RECORD_EXTENT_SIZE,
-               "it fits like any other");
+_Static_assert(SSTI_RING_INLINE_MAX >= SSTI_RECORD_SLOT_SIZE, "it fits like any other");
 
 /* One record, copied and checked. */
 struct ssti_record {
-    uint32_t kind; /* INLINE or EXTENT */
+    uint32_t kind; /* not SKIP */
     uint32_t size; /* of the payload in the chunk */
     uint32_t at;   /* of the payload */
     uint32_t next; /* the cursor behind it */

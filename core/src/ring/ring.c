@@ -48,6 +48,7 @@
 #include "ring/chunk.h"
 #include "ring/record.h"
 #include "shm/arena.h"
+#include "shm/parcel.h"
 
 enum {
     MISFITS_MAX = 3,
@@ -144,33 +145,33 @@ copy_slices_in(unsigned char *to, const struct sst_slice *slices, uint32_t count
 
 /* Write a long payload to an extent of its own. */
 static int
-make_extent(struct ssti_ring *ring, struct ssti_parcel *parcel)
+make_extent(struct ssti_ring *ring, struct ssti_deposit *deposit)
 {
     uint64_t extent;
-    int rc = ssti_extent_create(ring->arena, parcel->size, &parcel->extent_held,
+    int rc = ssti_extent_create(ring->arena, deposit->size, &deposit->extent_held,
                                 &extent, NULL);
 
     if (rc != 0) {
         return rc;
     }
 
-    void *const data = ssti_arena_ptr(ring->arena, extent, parcel->size);
+    void *const data = ssti_arena_pin(ring->arena, extent, deposit->size);
 
     if (data == NULL) {
-        ssti_extent_drop(ring->arena, parcel->extent_held);
+        ssti_extent_drop(ring->arena, deposit->extent_held);
         return SST_ENOMEM;
     }
-    copy_slices_in(data, parcel->slices, parcel->count);
-    ssti_arena_unmap_large(ring->arena, extent);
+    copy_slices_in(data, deposit->slices, deposit->count);
+    ssti_arena_unpin(ring->arena, extent, deposit->size);
     SST_CRASHPOINT(ring_extent_written);
-    ssti_held_tie(ring->arena, parcel->extent_held, ring->object);
-    parcel->extent = extent;
+    ssti_held_tie(ring->arena, deposit->extent_held, ring->object);
+    deposit->extent = extent;
     return 0;
 }
 
 int
-ssti_parcel_init(struct ssti_ring *ring, struct ssti_parcel *parcel,
-                 const struct sst_slice *slices, uint32_t count)
+ssti_deposit_init(struct ssti_ring *ring, struct ssti_deposit *deposit,
+                  const struct sst_slice *slices, uint32_t count)
 {
     uint64_t size = 0;
 
@@ -181,19 +182,35 @@ ssti_parcel_init(struct ssti_ring *ring, struct ssti_parcel *parcel,
         size += slices[i].size;
     }
 
-    parcel->slices = slices;
-    parcel->count = count;
-    parcel->size = size;
-    parcel->extent = 0;
-    parcel->chunk = 0;
-    parcel->extent_held = HELD_NONE;
-    parcel->chunk_held = HELD_NONE;
+    deposit->slices = slices;
+    deposit->count = count;
+    deposit->size = size;
+    deposit->extent = 0;
+    deposit->data = 0;
+    deposit->chunk = 0;
+    deposit->extent_held = HELD_NONE;
+    deposit->chunk_held = HELD_NONE;
     if (size <= SSTI_RING_INLINE_MAX) {
-        parcel->length = ssti_record_length(size);
+        deposit->length = ssti_record_length(size);
         return 0;
     }
-    parcel->length = ssti_record_length(SSTI_RECORD_EXTENT_SIZE);
-    return make_extent(ring, parcel);
+    deposit->length = ssti_record_length(SSTI_RECORD_EXTENT_SIZE);
+    return make_extent(ring, deposit);
+}
+
+void
+ssti_deposit_parcel(struct ssti_ring *ring, struct ssti_deposit *deposit,
+                    const struct sst_parcel *parcel)
+{
+    *deposit = (struct ssti_deposit){
+        .length = ssti_record_length(SSTI_RECORD_SLOT_SIZE),
+        .size = parcel->size,
+        .extent = parcel->offset,
+        .data = parcel->data_offset,
+        .extent_held = parcel->held,
+        .chunk_held = HELD_NONE,
+    };
+    ssti_held_tie(ring->arena, parcel->held, ring->object);
 }
 
 /* Give back an extent that is still ours, or the entry of one that is not. */
@@ -213,20 +230,25 @@ give_back(struct ssti_ring *ring, uint64_t extent, uint32_t held)
 }
 
 void
-ssti_parcel_fini(struct ssti_ring *ring, struct ssti_parcel *parcel)
+ssti_deposit_fini(struct ssti_ring *ring, struct ssti_deposit *deposit)
 {
-    give_back(ring, parcel->extent, parcel->extent_held);
-    give_back(ring, parcel->chunk, parcel->chunk_held);
-    parcel->extent_held = HELD_NONE;
-    parcel->chunk_held = HELD_NONE;
+    if (deposit->data != 0 && deposit->extent != 0) {
+        ssti_held_tie(ring->arena, deposit->extent_held, 0);
+    }
+    else {
+        give_back(ring, deposit->extent, deposit->extent_held);
+    }
+    give_back(ring, deposit->chunk, deposit->chunk_held);
+    deposit->extent_held = HELD_NONE;
+    deposit->chunk_held = HELD_NONE;
 }
 
 int
-ssti_ring_make_chunk(struct ssti_ring *ring, struct ssti_parcel *parcel)
+ssti_ring_make_chunk(struct ssti_ring *ring, struct ssti_deposit *deposit)
 {
-    const uint32_t size = parcel->chunk_size;
+    const uint32_t size = deposit->chunk_size;
     uint64_t offset;
-    int rc = ssti_extent_create(ring->arena, size, &parcel->chunk_held, &offset, NULL);
+    int rc = ssti_extent_create(ring->arena, size, &deposit->chunk_held, &offset, NULL);
 
     if (rc != 0) {
         return rc;
@@ -235,19 +257,19 @@ ssti_ring_make_chunk(struct ssti_ring *ring, struct ssti_parcel *parcel)
     struct sst_chunk_shm *const chunk = ssti_arena_ptr(ring->arena, offset, size);
 
     if (chunk == NULL) {
-        ssti_extent_drop(ring->arena, parcel->chunk_held);
-        parcel->chunk_held = HELD_NONE;
+        ssti_extent_drop(ring->arena, deposit->chunk_held);
+        deposit->chunk_held = HELD_NONE;
         return SST_ENOMEM;
     }
     ssti_chunk_format(chunk, size - (uint32_t)sizeof *chunk);
-    ssti_held_tie(ring->arena, parcel->chunk_held, ring->object);
-    parcel->chunk = offset;
+    ssti_held_tie(ring->arena, deposit->chunk_held, ring->object);
+    deposit->chunk = offset;
     return 0;
 }
 
-/* A place for the parcel in the last chunk. 0, SST_EAGAIN, SST_ECORRUPT. */
+/* A place for the deposit in the last chunk. 0, SST_EAGAIN, SST_ECORRUPT. */
 static int
-find_place(struct ssti_ring *ring, struct ssti_parcel *parcel)
+find_place(struct ssti_ring *ring, struct ssti_deposit *deposit)
 {
     const uint32_t size = ring->put_size;
     const uint32_t put = ssti_load_rlx(&ring->shm->put_cursor);
@@ -264,24 +286,24 @@ find_place(struct ssti_ring *ring, struct ssti_parcel *parcel)
         return SST_ECORRUPT;
     }
 
-    parcel->put_cursor = put;
-    parcel->at = at;
-    parcel->skip = 0;
-    if ((circle_is_open ? size : end) - at >= parcel->length) {
-        parcel->next_cursor = ssti_cursor_at(put, at + parcel->length, size);
+    deposit->put_cursor = put;
+    deposit->at = at;
+    deposit->skip = 0;
+    if ((circle_is_open ? size : end) - at >= deposit->length) {
+        deposit->next_cursor = ssti_cursor_at(put, at + deposit->length, size);
         return 0;
     }
-    if (!circle_is_open || end < parcel->length) {
+    if (!circle_is_open || end < deposit->length) {
         return SST_EAGAIN;
     }
-    parcel->at = 0;
-    parcel->skip = size - at;
-    parcel->next_cursor = ssti_cursor_at(put ^ SSTI_CURSOR_LAP, parcel->length, size);
+    deposit->at = 0;
+    deposit->skip = size - at;
+    deposit->next_cursor = ssti_cursor_at(put ^ SSTI_CURSOR_LAP, deposit->length, size);
     return 0;
 }
 
 int
-ssti_ring_fit_locked(struct ssti_ring *ring, struct ssti_parcel *parcel)
+ssti_ring_fit_locked(struct ssti_ring *ring, struct ssti_deposit *deposit)
 {
     int rc = enter(ring);
 
@@ -291,65 +313,70 @@ ssti_ring_fit_locked(struct ssti_ring *ring, struct ssti_parcel *parcel)
     if (ssti_ring_is_full(ring)) {
         return SSTI_RING_FULL;
     }
-    rc = ring->put != NULL ? find_place(ring, parcel) : SST_EAGAIN;
+    rc = ring->put != NULL ? find_place(ring, deposit) : SST_EAGAIN;
     if (rc == SST_EAGAIN) {
-        rc = ssti_chunk_link(ring, parcel);
+        rc = ssti_chunk_link(ring, deposit);
         if (rc == 0) {
-            rc = find_place(ring, parcel);
+            rc = find_place(ring, deposit);
         }
     }
     return rc == SST_ECORRUPT || rc == SST_EAGAIN ? damaged(ring) : rc;
 }
 
-/* Commit a put whose payload is in an extent: cursor and held entry change together. */
+/* Commit a put of an extent or a parcel: cursor and held entry change together. */
 static void
-commit_extent(struct ssti_ring *ring, struct ssti_parcel *parcel)
+commit_extent(struct ssti_ring *ring, struct ssti_deposit *deposit)
 {
-    const uint64_t entry = ssti_held_offset(ring->arena, parcel->extent_held);
+    const uint64_t entry = ssti_held_offset(ring->arena, deposit->extent_held);
 
     ssti_ring_intend(ring, &(struct ssti_intent){
                                .kind = SSTI_INTENT_PUT,
-                               .cursor = parcel->next_cursor,
+                               .cursor = deposit->next_cursor,
                                .entry = entry,
                            });
-    ssti_store_rel(&ring->shm->put_cursor, parcel->next_cursor);
+    ssti_store_rel(&ring->shm->put_cursor, deposit->next_cursor);
     SST_CRASHPOINT(ring_put_extent_committed);
     ssti_held_set(ring->arena, entry, 0);
     SST_CRASHPOINT(ring_put_extent_moved);
     ssti_ring_intended(ring);
-    parcel->extent = 0;
+    deposit->extent = 0;
 }
 
 void
-ssti_ring_put_locked(struct ssti_ring *ring, struct ssti_parcel *parcel)
+ssti_ring_put_locked(struct ssti_ring *ring, struct ssti_deposit *deposit)
 {
     struct sst_ring_shm *const shm = ring->shm;
-    _Atomic uint64_t *const header = ssti_record_header(ring->put, parcel->at);
+    _Atomic uint64_t *const header = ssti_record_header(ring->put, deposit->at);
     unsigned char *const payload =
-        ssti_chunk_data(ring->put, parcel->at + SSTI_RECORD_HEADER_SIZE);
+        ssti_chunk_data(ring->put, deposit->at + SSTI_RECORD_HEADER_SIZE);
 
-    sst_dassert(ssti_load_rlx(&shm->put_cursor) == parcel->put_cursor);
-    if (parcel->skip != 0) {
+    sst_dassert(ssti_load_rlx(&shm->put_cursor) == deposit->put_cursor);
+    if (deposit->skip != 0) {
         ssti_store_rlx(ssti_record_header(ring->put,
-                                          ssti_cursor_place(parcel->put_cursor)),
-                       ssti_record_word(SSTI_RECORD_SKIP, parcel->skip));
+                                          ssti_cursor_place(deposit->put_cursor)),
+                       ssti_record_word(SSTI_RECORD_SKIP, deposit->skip));
     }
-    if (parcel->extent == 0) {
-        copy_slices_in(payload, parcel->slices, parcel->count);
-        ssti_store_rlx(header,
-                       ssti_record_word(SSTI_RECORD_INLINE, (uint32_t)parcel->size));
-        SST_CRASHPOINT(ring_put_written);
-        ssti_store_rel(&shm->put_cursor, parcel->next_cursor);
+    if (deposit->extent != 0) {
+        const uint64_t record[3] = {deposit->extent, deposit->size, deposit->data};
+        const bool is_parcel = deposit->data != 0;
+        const uint32_t size =
+            is_parcel ? SSTI_RECORD_SLOT_SIZE : SSTI_RECORD_EXTENT_SIZE;
+
+        ssti_copy_in(payload, record, size);
+        ssti_store_rlx(header, ssti_record_word(is_parcel ? SSTI_RECORD_SLOT
+                                                          : SSTI_RECORD_EXTENT,
+                                                size));
+        commit_extent(ring, deposit);
     }
     else {
-        const uint64_t record[2] = {parcel->extent, parcel->size};
-
-        ssti_copy_in(payload, record, sizeof record);
-        ssti_store_rlx(header, ssti_record_word(SSTI_RECORD_EXTENT, sizeof record));
-        commit_extent(ring, parcel);
+        copy_slices_in(payload, deposit->slices, deposit->count);
+        ssti_store_rlx(header,
+                       ssti_record_word(SSTI_RECORD_INLINE, (uint32_t)deposit->size));
+        SST_CRASHPOINT(ring_put_written);
+        ssti_store_rel(&shm->put_cursor, deposit->next_cursor);
     }
     SST_CRASHPOINT(ring_put_committed);
-    ssti_store_rlx(&shm->put_bytes, ssti_load_rlx(&shm->put_bytes) + parcel->size);
+    ssti_store_rlx(&shm->put_bytes, ssti_load_rlx(&shm->put_bytes) + deposit->size);
     /* Pairs with ssti_ring_count: who sees the count may look for the message. */
     ssti_store_rel(&shm->put_count, ssti_load_rlx(&shm->put_count) + 1);
     SST_CRASHPOINT(ring_put_counted);
@@ -398,18 +425,36 @@ ssti_receipt_init(struct ssti_receipt *receipt, struct sst_message *message)
     receipt->message = message;
     receipt->buffer = NULL;
     receipt->mapped = NULL;
+    receipt->parcel = NULL;
+    receipt->is_ready = false;
     receipt->want_extent = 0;
     receipt->want_size = 0;
+    receipt->want_data = 0;
     receipt->has_held = false;
+    receipt->is_unread = false;
     receipt->misfits = 0;
+}
+
+/* Somebody else took what was prepared for. */
+static void
+forget_want(struct ssti_ring *ring, struct ssti_receipt *receipt)
+{
+    if (receipt->mapped != NULL) {
+        ssti_arena_unpin(ring->arena, receipt->want_extent, receipt->want_size);
+    }
+    if (receipt->parcel != NULL) {
+        ssti_parcel_forget(receipt->parcel);
+    }
+    receipt->mapped = NULL;
+    receipt->parcel = NULL;
+    receipt->is_ready = false;
+    receipt->want_extent = 0;
 }
 
 void
 ssti_receipt_next(struct ssti_receipt *receipt, struct sst_message *message)
 {
     receipt->message = message;
-    receipt->mapped = NULL;
-    receipt->want_extent = 0;
     receipt->misfits = 0;
 }
 
@@ -417,36 +462,60 @@ void
 ssti_receipt_fini(struct ssti_ring *ring, struct ssti_receipt *receipt)
 {
     ssti_free(receipt->buffer);
+    forget_want(ring, receipt);
     if (receipt->has_held) {
         give_back(ring, 0, receipt->held);
     }
 }
 
+/* Map what is wanted. SST_EAGAIN: it is nothing of the kind (any more). */
+static int
+map_want(struct ssti_ring *ring, struct ssti_receipt *receipt)
+{
+    if (receipt->want_data != 0 && receipt->is_unread) {
+        return ssti_parcel_is_at(ring->arena, receipt->want_extent) ? 0 : SST_EAGAIN;
+    }
+    if (receipt->want_data != 0) {
+        return ssti_parcel_prepare(ring->arena, receipt->want_extent,
+                                   receipt->want_data, receipt->want_size,
+                                   &receipt->parcel);
+    }
+    if (ssti_extent_size(ring->arena, receipt->want_extent) < receipt->want_size) {
+        return SST_EAGAIN;
+    }
+    if (receipt->is_unread) {
+        return 0;
+    }
+    receipt->mapped =
+        ssti_arena_pin(ring->arena, receipt->want_extent, receipt->want_size);
+    return receipt->mapped != NULL ? 0 : SST_ENOMEM;
+}
+
 int
 ssti_receipt_prepare(struct ssti_ring *ring, struct ssti_receipt *receipt)
 {
+    int rc = 0;
+
     if (receipt->want_extent == 0) {
         receipt->buffer = ssti_alloc(SSTI_RING_INLINE_MAX);
         return receipt->buffer != NULL ? 0 : SST_ENOMEM;
     }
     if (!receipt->has_held) {
-        const int rc = ssti_held_reserve(ring->arena, &receipt->held);
-
+        rc = ssti_held_reserve(ring->arena, &receipt->held);
         if (rc != 0) {
             return rc;
         }
         ssti_held_tie(ring->arena, receipt->held, ring->object);
         receipt->has_held = true;
     }
+    rc = map_want(ring, receipt);
+    receipt->is_ready = rc == 0;
     /* It may be taken and freed by others meanwhile: then the next try finds
      * another. */
-    if (ssti_extent_size(ring->arena, receipt->want_extent) < receipt->want_size) {
-        receipt->mapped = NULL;
-        return ++receipt->misfits < MISFITS_MAX ? 0 : SST_ECORRUPT;
+    if (rc == SST_EAGAIN) {
+        rc = ++receipt->misfits < MISFITS_MAX ? 0 : SST_ECORRUPT;
     }
-    receipt->mapped =
-        ssti_arena_ptr(ring->arena, receipt->want_extent, receipt->want_size);
-    return receipt->mapped != NULL ? 0 : SST_ENOMEM;
+    return rc;
 }
 
 /* Copy an inline message out. 0, SSTI_RING_RECEIPT. */
@@ -461,7 +530,7 @@ copy_out(struct ssti_ring *ring, struct ssti_receipt *receipt,
     message->extent = 0;
     if (record->size > sizeof message->small) {
         if (receipt->buffer == NULL) {
-            receipt->want_extent = 0;
+            forget_want(ring, receipt);
             return SSTI_RING_RECEIPT;
         }
         to = receipt->buffer;
@@ -474,24 +543,69 @@ copy_out(struct ssti_ring *ring, struct ssti_receipt *receipt,
     return 0;
 }
 
-/* Take over the extent of a message and commit. 0, SSTI_RING_RECEIPT, SST_ECORRUPT. */
+/* Is what the record names at hand? 0; SSTI_RING_RECEIPT: now it is wanted;
+ * SST_ECORRUPT. */
+static int
+meet_want(struct ssti_ring *ring, struct ssti_receipt *receipt,
+          const struct ssti_record *record)
+{
+    const bool is_parcel = record->kind == SSTI_RECORD_SLOT;
+    uint64_t named[3] = {0, 0, 0};
+
+    ssti_copy_out(named, ssti_chunk_data(ring->get, record->at),
+                  is_parcel ? SSTI_RECORD_SLOT_SIZE : SSTI_RECORD_EXTENT_SIZE);
+    if (named[0] == 0 || named[0] % SSTI_SLOT_SIZE_MIN != 0 || named[1] > INT64_MAX ||
+        (is_parcel ? named[2] == 0 : named[1] == 0)) {
+        return damaged(ring);
+    }
+    if (receipt->has_held && receipt->want_extent == named[0] &&
+        receipt->want_size == named[1] && receipt->want_data == named[2] &&
+        receipt->is_ready) {
+        return 0;
+    }
+    forget_want(ring, receipt);
+    receipt->want_extent = named[0];
+    receipt->want_size = named[1];
+    receipt->want_data = named[2];
+    return SSTI_RING_RECEIPT;
+}
+
+/* What was taken becomes the message's. */
+static void
+hand_over(struct ssti_ring *ring, struct ssti_receipt *receipt)
+{
+    struct sst_message *const message = receipt->message;
+
+    if (receipt->parcel != NULL) {
+        ssti_parcel_taken(receipt->parcel, receipt->held);
+        message->data = receipt->parcel->data;
+        message->owner = receipt->parcel;
+        message->extent = SSTI_MESSAGE_PARCEL;
+    }
+    else {
+        message->data = receipt->mapped; /* NULL when it is only to be freed */
+        message->owner = ring->arena;
+        message->extent = (uint64_t)receipt->held + SSTI_MESSAGE_HELD;
+    }
+    message->size = receipt->want_size;
+    receipt->has_held = false;
+    receipt->mapped = NULL;
+    receipt->parcel = NULL;
+    receipt->is_ready = false;
+    receipt->want_extent = 0;
+}
+
+/* Take over the extent of a message, or a parcel, and commit. 0, SSTI_RING_RECEIPT,
+ * SST_ECORRUPT. */
 static int
 move_out(struct ssti_ring *ring, struct ssti_receipt *receipt,
          const struct ssti_record *record)
 {
-    struct sst_message *const message = receipt->message;
-    uint64_t named[2];
+    const bool is_parcel = record->kind == SSTI_RECORD_SLOT;
+    const int rc = meet_want(ring, receipt, record);
 
-    ssti_copy_out(named, ssti_chunk_data(ring->get, record->at), sizeof named);
-    if (named[0] == 0 || named[1] == 0 || named[1] > INT64_MAX) {
-        return damaged(ring);
-    }
-    if (!receipt->has_held || receipt->mapped == NULL ||
-        receipt->want_extent != named[0] || receipt->want_size != named[1]) {
-        receipt->mapped = NULL;
-        receipt->want_extent = named[0];
-        receipt->want_size = named[1];
-        return SSTI_RING_RECEIPT;
+    if (rc != 0) {
+        return rc;
     }
 
     const uint64_t entry = ssti_held_offset(ring->arena, receipt->held);
@@ -501,20 +615,17 @@ move_out(struct ssti_ring *ring, struct ssti_receipt *receipt,
                                .cursor = record->next,
                                .entry = entry,
                            });
-    ssti_held_set(ring->arena, entry, named[0]);
+    ssti_held_set(ring->arena, entry,
+                  receipt->want_extent | (is_parcel ? SSTI_HELD_SLOT : 0));
     SST_CRASHPOINT(ring_take_moved);
     ssti_store_rel(&ring->shm->get_cursor, record->next);
     SST_CRASHPOINT(ring_take_extent_committed);
     ssti_ring_intended(ring);
     ssti_held_tie(ring->arena, receipt->held, 0);
-    ssti_extent_inherit(ring->arena, receipt->held);
-
-    message->data = receipt->mapped;
-    message->size = named[1];
-    message->owner = ring->arena;
-    message->extent = (uint64_t)receipt->held + 1;
-    receipt->has_held = false;
-    receipt->mapped = NULL;
+    if (!is_parcel) {
+        ssti_extent_inherit(ring->arena, receipt->held);
+    }
+    hand_over(ring, receipt);
     return 0;
 }
 
@@ -528,7 +639,7 @@ ssti_ring_take_locked(struct ssti_ring *ring, struct ssti_receipt *receipt)
     if (rc != 0) {
         return rc;
     }
-    if (record.kind == SSTI_RECORD_EXTENT) {
+    if (record.kind != SSTI_RECORD_INLINE) {
         rc = move_out(ring, receipt, &record);
     }
     else {
@@ -663,6 +774,7 @@ ssti_ring_clear(struct ssti_ring *ring, const struct ssti_ring_section *section,
     int rc = 0;
 
     ssti_receipt_init(&receipt, &message);
+    receipt.is_unread = true;
     while (rc == 0) {
         section->lock(section->object);
         rc = ssti_ring_take_locked(ring, &receipt);

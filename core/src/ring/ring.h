@@ -58,15 +58,16 @@ struct ssti_ring {
 };
 
 /* A message on its way in. */
-struct ssti_parcel {
+struct ssti_deposit {
     const struct sst_slice *slices;
     uint32_t count;
-    uint32_t length;      /* of the record, header included */
-    uint64_t size;        /* of the payload */
-    uint64_t extent;      /* the payload was written there; 0 = it goes inline */
-    uint64_t chunk;       /* made for the ring to link; 0 = none */
+    uint32_t length; /* of the record, header included */
+    uint64_t size;   /* of the payload */
+    uint64_t extent; /* the payload was written there; or a parcel's slot; 0 = inline */
+    uint64_t data;   /* where the bytes of that parcel are; 0 = it is none */
+    uint64_t chunk;  /* made for the ring to link; 0 = none */
     uint32_t chunk_size;  /* that it should have, set with SSTI_RING_CHUNK */
-    uint32_t extent_held; /* the entries that hold these two */
+    uint32_t extent_held; /* the entries that hold extent and chunk */
     uint32_t chunk_held;
     uint32_t at;          /* where the record goes, decided by ssti_ring_fit_locked: */
     uint32_t skip;        /* first the rest of the chunk is skipped, if not 0, */
@@ -77,14 +78,24 @@ struct ssti_parcel {
 /* A message on its way out: what has to be at hand before it can be taken. */
 struct ssti_receipt {
     struct sst_message *message;
-    void *buffer;         /* for messages that do not fit into message->small */
-    void *mapped;         /* the extent of `want`, mapped; NULL = not yet */
-    uint64_t want_extent; /* the message found; 0 = it needs `buffer` */
+    void *buffer;              /* for messages that do not fit into message->small */
+    void *mapped;              /* the extent of `want`, mapped; NULL = not yet */
+    struct sst_parcel *parcel; /* or a view of the parcel there; the same */
+    uint64_t want_extent;      /* the message found; 0 = it needs `buffer` */
     uint64_t want_size;
-    uint32_t held; /* an empty entry for the extent */
+    uint64_t want_data; /* 0 = no parcel */
+    uint32_t held;      /* an empty entry for the extent */
     bool has_held;
+    bool is_ready;   /* what is wanted is there, and mapped */
+    bool is_unread;  /* the messages are only to be freed: nothing is mapped */
     uint8_t misfits; /* how often in a row the extent was none */
 };
+
+/* What `extent` of a message that was taken says; see message.c. */
+enum {
+    SSTI_MESSAGE_HELD = 1, /* and above: the entry that holds it, plus this */
+};
+#define SSTI_MESSAGE_PARCEL UINT64_MAX
 
 /* ---- View ---- */
 
@@ -135,17 +146,20 @@ bool ssti_ring_is_full(const struct ssti_ring *ring);
 
 /* Begin: a long payload is copied into an extent of its own now. SST_ELIMIT,
  * SST_ENOMEM, SST_EINVAL. The slices are borrowed until fini. */
-int ssti_parcel_init(struct ssti_ring *ring, struct ssti_parcel *parcel,
-                     const struct sst_slice *slices, uint32_t count);
-/* Give back what the ring did not take over. */
-void ssti_parcel_fini(struct ssti_ring *ring, struct ssti_parcel *parcel);
+int ssti_deposit_init(struct ssti_ring *ring, struct ssti_deposit *deposit,
+                      const struct sst_slice *slices, uint32_t count);
+/* The same for a parcel, whose hold is to move into the ring. Cannot fail. */
+void ssti_deposit_parcel(struct ssti_ring *ring, struct ssti_deposit *deposit,
+                         const struct sst_parcel *parcel);
+/* Give back what the ring did not take over; a parcel stays its owner's. */
+void ssti_deposit_fini(struct ssti_ring *ring, struct ssti_deposit *deposit);
 
 /* Find the place. 0; SSTI_RING_FULL, SSTI_RING_CHUNK; SST_ECORRUPT. */
-int ssti_ring_fit_locked(struct ssti_ring *ring, struct ssti_parcel *parcel);
+int ssti_ring_fit_locked(struct ssti_ring *ring, struct ssti_deposit *deposit);
 /* Put it there. Follows a fit in the same section, and cannot fail. */
-void ssti_ring_put_locked(struct ssti_ring *ring, struct ssti_parcel *parcel);
+void ssti_ring_put_locked(struct ssti_ring *ring, struct ssti_deposit *deposit);
 /* Make the chunk that fit asked for. SST_ELIMIT, SST_ENOMEM. */
-int ssti_ring_make_chunk(struct ssti_ring *ring, struct ssti_parcel *parcel);
+int ssti_ring_make_chunk(struct ssti_ring *ring, struct ssti_deposit *deposit);
 
 /* ---- Taking ---- */
 

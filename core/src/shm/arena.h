@@ -27,6 +27,11 @@ void *ssti_arena_ptr(struct sst_arena *arena, uint64_t offset, uint64_t size);
  * window. */
 void ssti_arena_unmap_large(struct sst_arena *arena, uint64_t offset);
 
+/* The same for a range that several threads may use at a time, each from pin to
+ * unpin. */
+void *ssti_arena_pin(struct sst_arena *arena, uint64_t offset, uint64_t size);
+void ssti_arena_unpin(struct sst_arena *arena, uint64_t offset, uint64_t size);
+
 /* ---- Slots: small objects ---- */
 
 /* A slot starts with struct sst_slot_shm (layout.h), which is this directory's; the
@@ -109,6 +114,9 @@ void ssti_held_tie(struct sst_arena *arena, uint32_t held, uint64_t object_offse
 int ssti_held_reserve(struct sst_arena *arena, uint32_t *held);
 /* Give an entry back that was cleared or never set. */
 void ssti_held_release(struct sst_arena *arena, uint32_t held);
+/* The offset of what this process holds through an entry, with the flags of
+ * layout.h. */
+uint64_t ssti_held_value(struct sst_arena *arena, uint32_t held);
 
 /* ---- Processes ---- */
 

@@ -627,7 +627,7 @@ ssti_extent_drop(struct sst_arena *arena, uint32_t held)
     uint64_t entry;
     _Atomic uint64_t *value;
 
-    if (arena->proc == 0 || arena->has_left) {
+    if (ssti_arena_is_left(arena)) {
         return;
     }
     entry = ssti_held_offset(arena, held);

@@ -113,7 +113,7 @@ ssti_held_reserve(struct sst_arena *arena, uint32_t *held)
 {
     int rc;
 
-    if (arena->proc == 0 || arena->has_left) {
+    if (ssti_arena_is_left(arena)) {
         return SST_ELIMIT; /* no seat was free at the fork, or the process has left */
     }
     ssti_local_lock(&arena->held_lock);
@@ -130,7 +130,7 @@ ssti_held_release(struct sst_arena *arena, uint32_t held)
 {
     struct sst_held_shm *entry;
 
-    if (arena->proc == 0 || arena->has_left) {
+    if (ssti_arena_is_left(arena)) {
         return;
     }
     entry = our_entry(arena, held);
@@ -159,6 +159,12 @@ uint64_t
 ssti_held_offset(struct sst_arena *arena, uint32_t held)
 {
     return ssti_held_offset_at(arena, ssti_proc_index(arena->proc), held);
+}
+
+uint64_t
+ssti_held_value(struct sst_arena *arena, uint32_t held)
+{
+    return arena->proc != 0 ? ssti_load_rlx(&our_entry(arena, held)->value) : 0;
 }
 
 void

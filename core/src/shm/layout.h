@@ -498,4 +498,116 @@ struct sst_block_shm {
 };
 _Static_assert(sizeof(struct sst_block_shm) == 64, "block layout");
 
+/* ---- Parcels (shm/parcel.c) ---- */
+
+struct sst_parcel_shm {
+    struct sst_slot_shm slot;
+    _Atomic uint64_t size;       /* of the bytes; constant */
+    _Atomic uint64_t extent;     /* 0: the bytes are in this slot */
+    _Atomic uint64_t data;       /* offset of the bytes; constant */
+    _Atomic uint64_t words;      /* offset of the hold words; constant */
+    _Atomic uint64_t offset;     /* of this slot; constant, written last */
+    _Atomic uint32_t hold_max;   /* number of hold words; constant */
+    _Atomic uint32_t hold_count; /* used; single writer: who prepares it */
+    _Atomic uint32_t sealed;     /* 1: never changes again */
+    uint32_t padding[3];
+};
+_Static_assert(sizeof(struct sst_parcel_shm) == 96, "parcel layout");
+
+/* ---- Pools (pool/) ----
+ *
+ * All of it is guarded by the pool's leaf, but that the rings' counts, the flags and a
+ * seat's own fields may be looked at without, as a hint. docs/internals/pool.rst. */
+
+/* At the start of each record of a pool's rings, before what of the payload is inline.
+ * Not atomic: it is copied in and out with the record. */
+struct sst_pool_head_shm {
+    uint64_t id;
+    uint64_t function;
+    uint64_t tag;
+    int64_t first_ns;  /* of a task: soft deadline; of a result: when it was taken */
+    int64_t second_ns; /* of a task: hard deadline; of a result: when it ended */
+    uint64_t word;     /* extent, or slot | SSTI_HELD_SLOT; 0 = the payload is inline */
+    uint64_t size;     /* of the payload */
+    uint32_t kind; /* of a result: enum sst_pool_kind | enum sst_pool_reason << 16 */
+    int32_t code;
+    uint32_t seat; /* index, of a result */
+    int32_t pid;
+};
+_Static_assert(sizeof(struct sst_pool_head_shm) == 72, "pool head layout");
+
+enum {
+    SSTI_POOL_LANES = 4,        /* rings: of tasks by priority, the last of results */
+    SSTI_POOL_MARK_BLOCKS = 20, /* block b has SSTI_POOL_MARK_FIRST << b marks */
+    SSTI_POOL_MARK_FIRST = 1024,
+    SSTI_POOL_POSTS = 256,
+};
+#define SSTI_POOL_MARK_CANCELLED UINT32_C(0x80000000)
+
+/* A place for a worker. */
+struct sst_pool_seat_shm {
+    _Atomic uint64_t proc;  /* ssti_proc_self() of the worker; 0 = not there yet */
+    _Atomic uint32_t state; /* enum sst_pool_seat_state, but BUSY is never stored */
+    _Atomic uint32_t generation; /* of the reservation */
+    /* the task in hand, 0 = none: with this store a lease begins and ends */
+    _Atomic uint64_t task;
+    _Atomic uint64_t function; /* of that task, and the next four */
+    _Atomic uint64_t tag;
+    _Atomic int64_t started_ns;
+    _Atomic int64_t soft_ns;
+    _Atomic int64_t hard_ns;
+    _Atomic uint64_t soft_due; /* the task whose soft deadline has passed */
+    _Atomic uint64_t done;
+    _Atomic uint64_t failed;
+    _Atomic uint64_t busy_ns;
+    _Atomic uint32_t pid;
+    _Atomic uint32_t task_max;  /* 0 = no limit */
+    _Atomic uint32_t dismissed; /* is to leave */
+    _Atomic uint32_t condemned; /* enum sst_pool_reason: cannot finish any more */
+    uint64_t padding[2];
+};
+_Static_assert(sizeof(struct sst_pool_seat_shm) == 128, "pool seat layout");
+
+/* A payload that is kept for many tasks. Single writer: the owner. */
+struct sst_pool_post_shm {
+    _Atomic uint64_t number; /* 0 = none; its store publishes */
+    _Atomic uint64_t extent; /* size, then bytes */
+};
+_Static_assert(sizeof(struct sst_pool_post_shm) == 16, "pool post layout");
+
+struct sst_pool_shm {
+    _Atomic uint64_t slot[4];  /* struct sst_slot_shm */
+    struct sst_leaf_shm leaf;  /* A idle workers, B the owner, C submitters */
+    _Atomic uint64_t offset;   /* of this slot; const */
+    _Atomic uint64_t owner;    /* ssti_proc_self(); const */
+    _Atomic uint32_t seat_max; /* const */
+    _Atomic uint32_t task_max; /* const */
+    _Atomic uint32_t flags;    /* enum ssti_pool_flag; only ever set */
+    _Atomic uint32_t bells_armed;
+    struct sst_ring_shm ring[SSTI_POOL_LANES];
+
+    _Atomic uint32_t intent; /* redo record: enum ssti_pool_intent, written last; */
+    _Atomic uint32_t intent_lane; /* what these mean is in lane.c */
+    _Atomic uint32_t intent_seat;
+    _Atomic uint32_t intent_cursor;
+    _Atomic uint64_t intent_chunk;
+    _Atomic uint64_t intent_entry;
+    _Atomic uint64_t intent_id;
+    _Atomic uint64_t past_done; /* of workers that are buried, and the next three */
+    _Atomic uint64_t past_failed;
+    _Atomic uint64_t past_busy_ns;
+    _Atomic uint64_t past_lost;
+    _Atomic uint64_t cancelled; /* tasks that were, ever */
+    _Atomic uint64_t skipped;   /* of them, records that are gone */
+
+    _Atomic uint64_t seats;      /* extent of the table of seats; const */
+    _Atomic uint64_t posts;      /* extent of the table of posts; const */
+    _Atomic uint64_t post_count; /* ever; single writer: the owner */
+    /* extents of 32-bit marks, one for each index of a task: generation, and whether
+     * that task was cancelled, or taken */
+    _Atomic uint64_t marks[SSTI_POOL_MARK_BLOCKS];
+    struct sst_bell_shm bell[SSTI_QUEUE_BELLS];
+};
+_Static_assert(sizeof(struct sst_pool_shm) == 1096, "pool layout");
+
 #endif

@@ -448,6 +448,8 @@ ssti_proc_done(struct sst_arena *arena, uint64_t proc, int32_t *exit_code)
 
 /* ---- Leaving ---- */
 
+_Thread_local bool ssti_is_leaving;
+
 void
 ssti_proc_undo(struct sst_arena *arena)
 {
@@ -455,8 +457,10 @@ ssti_proc_undo(struct sst_arena *arena)
         return;
     }
     arena->has_left = true;
+    ssti_is_leaving = true;
     /* What had to be left is swept by somebody who can. */
     (void)ssti_proc_undo_seat(arena, ssti_proc_index(arena->proc));
+    ssti_is_leaving = false;
 }
 
 void

@@ -33,6 +33,7 @@
  *
  * docs/internals/memory.rst. */
 
+#include "base/alloc.h"
 #include "base/atomic.h"
 #include "base/bits.h"
 #include "base/crashpoint.h"
@@ -44,6 +45,7 @@
 
 enum {
     GROWTH_STEP = 1 << 20, /* memory for slots is asked of the budget in such steps */
+    DESTROYS_MAX = 16,     /* one in the other, where they cannot be put off */
 };
 
 static const struct ssti_kind_ops *_Atomic kinds[SST_KIND_COUNT];
@@ -95,6 +97,14 @@ class_of_offset(const struct sst_arena *arena, uint64_t offset)
     }
     class = (uint32_t)((offset - arena->map.slots) / arena->map.slot_span);
     return offset % size_of_class(class) == 0 ? class : SSTI_SLOT_CLASSES;
+}
+
+uint64_t
+ssti_slot_room(const struct sst_arena *arena, uint64_t offset)
+{
+    const uint32_t class = class_of_offset(arena, offset);
+
+    return class < SSTI_SLOT_CLASSES ? size_of_class(class) : 0;
 }
 
 static struct sst_slot_shm *
@@ -391,11 +401,12 @@ ssti_slot_hold(struct sst_arena *arena, const struct sst_handle *handle, uint32_
     return rc;
 }
 
-bool
-ssti_slot_share(struct sst_arena *arena, const struct sst_held_shm *from,
-                uint64_t entry_offset)
+/* Raise the count of the slot that a word holds and write the same into another, as one
+ * step. */
+static bool
+share_word(struct sst_arena *arena, const _Atomic uint64_t *from, uint64_t entry_offset)
 {
-    const uint64_t value = ssti_load_acq(&from->value);
+    const uint64_t value = ssti_load_acq(from);
     const uint64_t offset = value & ~(uint64_t)SSTI_HELD_FLAGS;
     const uint32_t index = class_of_offset(arena, offset);
     struct sst_slot_shm *const slot = slot_at(arena, offset);
@@ -408,8 +419,8 @@ ssti_slot_share(struct sst_arena *arena, const struct sst_held_shm *from,
     class = &arena->control->classes[index];
     lock(arena, class);
     /* The entry may have been dropped by another thread meanwhile. */
-    is_held = ssti_load_acq(&from->value) == value &&
-              ssti_load_rlx(&slot->state) == SSTI_SLOT_LIVE;
+    is_held =
+        ssti_load_acq(from) == value && ssti_load_rlx(&slot->state) == SSTI_SLOT_LIVE;
     if (is_held) {
         struct change change = change_of(class, slot, offset);
 
@@ -422,13 +433,70 @@ ssti_slot_share(struct sst_arena *arena, const struct sst_held_shm *from,
     return is_held;
 }
 
+bool
+ssti_slot_share(struct sst_arena *arena, const struct sst_held_shm *from,
+                uint64_t entry_offset)
+{
+    return share_word(arena, &from->value, entry_offset);
+}
+
 /* ---- Dropping ---- */
 
+/* What a destroy drops for good may have a destroy of its own, and so on for as long as
+ * the user has put queues into queues. So only the outermost one on a thread runs them,
+ * one after the other: the others put theirs off here, in entries of our own table. A
+ * process that dies on the way leaves them to the sweeper like all it holds. */
+struct put_off {
+    struct sst_arena *arena;
+    uint32_t held;
+};
+static _Thread_local struct put_off *put_off;
+static _Thread_local uint32_t put_off_count;
+static _Thread_local uint32_t put_off_room;
+static _Thread_local uint32_t destroys; /* under way, one in the other */
+static _Thread_local bool is_catching_up;
+
+/* False without memory. */
+static bool
+put_off_drop(struct sst_arena *arena, uint32_t held)
+{
+    struct put_off *grown;
+
+    if (put_off_count == put_off_room) {
+        const uint32_t room = put_off_room * 2 + 16;
+
+        grown = ssti_realloc(put_off, room * sizeof *grown);
+        if (grown == NULL) {
+            return false;
+        }
+        put_off = grown;
+        put_off_room = room;
+    }
+    put_off[put_off_count++] = (struct put_off){arena, held};
+    return true;
+}
+
+/* The outermost destroy is done: go on with what was put off meanwhile, and by that. */
+static void
+drop_put_off(void)
+{
+    is_catching_up = true;
+    while (put_off_count > 0) {
+        const struct put_off next = put_off[--put_off_count];
+
+        ssti_slot_drop(next.arena, next.held);
+    }
+    is_catching_up = false;
+    put_off = ssti_free(put_off);
+    put_off_room = 0;
+}
+
 /* Take the hold off that an entry has, unless it is the last. False then, and the slot
- * is DYING; the entry still holds it. */
+ * is DYING if it may; the entry still holds it. */
 static bool
 drop_one(struct sst_arena *arena, struct sst_class_shm *class,
-         struct sst_slot_shm *slot, uint64_t offset, uint64_t entry_offset)
+         struct sst_slot_shm *slot, uint64_t offset, uint64_t entry_offset,
+         bool may_die)
 {
     const _Atomic uint64_t *const entry = ssti_arena_word(arena, entry_offset);
     struct change change;
@@ -441,11 +509,11 @@ drop_one(struct sst_arena *arena, struct sst_class_shm *class,
     }
     change = change_of(class, slot, offset);
     is_last = change.count <= 1;
-    if (is_last) {
+    if (is_last && may_die) {
         ssti_store_rel(&slot->state, SSTI_SLOT_DYING);
         SST_CRASHPOINT(slot_dying);
     }
-    else {
+    else if (!is_last) {
         change.count--;
         change.entry = entry_offset;
         change.value = 0;
@@ -477,8 +545,8 @@ free_slot(struct sst_arena *arena, struct sst_class_shm *class,
     unlock(class);
 }
 
-bool
-ssti_slot_drop_entry(struct sst_arena *arena, uint64_t entry_offset)
+static bool
+drop_entry(struct sst_arena *arena, uint64_t entry_offset)
 {
     _Atomic uint64_t *const entry = ssti_arena_word(arena, entry_offset);
     const uint64_t value = entry != NULL ? ssti_load_acq(entry) : 0;
@@ -498,25 +566,68 @@ ssti_slot_drop_entry(struct sst_arena *arena, uint64_t entry_offset)
     if (ops == NULL && ssti_load_acq(&slot->count) <= 1) {
         return false;
     }
-    if (drop_one(arena, class, slot, offset, entry_offset)) {
+    if (drop_one(arena, class, slot, offset, entry_offset, true)) {
         return true;
     }
     if (ops == NULL) {
         return false;
     }
     if (ops->destroy != NULL) {
+        destroys++;
         ops->destroy(arena, slot);
+        destroys--;
     }
     SST_CRASHPOINT(slot_destroyed);
     free_slot(arena, class, slot, offset, entry_offset);
     return true;
 }
 
+bool
+ssti_slot_drop_entry(struct sst_arena *arena, uint64_t entry_offset)
+{
+    const bool is_done = drop_entry(arena, entry_offset);
+
+    if (put_off != NULL && destroys == 0 && !is_catching_up) {
+        drop_put_off();
+    }
+    return is_done;
+}
+
+void
+ssti_slot_drop_word(struct sst_arena *arena, uint64_t word_offset)
+{
+    const _Atomic uint64_t *const word = ssti_arena_word(arena, word_offset);
+    const uint64_t value = word != NULL ? ssti_load_acq(word) : 0;
+    const uint64_t offset = value & ~(uint64_t)SSTI_HELD_FLAGS;
+    const uint32_t index = class_of_offset(arena, offset);
+    struct sst_slot_shm *const slot = slot_at(arena, offset);
+    uint32_t held;
+
+    if (slot == NULL || drop_one(arena, &arena->control->classes[index], slot, offset,
+                                 word_offset, false)) {
+        return;
+    }
+    if (ssti_held_reserve(arena, &held) == 0) {
+        if (share_word(arena, word, ssti_held_offset(arena, held))) {
+            SST_CRASHPOINT(slot_word_shared);
+            (void)drop_entry(arena, word_offset); /* not the last: ours is another */
+            ssti_slot_drop(arena, held);
+            return;
+        }
+        ssti_held_release(arena, held); /* somebody died while he destroyed it */
+    }
+    if (destroys < DESTROYS_MAX) {
+        (void)drop_entry(arena, word_offset);
+    }
+    /* Else, with no entry to be had at such a depth, it is never dropped. */
+}
+
 void
 ssti_slot_drop(struct sst_arena *arena, uint32_t held)
 {
-    if (arena->proc == 0 || arena->has_left) {
-        return;
+    if (ssti_arena_is_left(arena) || (destroys > 0 && put_off_drop(arena, held)) ||
+        destroys >= DESTROYS_MAX) {
+        return; /* in the last case it is held until we are dead */
     }
     if (ssti_slot_drop_entry(arena, ssti_held_offset(arena, held))) {
         ssti_held_release(arena, held);

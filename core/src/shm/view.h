@@ -63,6 +63,9 @@ struct sst_arena {
     uint32_t large_count;
     uint32_t large_room;
     uint64_t large_uses;
+    struct sst_parcel **sealed; /* those open here, by address (parcel.c) */
+    uint32_t sealed_count;
+    uint32_t sealed_room;
 
     /* The free entries of our held table: a stack, and what was never used. While
      * held_lock is held leaves of classes, heap and registry may be taken (by a fork),
@@ -89,6 +92,17 @@ bool ssti_arena_has(const struct sst_arena *arena, uint64_t offset, uint64_t siz
  * NULL when that is no place for one. */
 _Atomic uint64_t *ssti_arena_word(struct sst_arena *arena, uint64_t offset);
 
+/* This thread undoes what the process holds: destroys that run meanwhile hold things for
+ * a while, as ever. */
+extern _Thread_local bool ssti_is_leaving;
+
+/* Holds are gone, or never could be had. */
+static inline bool
+ssti_arena_is_left(const struct sst_arena *arena)
+{
+    return arena->proc == 0 || (arena->has_left && !ssti_is_leaving);
+}
+
 /* ---- windows.c ---- */
 
 /* Is the descriptor still the arena's? */
@@ -97,9 +111,6 @@ int ssti_windows_init(struct sst_arena *arena);
 void ssti_windows_fini(struct sst_arena *arena);
 /* The offset an address of ours has; 0 when it is in no window. */
 uint64_t ssti_windows_offset(const struct sst_arena *arena, const void *address);
-/* A large range whose mapping must outlive other users of it. */
-void *ssti_arena_pin(struct sst_arena *arena, uint64_t offset, uint64_t size);
-void ssti_arena_unpin(struct sst_arena *arena, uint64_t offset, uint64_t size);
 
 /* ---- held.c ---- */
 
@@ -124,6 +135,12 @@ bool ssti_slot_share(struct sst_arena *arena, const struct sst_held_shm *from,
 bool ssti_slot_drop_entry(struct sst_arena *arena, uint64_t entry_offset);
 int ssti_slot_hold_into(struct sst_arena *arena, const struct sst_handle *handle,
                         uint64_t entry_offset, struct sst_error *err);
+/* Drop what a hold word of an object in shared memory holds: for the destroy of that
+ * object. A last hold is put off until the destroys under way on this thread are
+ * done. */
+void ssti_slot_drop_word(struct sst_arena *arena, uint64_t word_offset);
+/* Bytes of the slot that starts at `offset`; 0 when none can start there. */
+uint64_t ssti_slot_room(const struct sst_arena *arena, uint64_t offset);
 const struct ssti_kind_ops *ssti_kind_ops(uint32_t kind);
 uint32_t ssti_kinds_known(void);
 /* Have intents of the dead redone. */
