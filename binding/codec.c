@@ -12,7 +12,7 @@
  *   d  float           8 bytes, IEEE 754, little endian
  *   s  str             UTF-8
  *   b  bytes           as they are
- *   p  plain data      a pickle of nothing but exact built-in types
+ *   n  plain nest      exact built-in containers, large ints, any str (nest_*.c)
  *   P  anything else   a pickle, made and read by the registered functions
  *   R  raw             what Connection.send_bytes sent
  *
@@ -34,6 +34,7 @@
 
 #include "compat.h"
 #include "errors.h"
+#include "nest.h"
 #include "pickle.h"
 
 enum tag {
@@ -44,32 +45,13 @@ enum tag {
     TAG_FLOAT = 'd',
     TAG_STR = 's',
     TAG_BYTES = 'b',
-    TAG_PLAIN = 'p',
+    TAG_NEST = 'n',
     TAG_PICKLE = 'P',
     TAG_RAW = 'R',
 };
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "numbers are copied as they are");
-
-/* ---- Plain data ---- */
-
-static PyObject *
-plain_call(PyObject **function, const char *name, PyObject *arg)
-{
-    if (*function == NULL) {
-        PyObject *const module = PyImport_ImportModule("pickle");
-        if (module == NULL) {
-            return NULL;
-        }
-        *function = PyObject_GetAttrString(module, name);
-        Py_DECREF(module);
-        if (*function == NULL) {
-            return NULL;
-        }
-    }
-    return PyObject_CallOneArg(*function, arg);
-}
 
 /* ---- Encoding ---- */
 
@@ -146,14 +128,29 @@ encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *ou
 {
     struct sstpy_making making;
 
-    if (sstpy_is_plain(obj)) {
-        PyObject *const plain = plain_call(&state->plain_dumps, "dumps", obj);
-        return encode_pickled(state, plain, TAG_PLAIN, out);
-    }
     sstpy_making_begin(&making);
     PyObject *const pickled = sstpy_pickle(state, obj, NULL);
     sstpy_making_end(&making);
     return encode_pickled(state, pickled, TAG_PICKLE, out);
+}
+
+/* A nest if it is one, or the pickle. */
+static int
+encode_other(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
+{
+    struct sstpy_nest nest = {.slices = out->slices};
+    const int rc = sstpy_nest_encode(state, obj, TAG_NEST, &nest);
+
+    if (rc == 0) {
+        return encode_pickle(state, obj, out);
+    }
+    if (rc < 0) {
+        return -1;
+    }
+    out->nest = nest.scratch;
+    out->count = nest.count;
+    out->size = nest.size;
+    return 0;
 }
 
 static int
@@ -171,7 +168,7 @@ encode_str(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
             return -1;
         }
         PyErr_Clear();
-        return encode_pickle(state, obj, out); /* lone surrogates */
+        return encode_other(state, obj, out); /* lone surrogates */
     }
     out->owner = utf8;
     return encode_payload(out, TAG_STR, PyBytes_AS_STRING(utf8),
@@ -185,7 +182,7 @@ encode_int(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
     const int64_t value = PyLong_AsLongLongAndOverflow(obj, &overflow);
 
     if (overflow != 0) {
-        return encode_pickle(state, obj, out);
+        return encode_other(state, obj, out);
     }
     return encode_fixed(out, TAG_INT, &value, sizeof(value));
 }
@@ -213,12 +210,13 @@ encode_any(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
     if (PyBool_Check(obj)) {
         return encode_fixed(out, obj == Py_True ? TAG_TRUE : TAG_FALSE, "", 0);
     }
-    return encode_pickle(state, obj, out);
+    return encode_other(state, obj, out);
 }
 
 int
 sstpy_encode(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
 {
+    out->nest = NULL;
     out->owner = NULL;
     out->view.obj = NULL;
     return encode_any(state, obj, out);
@@ -227,6 +225,7 @@ sstpy_encode(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out
 void
 sstpy_encode_raw(const void *data, uint64_t size, struct sstpy_encoded *out)
 {
+    out->nest = NULL;
     out->owner = NULL;
     out->view.obj = NULL;
     (void)encode_payload(out, TAG_RAW, data, size);
@@ -239,6 +238,7 @@ sstpy_encoded_release(struct sstpy_encoded *encoded)
         PyBuffer_Release(&encoded->view);
     }
     Py_CLEAR(encoded->owner);
+    sstpy_nest_release(encoded->nest);
 }
 
 /* ---- Messages as buffers ---- */
@@ -328,7 +328,6 @@ sstpy_copy_bytes(const void *data, uint64_t size)
 static PyObject *
 decode_pickle(struct sstpy_state *state, struct sst_message *message)
 {
-    const bool plain = *(const char *)message->data == TAG_PLAIN;
     PyObject *buffer = NULL;
 
     if (message->data == message->small) {
@@ -346,8 +345,7 @@ decode_pickle(struct sstpy_state *state, struct sst_message *message)
         return NULL;
     }
 
-    PyObject *const obj = plain ? plain_call(&state->plain_loads, "loads", buffer)
-                                : sstpy_unpickle(state, buffer, NULL);
+    PyObject *const obj = sstpy_unpickle(state, buffer, NULL);
     Py_DECREF(buffer);
     return obj;
 }
@@ -410,7 +408,8 @@ decode_any(struct sstpy_state *state, struct sst_message *message)
         return PyUnicode_DecodeUTF8(data + 1, (Py_ssize_t)size - 1, NULL);
     case TAG_BYTES:
         return sstpy_copy_bytes(data + 1, size - 1);
-    case TAG_PLAIN:
+    case TAG_NEST:
+        return sstpy_nest_decode(data + 1, size - 1);
     case TAG_PICKLE:
     case TAG_RAW: /* the stdlib's recv() unpickles what send_bytes() sent */
         return decode_pickle(state, message);
@@ -436,8 +435,7 @@ sstpy_message_bytes(const struct sst_message *message, const void **data,
 {
     const char *const whole = message->data;
 
-    if (message->size == 0 ||
-        (whole[0] != TAG_RAW && whole[0] != TAG_PICKLE && whole[0] != TAG_PLAIN)) {
+    if (message->size == 0 || (whole[0] != TAG_RAW && whole[0] != TAG_PICKLE)) {
         return false;
     }
     *data = whole + 1;

@@ -20,7 +20,8 @@ struct sstpy_encoded {
     struct sst_slice slices[SST_SLICES_MAX]; /* tag, payload; or all in the first */
     uint32_t count;                          /* of slices */
     uint64_t size;                           /* of all slices */
-    PyObject *owner;                         /* of the payload, or NULL */
+    struct sstpy_nest_scratch *nest;         /* of a nest's payload, or NULL */
+    PyObject *owner;                         /* of any other, or NULL */
     Py_buffer view; /* on the payload; view.obj is NULL without one */
     unsigned char small[SSTPY_ENCODED_SMALL + 1];
 };
@@ -51,9 +52,5 @@ PyObject *sstpy_copy_bytes(const void *data, uint64_t size);
  * they are: then they are the message's, and the caller frees it. */
 bool sstpy_message_bytes(const struct sst_message *message, const void **data,
                          uint64_t *size);
-
-/* Whether it is small and made of exact built-in types only, so that no reducer applies
- * (plain.c). */
-bool sstpy_is_plain(PyObject *obj);
 
 #endif

@@ -10,6 +10,7 @@
  * See docs/internals/binding.rst. */
 
 #include "compat.h"
+#include "nest.h"
 #include "pickle.h"
 #include "pool.h"
 #include "process.h"
@@ -258,8 +259,6 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->buffer_too_short);
     Py_VISIT(state->dumps);
     Py_VISIT(state->loads);
-    Py_VISIT(state->plain_dumps);
-    Py_VISIT(state->plain_loads);
     Py_VISIT(state->semlock_type);
     Py_VISIT(state->condition_type);
     Py_VISIT(state->event_type);
@@ -292,8 +291,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->buffer_too_short);
     Py_CLEAR(state->dumps);
     Py_CLEAR(state->loads);
-    Py_CLEAR(state->plain_dumps);
-    Py_CLEAR(state->plain_loads);
+    sstpy_nest_spare_free(&state->nest_spare);
     Py_CLEAR(state->semlock_type);
     Py_CLEAR(state->condition_type);
     Py_CLEAR(state->event_type);

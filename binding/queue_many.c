@@ -22,6 +22,7 @@
 enum {
     QUEUE_BATCH = 16,          /* messages taken by one call of the core */
     QUEUE_SCRATCH = 16 * 1024, /* bytes of small messages collected by put_many */
+    QUEUE_SMALL = 1024,        /* bytes of what is collected there */
 };
 
 /* Small messages that put_many collected, one behind the other. */
@@ -83,7 +84,7 @@ static int
 queue_batch_add(struct queue_batch *batch, const struct sstpy_encoded *encoded)
 {
     const uint32_t slots = (uint32_t)(sizeof(batch->slices) / sizeof(*batch->slices));
-    const bool small = encoded->count == 1;
+    const bool small = encoded->count == 1 && encoded->size <= QUEUE_SMALL;
     const bool fits =
         small && batch->count < slots && batch->used + encoded->size <= QUEUE_SCRATCH;
 

@@ -10,6 +10,12 @@
 #include "compat.h"
 #include "sidestep/sidestep.h"
 
+/* Buffers of the nest codec that nobody uses now (nest_encode.c). */
+struct sstpy_nest_spare {
+    struct sstpy_nest_scratch *first;
+    int count;
+};
+
 struct sstpy_state {
     /* exceptions */
     PyObject *owner_died;
@@ -21,8 +27,7 @@ struct sstpy_state {
     /* pickling, registered by Python, see set_pickler */
     PyObject *dumps;
     PyObject *loads;
-    PyObject *plain_dumps; /* those of the module pickle, imported when first needed */
-    PyObject *plain_loads;
+    struct sstpy_nest_spare nest_spare;
     /* types */
     PyTypeObject *semlock_type;
     PyTypeObject *condition_type;

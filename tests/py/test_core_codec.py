@@ -130,7 +130,8 @@ def test_plain_data_needs_no_registered_pickler():
         raise AssertionError
 
     plain = [[], (), {}, {"a": [1, (2.5, None)], b"k": True}, [[[[1]]]], [0] * 63]
-    other = [[Point(1)], [{1}], [MyInt(1)], [[[[[1]]]]], [0] * 64, {"a": bytearray()}]
+    plain += [[{1}], [[[[[1]]]]], [0] * 64, {"a": bytearray()}, 1 << 99, "\ud800"]
+    other = [[Point(1)], [MyInt(1)], [1j], 1j]
     cycle = []
     cycle.append(cycle)
     q = _core.Queue()
