@@ -14,6 +14,8 @@
  *   b  bytes           as they are
  *   n  plain nest      exact built-in containers, large ints, any str (nest_*.c)
  *   P  anything else   a pickle, made and read by the registered functions
+ *   B  the same        a pickle, with buffers beside it or objects that travel along
+ *                      (buffers.c, buffers_open.c)
  *   R  raw             what Connection.send_bytes sent
  *
  * Only exact types have tags of their own: a subclass is more than its value. Encoding
@@ -32,6 +34,7 @@
 
 #include <string.h>
 
+#include "buffers.h"
 #include "compat.h"
 #include "errors.h"
 #include "nest.h"
@@ -47,6 +50,7 @@ enum tag {
     TAG_BYTES = 'b',
     TAG_NEST = 'n',
     TAG_PICKLE = 'P',
+    TAG_BUFFERS = SSTPY_TAG_BUFFERS,
     TAG_RAW = 'R',
 };
 
@@ -82,7 +86,7 @@ encode_payload(struct sstpy_encoded *out, enum tag tag, const void *payload,
     return 0;
 }
 
-/* A pickle as its pickler wrote it, part by part, if that is not too many. */
+/* A pickle as its pickler wrote it, part by part. */
 static int
 encode_parts(const struct sstpy_pickle_file *file, enum tag tag,
              struct sstpy_encoded *out)
@@ -99,39 +103,60 @@ encode_parts(const struct sstpy_pickle_file *file, enum tag tag,
     return 0;
 }
 
-/* Takes `pickled`, which may be NULL. */
+/* Takes `pickled`. */
 static int
 encode_pickled(const struct sstpy_state *state, PyObject *pickled, enum tag tag,
                struct sstpy_encoded *out)
 {
-    if (pickled == NULL) {
-        return -1;
-    }
     out->owner = pickled; /* from now on the message's */
-    if (sstpy_is_pickle_file(state, pickled)) {
-        const struct sstpy_pickle_file *const file =
-            (const struct sstpy_pickle_file *)pickled;
-        if (file->count < SST_SLICES_MAX && file->size > SSTPY_ENCODED_SMALL) {
-            return encode_parts(file, tag, out);
-        }
+    if (sstpy_is_pickle_file(state, pickled) &&
+        ((const struct sstpy_pickle_file *)pickled)->size > SSTPY_ENCODED_SMALL) {
+        return encode_parts((const struct sstpy_pickle_file *)pickled, tag, out);
     }
     if (PyObject_GetBuffer(pickled, &out->view, PyBUF_SIMPLE) < 0) {
         out->view.obj = NULL;
-        Py_CLEAR(out->owner);
-        return -1;
+        return SSTPY_RAISED;
     }
     return encode_payload(out, tag, out->view.buf, (uint64_t)out->view.len);
+}
+
+/* Whether it needs a parcel: for buffers, for what it holds, for its many parts. */
+static bool
+needs_parcel(const struct sstpy_state *state, const struct sstpy_making *making,
+             const struct sstpy_collector *collector, PyObject *pickled)
+{
+    return collector->count > 0 || making->parcel != NULL ||
+           (sstpy_is_pickle_file(state, pickled) &&
+            ((const struct sstpy_pickle_file *)pickled)->count >= SST_SLICES_MAX);
 }
 
 static int
 encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
 {
+    struct sstpy_collector *const collector = sstpy_collector_new(state);
     struct sstpy_making making;
 
+    if (collector == NULL) {
+        return SSTPY_RAISED;
+    }
     sstpy_making_begin(&making);
-    PyObject *const pickled = sstpy_pickle(state, obj, NULL);
+    PyObject *const pickled = sstpy_pickle(state, obj, (PyObject *)collector);
     sstpy_making_end(&making);
-    return encode_pickled(state, pickled, TAG_PICKLE, out);
+    sstpy_collector_close(collector);
+
+    int rc = SSTPY_RAISED;
+    if (pickled == NULL) {
+        (void)sst_parcel_close(making.parcel);
+    }
+    else if (needs_parcel(state, &making, collector, pickled)) {
+        rc = sstpy_buffers_encode(state, pickled, collector, making.parcel, out);
+        Py_DECREF(pickled);
+    }
+    else {
+        rc = encode_pickled(state, pickled, TAG_PICKLE, out);
+    }
+    Py_DECREF(collector);
+    return rc;
 }
 
 /* A nest if it is one, or the pickle. */
@@ -145,7 +170,7 @@ encode_other(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out
         return encode_pickle(state, obj, out);
     }
     if (rc < 0) {
-        return -1;
+        return SSTPY_RAISED;
     }
     out->nest = nest.scratch;
     out->count = nest.count;
@@ -165,7 +190,7 @@ encode_str(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
     PyObject *const utf8 = PyUnicode_AsUTF8String(obj);
     if (utf8 == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) {
-            return -1;
+            return SSTPY_RAISED;
         }
         PyErr_Clear();
         return encode_other(state, obj, out); /* lone surrogates */
@@ -213,22 +238,78 @@ encode_any(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
     return encode_other(state, obj, out);
 }
 
+static void
+encode_begin(struct sstpy_encoded *out)
+{
+    out->parcel = NULL;
+    out->count = 0;
+    out->size = 0;
+    out->nest = NULL;
+    out->owner = NULL;
+    out->view.obj = NULL;
+}
+
+/* Copy a very long message into a parcel now: faster than the core would, and signals
+ * are looked at. Without memory for it the slices stay, and the core says what it
+ * thinks of them. */
+static int
+encode_large(struct sstpy_state *state, struct sstpy_encoded *out)
+{
+    struct sst_arena *const arena = sstpy_arena(state);
+    struct sst_parcel *parcel = NULL;
+
+    if (arena == NULL) {
+        return SSTPY_RAISED;
+    }
+    if (sst_parcel_create(arena, out->size, 0, &parcel, NULL) < 0) {
+        return 0;
+    }
+
+    char *to = sst_parcel_data(parcel);
+    for (uint32_t i = 0; i < out->count; i++) {
+        if (sstpy_copy_checked(to, out->slices[i].data, out->slices[i].size) < 0) {
+            (void)sst_parcel_close(parcel);
+            return SSTPY_RAISED;
+        }
+        to += out->slices[i].size;
+    }
+    out->parcel = parcel;
+    out->count = 0;
+    out->size = 0;
+    return 0;
+}
+
 int
 sstpy_encode(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out)
 {
-    out->nest = NULL;
-    out->owner = NULL;
-    out->view.obj = NULL;
-    return encode_any(state, obj, out);
+    encode_begin(out);
+
+    int rc = encode_any(state, obj, out);
+    if (rc == 0 && out->size >= SSTPY_HELPED_SIZE) {
+        rc = encode_large(state, out);
+    }
+    if (rc < 0) {
+        sstpy_encoded_release(out);
+    }
+    return rc;
+}
+
+int
+sstpy_encode_raw(struct sstpy_state *state, const void *data, uint64_t size,
+                 struct sstpy_encoded *out)
+{
+    encode_begin(out);
+    (void)encode_payload(out, TAG_RAW, data, size);
+    return out->size >= SSTPY_HELPED_SIZE ? encode_large(state, out) : 0;
 }
 
 void
-sstpy_encode_raw(const void *data, uint64_t size, struct sstpy_encoded *out)
+sstpy_encode_whole(const void *data, uint64_t size, struct sstpy_encoded *out)
 {
-    out->nest = NULL;
-    out->owner = NULL;
-    out->view.obj = NULL;
-    (void)encode_payload(out, TAG_RAW, data, size);
+    encode_begin(out);
+    out->slices[0] = (struct sst_slice){data, size};
+    out->count = 1;
+    out->size = size;
 }
 
 void
@@ -239,66 +320,10 @@ sstpy_encoded_release(struct sstpy_encoded *encoded)
     }
     Py_CLEAR(encoded->owner);
     sstpy_nest_release(encoded->nest);
-}
-
-/* ---- Messages as buffers ---- */
-
-/* A large message under a memoryview: it lives as long as somebody looks at it. */
-typedef struct {
-    PyObject_HEAD
-    struct sst_message message; /* owned */
-    const void *payload;        /* into it */
-    Py_ssize_t size;
-} MessageObject;
-
-static PyObject *
-message_take(struct sstpy_state *state, struct sst_message *message)
-{
-    PyTypeObject *const type = state->message_type;
-    MessageObject *const self = (MessageObject *)type->tp_alloc(type, 0);
-
-    if (self == NULL) {
-        return NULL;
+    if (encoded->parcel != NULL) {
+        encoded->parcel = sst_parcel_close(encoded->parcel);
     }
-    self->message = *message;
-    if (message->data == message->small) {
-        self->message.data = self->message.small; /* it moved with the struct */
-    }
-    self->payload = (const char *)self->message.data + 1;
-    self->size = (Py_ssize_t)self->message.size - 1;
-    message->size = 0;
-    message->data = NULL;
-    return (PyObject *)self;
 }
-
-static int
-message_getbuffer(PyObject *obj, Py_buffer *view, int flags)
-{
-    const MessageObject *const self = (MessageObject *)obj;
-
-    return PyBuffer_FillInfo(view, obj, (void *)self->payload, self->size, 1, flags);
-}
-
-static void
-message_dealloc(PyObject *obj)
-{
-    sst_message_free(&((MessageObject *)obj)->message);
-    sstpy_free(obj);
-}
-
-static PyType_Slot message_slots[] = {
-    {Py_bf_getbuffer, message_getbuffer},
-    {Py_tp_dealloc, message_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec message_spec = {
-    .name = "sidestep._core._Message",
-    .basicsize = sizeof(MessageObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-             Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = message_slots,
-};
 
 /* ---- Decoding ---- */
 
@@ -317,10 +342,7 @@ sstpy_copy_bytes(const void *data, uint64_t size)
         return NULL;
     }
 
-    char *const to = PyBytes_AS_STRING(bytes);
-    Py_BEGIN_ALLOW_THREADS
-    memcpy(to, data, (size_t)size);
-    Py_END_ALLOW_THREADS
+    sstpy_copy(PyBytes_AS_STRING(bytes), data, size);
     return bytes;
 }
 
@@ -335,7 +357,8 @@ decode_pickle(struct sstpy_state *state, struct sst_message *message)
                                            (Py_ssize_t)message->size - 1);
     }
     else {
-        PyObject *const holder = message_take(state, message);
+        PyObject *const holder =
+            sstpy_message_take(state, message, 1, message->size - 1);
         if (holder != NULL) {
             buffer = PyMemoryView_FromObject(holder);
             Py_DECREF(holder);
@@ -408,6 +431,8 @@ decode_any(struct sstpy_state *state, struct sst_message *message)
         return PyUnicode_DecodeUTF8(data + 1, (Py_ssize_t)size - 1, NULL);
     case TAG_BYTES:
         return sstpy_copy_bytes(data + 1, size - 1);
+    case TAG_BUFFERS:
+        return sstpy_buffers_decode(state, message);
     case TAG_NEST:
         return sstpy_nest_decode(data + 1, size - 1);
     case TAG_PICKLE:
@@ -476,10 +501,4 @@ sstpy_decode_bytes(struct sstpy_state *state, struct sst_message *message,
         Py_CLEAR(bytes);
     }
     return bytes;
-}
-
-int
-sstpy_codec_exec(PyObject *module, struct sstpy_state *state)
-{
-    return sstpy_type_add(module, &message_spec, &state->message_type);
 }

@@ -6,17 +6,16 @@
 
 #include <stdbool.h>
 
+#include "copy.h"
 #include "state.h"
 
 /* Payloads up to here are copied behind their tag; larger ones travel as a slice. */
 #define SSTPY_ENCODED_SMALL 247
 
-/* Above this many bytes a copy is worth letting other threads run. */
-#define SSTPY_DETACH_SIZE (64 * 1024)
-
 /* A message that is ready to be put: nothing of Python runs between here and the
  * commit. */
 struct sstpy_encoded {
+    struct sst_parcel *parcel;               /* or NULL: the slices */
     struct sst_slice slices[SST_SLICES_MAX]; /* tag, payload; or all in the first */
     uint32_t count;                          /* of slices */
     uint64_t size;                           /* of all slices */
@@ -26,15 +25,49 @@ struct sstpy_encoded {
     unsigned char small[SSTPY_ENCODED_SMALL + 1];
 };
 
-/* Encode an object. May run Python code (reducers). -1 with an exception set, and then
- * nothing to release. */
+/* Encode an object. May run Python code (reducers). 0, SSTPY_RAISED, or a status of the
+ * core when there is no memory for it; unless 0 there is nothing to release. */
 int sstpy_encode(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *out);
 
 /* Encode raw bytes as a message of their own kind: what Connection.send_bytes sends.
- * Borrows `data` until released. */
-void sstpy_encode_raw(const void *data, uint64_t size, struct sstpy_encoded *out);
+ * Borrows `data` until released. 0 or SSTPY_RAISED, by a signal handler. */
+int sstpy_encode_raw(struct sstpy_state *state, const void *data, uint64_t size,
+                     struct sstpy_encoded *out);
+
+/* A message that is what it is: borrows `data` until released. */
+void sstpy_encode_whole(const void *data, uint64_t size, struct sstpy_encoded *out);
 
 void sstpy_encoded_release(struct sstpy_encoded *encoded);
+
+/* Put it, or send it; the parcel, if it is one, is the queue's then. Without the GIL or
+ * with it: returns what the core does. */
+static inline int
+sstpy_encoded_put(struct sstpy_encoded *encoded, struct sst_queue *queue,
+                  int64_t deadline_ns)
+{
+    if (encoded->count == 1) {
+        return sst_queue_put(queue, encoded->slices->data, encoded->slices->size,
+                             deadline_ns);
+    }
+    if (encoded->parcel != NULL) {
+        return sst_queue_put_parcel(queue, &encoded->parcel, deadline_ns);
+    }
+    return sst_queue_put_slices(queue, encoded->slices, encoded->count, deadline_ns);
+}
+
+static inline int
+sstpy_encoded_send(struct sstpy_encoded *encoded, struct sst_pipe *pipe,
+                   int64_t deadline_ns)
+{
+    if (encoded->count == 1) {
+        return sst_pipe_send(pipe, encoded->slices->data, encoded->slices->size,
+                             deadline_ns);
+    }
+    if (encoded->parcel != NULL) {
+        return sst_pipe_send_parcel(pipe, &encoded->parcel, deadline_ns);
+    }
+    return sst_pipe_send_slices(pipe, encoded->slices, encoded->count, deadline_ns);
+}
 
 /* The object in a message, which is freed in any case. NULL with an exception set. */
 PyObject *sstpy_decode(struct sstpy_state *state, struct sst_message *message);

@@ -362,18 +362,6 @@ connection_stream_into(ConnectionObject *self, char *to, uint64_t room)
     return too_long ? connection_bad_length(self) : result;
 }
 
-static void
-connection_copy(char *to, const void *from, uint64_t size)
-{
-    if (size < SSTPY_DETACH_SIZE) {
-        memcpy(to, from, (size_t)size);
-        return;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    memcpy(to, from, (size_t)size);
-    Py_END_ALLOW_THREADS
-}
-
 static PyObject *
 connection_pipe_into(ConnectionObject *self, char *to, uint64_t room)
 {
@@ -386,7 +374,7 @@ connection_pipe_into(ConnectionObject *self, char *to, uint64_t room)
         return connection_raise_recv(self, rc);
     }
     if (sstpy_message_bytes(&message, &data, &size) && size <= room) {
-        connection_copy(to, data, size);
+        sstpy_copy(to, data, size);
         sst_message_free(&message);
         return PyLong_FromUnsignedLongLong(size);
     }
@@ -399,7 +387,7 @@ connection_pipe_into(ConnectionObject *self, char *to, uint64_t room)
     }
     size = (uint64_t)PyBytes_GET_SIZE(bytes);
     if (size <= room) {
-        connection_copy(to, PyBytes_AS_STRING(bytes), size);
+        sstpy_copy(to, PyBytes_AS_STRING(bytes), size);
         result = PyLong_FromUnsignedLongLong(size);
     }
     else {

@@ -17,8 +17,7 @@
 
 struct connection_send_call {
     struct sst_pipe *pipe;
-    const struct sst_slice *slices;
-    uint32_t count;
+    struct sstpy_encoded *encoded;
 };
 
 static int
@@ -26,11 +25,7 @@ connection_call_send(void *context, int64_t deadline_ns)
 {
     const struct connection_send_call *const call = context;
 
-    if (call->count == 1) {
-        return sst_pipe_send(call->pipe, call->slices->data, call->slices->size,
-                             deadline_ns);
-    }
-    return sst_pipe_send_slices(call->pipe, call->slices, call->count, deadline_ns);
+    return sstpy_encoded_send(call->encoded, call->pipe, deadline_ns);
 }
 
 struct connection_stream_call {
@@ -60,7 +55,7 @@ connection_send_encoded(ConnectionObject *self, struct sstpy_encoded *encoded)
         return sstpy_raise_empty((PyObject *)self);
     }
 
-    struct connection_send_call call = {self->pipe, encoded->slices, encoded->count};
+    struct connection_send_call call = {self->pipe, encoded};
     int rc = 0;
 
     sstpy_connection_pin(self);
@@ -134,8 +129,10 @@ sstpy_connection_send(PyObject *self_obj, PyObject *obj)
     if (self->pipe == NULL) {
         return connection_send_pickled(self, obj);
     }
-    if (sstpy_encode(self->state, obj, &encoded) < 0) {
-        return NULL;
+
+    const int rc = sstpy_encode(self->state, obj, &encoded);
+    if (rc < 0) {
+        return sstpy_raise(self->state, rc, NULL);
     }
 
     PyObject *const result = connection_send_encoded(self, &encoded);
@@ -183,8 +180,13 @@ connection_send_range(ConnectionObject *self, const void *data, Py_ssize_t size)
     if (self->pipe == NULL) {
         return connection_send_stream(self, data, size);
     }
-    sstpy_encode_raw(data, (uint64_t)size, &encoded);
-    return connection_send_encoded(self, &encoded);
+    if (sstpy_encode_raw(self->state, data, (uint64_t)size, &encoded) < 0) {
+        return NULL;
+    }
+
+    PyObject *const result = connection_send_encoded(self, &encoded);
+    sstpy_encoded_release(&encoded);
+    return result;
 }
 
 const char sstpy_connection_send_bytes_doc[] =

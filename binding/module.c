@@ -9,6 +9,7 @@
  *
  * See docs/internals/binding.rst. */
 
+#include "buffers.h"
 #include "compat.h"
 #include "nest.h"
 #include "pickle.h"
@@ -216,11 +217,11 @@ static int
 module_exec(PyObject *module)
 {
     static int (*const execs[])(PyObject *, struct sstpy_state *) = {
-        exec_exceptions,        sstpy_arena_exec,     sstpy_codec_exec,
-        sstpy_semlock_exec,     sstpy_condition_exec, sstpy_event_exec,
-        sstpy_barrier_exec,     sstpy_queue_exec,     sstpy_connection_exec,
-        sstpy_block_exec,       sstpy_process_exec,   sstpy_pickle_exec,
-        sstpy_pool_result_exec, sstpy_pool_jobs_exec,
+        exec_exceptions,         sstpy_arena_exec,       sstpy_buffers_exec,
+        sstpy_buffers_open_exec, sstpy_semlock_exec,     sstpy_condition_exec,
+        sstpy_event_exec,        sstpy_barrier_exec,     sstpy_queue_exec,
+        sstpy_connection_exec,   sstpy_block_exec,       sstpy_process_exec,
+        sstpy_pickle_exec,       sstpy_pool_result_exec, sstpy_pool_jobs_exec,
     };
     static PyMethodDef *const tables[] = {
         sstpy_arena_methods,
@@ -275,6 +276,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pool_timeout);
     Py_VISIT(state->pool_pack);
     Py_VISIT(state->pickle_file_type);
+    Py_VISIT(state->collector_type);
+    Py_VISIT(state->parcel_type);
+    Py_VISIT(state->view_type);
     return 0;
 }
 
@@ -308,6 +312,9 @@ module_clear(PyObject *module)
     Py_CLEAR(state->pool_timeout);
     Py_CLEAR(state->pool_pack);
     Py_CLEAR(state->pickle_file_type);
+    Py_CLEAR(state->collector_type);
+    Py_CLEAR(state->parcel_type);
+    Py_CLEAR(state->view_type);
     Py_CLEAR(state->str_attach);
     Py_CLEAR(state->str_closed_error);
     Py_CLEAR(state->str_put_failed);

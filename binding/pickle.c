@@ -146,6 +146,7 @@ sstpy_making_begin(struct sstpy_making *making)
     making->outer = making_now;
     making->epoch = sstpy_fork_epoch();
     making->parcel = NULL;
+    making->hold_max = 0;
     making_now = making;
 }
 
@@ -164,6 +165,52 @@ making_find(void)
     return making != NULL && making->epoch == sstpy_fork_epoch() ? making : NULL;
 }
 
+enum {
+    MAKING_BYTES = 800, /* with these a parcel fits into a slot of 1 KiB */
+    MAKING_HOLDS = 8,
+};
+
+/* A parcel with more room, which holds the one before. */
+static int
+making_grow(struct sst_arena *arena, struct sstpy_making *making, struct sst_error *err)
+{
+    const uint32_t holds = making->parcel == NULL
+                               ? (uint32_t)MAKING_HOLDS
+                               : sst_parcel_count(making->parcel) * 2;
+    struct sst_parcel *parcel = NULL;
+    struct sst_handle before;
+
+    int rc = sst_parcel_create(arena, MAKING_BYTES, holds, &parcel, err);
+    if (rc == 0 && making->parcel != NULL) {
+        sst_parcel_handle(making->parcel, &before);
+        rc = sst_parcel_hold(parcel, &before, err);
+        if (rc < 0) {
+            (void)sst_parcel_close(parcel);
+        }
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    (void)sst_parcel_close(making->parcel);
+    making->parcel = parcel;
+    making->hold_max = holds;
+    return 0;
+}
+
+static int
+making_hold(struct sst_arena *arena, struct sstpy_making *making,
+            const struct sst_handle *handle, struct sst_error *err)
+{
+    if (making->parcel == NULL ||
+        sst_parcel_count(making->parcel) >= making->hold_max) {
+        const int rc = making_grow(arena, making, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return sst_parcel_hold(making->parcel, handle, err);
+}
+
 PyDoc_STRVAR(
     message_hold_doc,
     "message_hold($module, handle, /)\n--\n\n"
@@ -174,13 +221,28 @@ PyDoc_STRVAR(
 static PyObject *
 core_message_hold(PyObject *module, PyObject *arg)
 {
+    struct sstpy_state *const state = sstpy_module_state(module);
+    struct sstpy_making *const making = making_find();
+    struct sst_error err = {0};
     struct sst_handle handle;
 
-    (void)module;
     if (sstpy_handle_parse(arg, &handle) < 0) {
         return NULL;
     }
-    Py_RETURN_FALSE;
+    if (making == NULL) {
+        Py_RETURN_FALSE;
+    }
+
+    struct sst_arena *const arena = sstpy_arena(state);
+    if (arena == NULL) {
+        return NULL;
+    }
+
+    const int rc = making_hold(arena, making, &handle, &err);
+    if (rc < 0) {
+        return sstpy_raise(state, rc, &err);
+    }
+    Py_RETURN_TRUE;
 }
 
 PyDoc_STRVAR(message_active_doc, "message_active($module, /)\n--\n\n"

@@ -18,6 +18,7 @@ struct sstpy_making {
     struct sstpy_making *outer;
     unsigned long epoch; /* of fork: a child is not making its parent's messages */
     struct sst_parcel *parcel; /* holds what was named; NULL while nothing was */
+    uint32_t hold_max;         /* of that parcel */
 };
 
 void sstpy_making_begin(struct sstpy_making *making);

@@ -114,8 +114,7 @@ sstpy_queue_raise_get(const QueueObject *self, int rc)
 
 struct queue_put_call {
     struct sst_queue *queue;
-    const struct sst_slice *slices;
-    uint32_t count;
+    struct sstpy_encoded *encoded;
 };
 
 static int
@@ -123,20 +122,16 @@ queue_call_put(void *context, int64_t deadline_ns)
 {
     const struct queue_put_call *const call = context;
 
-    if (call->count == 1) {
-        return sst_queue_put(call->queue, call->slices->data, call->slices->size,
-                             deadline_ns);
-    }
-    return sst_queue_put_slices(call->queue, call->slices, call->count, deadline_ns);
+    return sstpy_encoded_put(call->encoded, call->queue, deadline_ns);
 }
 
 static int
-queue_commit(const QueueObject *self, const struct sst_slice *slices, uint32_t count,
-             uint64_t size, int64_t duration_ns)
+queue_commit(const QueueObject *self, struct sstpy_encoded *encoded,
+             int64_t duration_ns)
 {
-    struct queue_put_call call = {self->queue, slices, count};
+    struct queue_put_call call = {self->queue, encoded};
 
-    if (size >= SSTPY_DETACH_SIZE) {
+    if (encoded->size >= SSTPY_DETACH_SIZE) {
         return sstpy_wait_until(queue_call_put, &call, sstpy_deadline(duration_ns));
     }
     return sstpy_wait(queue_call_put, &call, duration_ns);
@@ -189,13 +184,15 @@ queue_put_for(QueueObject *self, PyObject *obj, int64_t duration_ns)
     if (self->closed || self->queue == NULL) {
         return sstpy_queue_raise_closed(self);
     }
-    if (sstpy_encode(self->state, obj, &encoded) < 0) {
+
+    int rc = sstpy_encode(self->state, obj, &encoded);
+    if (rc == SSTPY_RAISED) {
         return queue_put_failed(self, obj);
     }
-
-    const int rc =
-        queue_commit(self, encoded.slices, encoded.count, encoded.size, duration_ns);
-    sstpy_encoded_release(&encoded);
+    if (rc == 0) {
+        rc = queue_commit(self, &encoded, duration_ns);
+        sstpy_encoded_release(&encoded);
+    }
     if (rc < 0) {
         return sstpy_queue_raise_put(self, rc);
     }
@@ -250,6 +247,7 @@ queue_put_bytes(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
     static const struct sstpy_signature signature =
         SSTPY_SIGNATURE("put_bytes", 1, names);
     QueueObject *const self = (QueueObject *)obj;
+    struct sstpy_encoded encoded;
     PyObject *given[3];
     Py_buffer view;
     int64_t duration_ns = 0;
@@ -265,8 +263,9 @@ queue_put_bytes(PyObject *obj, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
 
-    const struct sst_slice slice = {view.buf, (uint64_t)view.len};
-    const int rc = queue_commit(self, &slice, 1, slice.size, duration_ns);
+    sstpy_encode_whole(view.buf, (uint64_t)view.len, &encoded);
+    const int rc = queue_commit(self, &encoded, duration_ns);
+    sstpy_encoded_release(&encoded);
     PyBuffer_Release(&view);
     if (rc < 0) {
         return sstpy_queue_raise_put(self, rc);

@@ -50,12 +50,17 @@ queue_call_put_many(void *context, int64_t deadline_ns)
     return sst_queue_put_many(call->queue, call->slices, call->count, deadline_ns);
 }
 
-static int
-queue_call_put_slices(void *context, int64_t deadline_ns)
-{
-    const struct queue_slices_call *const call = context;
+struct queue_encoded_call {
+    struct sst_queue *queue;
+    struct sstpy_encoded *encoded;
+};
 
-    return sst_queue_put_slices(call->queue, call->slices, call->count, deadline_ns);
+static int
+queue_call_put_encoded(void *context, int64_t deadline_ns)
+{
+    const struct queue_encoded_call *const call = context;
+
+    return sstpy_encoded_put(call->encoded, call->queue, deadline_ns);
 }
 
 static int
@@ -81,7 +86,7 @@ queue_batch_flush(struct queue_batch *batch)
 
 /* Collect a small message, or put a large one behind all that were collected. */
 static int
-queue_batch_add(struct queue_batch *batch, const struct sstpy_encoded *encoded)
+queue_batch_add(struct queue_batch *batch, struct sstpy_encoded *encoded)
 {
     const uint32_t slots = (uint32_t)(sizeof(batch->slices) / sizeof(*batch->slices));
     const bool small = encoded->count == 1 && encoded->size <= QUEUE_SMALL;
@@ -103,10 +108,9 @@ queue_batch_add(struct queue_batch *batch, const struct sstpy_encoded *encoded)
         return 0;
     }
 
-    struct queue_slices_call call = {batch->queue->queue, encoded->slices,
-                                     encoded->count};
+    struct queue_encoded_call call = {batch->queue->queue, encoded};
     const int rc =
-        sstpy_wait_deadline(queue_call_put_slices, &call, batch->deadline_ns);
+        sstpy_wait_deadline(queue_call_put_encoded, &call, batch->deadline_ns);
     if (rc == 0) {
         batch->put++;
     }
@@ -139,10 +143,8 @@ queue_put_each(struct queue_batch *batch, PyObject *iterator)
     int rc = 0;
 
     while (rc == 0 && (obj = PyIter_Next(iterator)) != NULL) {
-        if (sstpy_encode(batch->queue->state, obj, &encoded) < 0) {
-            rc = SSTPY_RAISED;
-        }
-        else {
+        rc = sstpy_encode(batch->queue->state, obj, &encoded);
+        if (rc == 0) {
             rc = queue_batch_add(batch, &encoded);
             sstpy_encoded_release(&encoded);
         }

@@ -46,6 +46,9 @@ struct sstpy_state {
     PyObject *pool_timeout;
     PyObject *pool_pack;
     PyTypeObject *pickle_file_type;
+    PyTypeObject *collector_type;
+    PyTypeObject *parcel_type;
+    PyTypeObject *view_type;
     /* interned names */
     PyObject *str_attach;
     PyObject *str_closed_error;
@@ -103,7 +106,6 @@ int sstpy_barrier_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_queue_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_connection_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_block_exec(PyObject *module, struct sstpy_state *state);
-int sstpy_codec_exec(PyObject *module, struct sstpy_state *state);
 
 extern PyMethodDef sstpy_connection_methods[];
 

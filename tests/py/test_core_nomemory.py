@@ -23,6 +23,15 @@ class Anything:
     __hash__ = None
 
 
+class Holds(Anything):
+    def __init__(self, handle):
+        self.handle = handle
+
+    def __reduce__(self):
+        assert _core.message_hold(self.handle)
+        return Anything, ()
+
+
 class Calls:
     """Each method is a call, which may be made again after it failed."""
 
@@ -39,6 +48,7 @@ class Calls:
         self.buffer = bytearray(3000)
         self.items = [1, "x", [2], b"y" * 999, Anything()]
         self.text, self.large = "ü" * 5000, b"x" * 100000
+        self.middle = b"y" * 5000
 
     def clean(self):
         """Take what a call that failed half-way has left."""
@@ -66,6 +76,16 @@ class Calls:
 
     def large_pickle(self):
         self._there_and_back([self.large, Anything()])
+
+    def buffers(self):
+        item = [pickle.PickleBuffer(part) for part in (self.large, self.middle)]
+        for obj in ([*item, Anything()], [item[1], Anything()]):
+            self.queue.put(obj)
+            back = self.queue.get()
+            assert back[0] == obj[0]
+
+    def held(self):
+        self._there_and_back([Holds(self.event_.handle), Anything()])
 
     def many(self):
         self.queue.put_many(self.items)
