@@ -58,6 +58,16 @@ sstpy_collector_new(struct sstpy_state *state)
 }
 
 void
+sstpy_collector_clear(struct sstpy_collector *collector)
+{
+    while (collector->count > 0) {
+        /* Whose buffer it is may be called, and collect more. */
+        Py_buffer view = collector->buffers[--collector->count].view;
+        PyBuffer_Release(&view);
+    }
+}
+
+void
 sstpy_collector_close(struct sstpy_collector *collector)
 {
     collector->closed = true;
@@ -135,9 +145,7 @@ collector_dealloc(PyObject *obj)
 {
     struct sstpy_collector *const self = (struct sstpy_collector *)obj;
 
-    for (uint32_t i = 0; i < self->count; i++) {
-        PyBuffer_Release(&self->buffers[i].view);
-    }
+    sstpy_collector_clear(self);
     PyMem_Free(self->buffers);
     sstpy_free(obj);
 }

@@ -59,6 +59,9 @@ struct sstpy_collector {
 
 struct sstpy_collector *sstpy_collector_new(struct sstpy_state *state);
 
+/* Forget what was collected. May run Python code. */
+void sstpy_collector_clear(struct sstpy_collector *collector);
+
 /* Take no more. What was collected is released when it is deallocated. */
 void sstpy_collector_close(struct sstpy_collector *collector);
 

@@ -139,7 +139,7 @@ encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *ou
     if (collector == NULL) {
         return SSTPY_RAISED;
     }
-    sstpy_making_begin(&making);
+    sstpy_making_begin(&making, collector);
     PyObject *const pickled = sstpy_pickle(state, obj, (PyObject *)collector);
     sstpy_making_end(&making);
     sstpy_collector_close(collector);

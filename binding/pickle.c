@@ -22,6 +22,7 @@
 
 #include <string.h>
 
+#include "buffers.h"
 #include "compat.h"
 #include "errors.h"
 
@@ -141,12 +142,13 @@ core_set_pickler(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 static _Thread_local struct sstpy_making *making_now;
 
 void
-sstpy_making_begin(struct sstpy_making *making)
+sstpy_making_begin(struct sstpy_making *making, struct sstpy_collector *collector)
 {
     making->outer = making_now;
     making->epoch = sstpy_fork_epoch();
     making->parcel = NULL;
     making->hold_max = 0;
+    making->collector = collector;
     making_now = making;
 }
 
@@ -252,6 +254,26 @@ static PyObject *
 core_message_active(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(making_find() != NULL);
+}
+
+PyDoc_STRVAR(
+    message_reset_doc,
+    "message_reset($module, /)\n--\n\n"
+    "Let the message that is being made on this thread forget what it holds and the "
+    "buffers put aside for it: a try to pickle it failed and another begins. Nothing "
+    "when none is being made.");
+
+static PyObject *
+core_message_reset(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    struct sstpy_making *const making = making_find();
+
+    if (making != NULL) {
+        making->parcel = sst_parcel_close(making->parcel);
+        making->hold_max = 0;
+        sstpy_collector_clear(making->collector); /* may run Python code */
+    }
+    Py_RETURN_NONE;
 }
 
 /* ---- PickleFile ---- */
@@ -412,6 +434,7 @@ PyMethodDef sstpy_pickle_methods[] = {
     {"set_pickler", (PyCFunction)(void (*)(void))core_set_pickler, METH_FASTCALL,
      set_pickler_doc},
     {"message_hold", core_message_hold, METH_O, message_hold_doc},
+    {"message_reset", core_message_reset, METH_NOARGS, message_reset_doc},
     {"message_active", core_message_active, METH_NOARGS, message_active_doc},
     {NULL, NULL, 0, NULL},
 };

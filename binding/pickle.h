@@ -11,6 +11,8 @@
 
 /* ---- The message being made ---- */
 
+struct sstpy_collector; /* buffers.h */
+
 /* While an object is pickled for a message, its reducers may name shared objects that
  * are to travel with it: these are held by a parcel from then on. On the stack of who
  * encodes; the innermost of a thread counts. */
@@ -19,9 +21,10 @@ struct sstpy_making {
     unsigned long epoch; /* of fork: a child is not making its parent's messages */
     struct sst_parcel *parcel; /* holds what was named; NULL while nothing was */
     uint32_t hold_max;         /* of that parcel */
+    struct sstpy_collector *collector; /* of its buffers; borrowed */
 };
 
-void sstpy_making_begin(struct sstpy_making *making);
+void sstpy_making_begin(struct sstpy_making *making, struct sstpy_collector *collector);
 /* Before `making` goes; its parcel is the caller's. */
 void sstpy_making_end(struct sstpy_making *making);
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
-from . import process
+from . import _core, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -434,12 +435,50 @@ def set_spawning_popen(popen: Popen | None) -> None:
 
 
 def assert_spawning(obj: object) -> None:
-    """Raise unless this thread is pickling for a child."""
-    if get_spawning_popen() is None:
-        raise RuntimeError(
-            f"{type(obj).__name__} objects should only be shared between processes"
-            " through inheritance"
-        )
+    """Raise unless this thread is pickling for a child or for a message."""
+    if get_spawning_popen() is None and not _core.message_active():
+        raise _not_held(obj)
+
+
+def _not_held(obj: object) -> RuntimeError:
+    return RuntimeError(
+        f"{type(obj).__name__} objects should only be shared between processes through"
+        " inheritance, or sent: as an argument of a Process or a task, or over a Queue"
+        " or a Pipe; a pickle of any other kind would not keep them alive"
+    )
+
+
+def hold(obj: object, handle: bytes) -> bytes:
+    """Keep a shared object alive for whom this thread is pickling; its handle.
+
+    Reducers call it. Raises RuntimeError when it is for nobody in particular.
+    """
+    popen = get_spawning_popen()
+    if popen is not None:
+        popen.hold(handle)
+    elif not _core.message_hold(handle):
+        raise _not_held(obj)
+    return handle
+
+
+#: The same in processes that were forked from one another: they have objects in common.
+lineage: bytes = os.urandom(8)
+
+# Whether there may be processes that do not have what is in our ``__main__``: children
+# that were not forked. Functions and classes of an interactive session go to them by
+# value, for which reason a message has to be looked into.
+_strangers = False
+
+
+def expect_strangers() -> None:
+    """Note that messages may go to children that were not forked."""
+    global _strangers  # noqa: PLW0603
+    _strangers = True
+
+
+def has_strangers() -> bool:
+    """Tell whether messages may go to children that were not forked."""
+    return _strangers
 
 
 def __getattr__(name: str) -> Any:

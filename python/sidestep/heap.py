@@ -17,7 +17,7 @@ __all__ = ["Arena", "BufferWrapper"]
 
 
 class Arena:
-    """A piece of shared memory, zeroed, that a child gets when it starts."""
+    """A piece of shared memory, zeroed, that a child or a message may take along."""
 
     def __init__(self, size: int) -> None:
         if size < 0:
@@ -32,12 +32,7 @@ class Arena:
         return memoryview(self._block)[: self.size]
 
     def __getstate__(self) -> tuple[bytes, int]:
-        context.assert_spawning(self)
-        popen = context.get_spawning_popen()
-        assert popen is not None
-        handle: bytes = self._block.handle
-        popen.hold(handle)
-        return handle, self.size
+        return context.hold(self, self._block.handle), self.size
 
     def __setstate__(self, state: tuple[bytes, int]) -> None:
         handle, self.size = state

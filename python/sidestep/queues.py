@@ -139,16 +139,18 @@ class _Base(_core.Queue):
         return self._both_ends()[1]
 
     def __getstate__(self) -> Any:
-        context.assert_spawning(self)
-        popen = context.get_spawning_popen()
-        assert popen is not None
-        popen.hold(self.handle)
-        return self.handle
+        return context.hold(self, self.handle)
 
     def __setstate__(self, state: Any) -> None:
         self._attach(state)
 
     __class_getitem__: Any = classmethod(types.GenericAlias)
+
+
+def _note_receivers(ctx: BaseContext | None) -> None:
+    """Have messages prepared for receivers that are not forked, if they will not be."""
+    if ctx is not None and ctx.get_start_method() != "fork":
+        context.expect_strangers()
 
 
 class Queue(_Base):
@@ -159,6 +161,7 @@ class Queue(_Base):
 
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext | None = None) -> None:
         super().__init__(maxsize, self._joinable)
+        _note_receivers(ctx)
 
     _joinable = False
     _loop_reader: _LoopReader | None = None
@@ -298,6 +301,7 @@ class SimpleQueue(_Base):
 
     def __init__(self, *, ctx: BaseContext | None = None) -> None:
         super().__init__()
+        _note_receivers(ctx)
 
     def empty(self) -> bool:
         """Tell whether nothing is there; OSError after ``close()``."""

@@ -79,19 +79,233 @@ register = ForkingPickler.register
 
 
 def dump(obj: Any, file: Any, protocol: int | None = None) -> None:
-    """Pickle an object into a file with `ForkingPickler`."""
-    ForkingPickler(file, protocol).dump(obj)
+    """Pickle an object into a file with `ForkingPickler`.
+
+    While a child is being started that is not forked: with what has no name there by
+    value.
+    """
+    popen: Any = context.get_spawning_popen()
+    if popen is None:
+        ForkingPickler(file, protocol).dump(obj)
+        return
+    context.expect_strangers()
+    file.write(_ForChild(obj, popen, protocol).run())
+
+
+class _Attempt:
+    """Pickling one object: by name, else by value, else an error that says where.
+
+    What a failed try has left behind is taken back before the next.
+    """
+
+    #: How errors call the object.
+    root = "obj"
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+        self.pickler = context.reduction.ForkingPickler
+
+    def run(self) -> Any:
+        """Return the pickle."""
+        try:
+            data = self.by_name()
+        except _FAILURES as error:
+            return self.second_try(error)
+        if (
+            context.has_strangers()
+            and memoryview(data).tobytes().find(b"__main__") >= 0
+        ):
+            return self._without_main(data)
+        return data
+
+    def by_name(self) -> Any:
+        """Try with the pickler in use."""
+        raise NotImplementedError
+
+    def by_value(self, pickler: Any, *, unknown_main: bool) -> Any:
+        """Try with a pickler by value."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Undo what reducers did for a try that failed."""
+        _core.message_reset()
+
+    def second_try(self, error: Exception) -> Any:
+        """Pickle by value after all, or raise saying where it cannot be pickled."""
+        from . import _byvalue
+
+        second = None
+        self.reset()
+        if _is_the_picklers(error):
+            pickler = _byvalue.pickler_class(self.pickler)
+            if pickler is not None:
+                try:
+                    return self.by_value(pickler, unknown_main=self._unknown_main())
+                except _FAILURES as its_error:
+                    second = its_error
+                    self.reset()
+        try:
+            explained = self._explain(error, second)
+        finally:
+            self.reset()
+        if explained is error:
+            raise error
+        raise explained from error
+
+    def _unknown_main(self) -> bool:
+        from . import _byvalue
+
+        return context.has_strangers() and _byvalue.main_is_unknown()
+
+    def _without_main(self, data: Any) -> Any:
+        """Send what is in our ``__main__`` by value if the receiver cannot have it."""
+        from . import _byvalue
+
+        pickler = _byvalue.pickler_class(self.pickler)
+        if pickler is None or not _byvalue.main_is_unknown():
+            return data
+        self.reset()
+        try:
+            return self.by_value(pickler, unknown_main=True)
+        except _FAILURES:
+            # By name then: it is good enough for children that were forked.
+            self.reset()
+            return self.by_name()
+
+    def _explain(self, error: Exception, second: Exception | None) -> Exception:
+        from . import _byvalue, _culprit
+
+        make = _byvalue.pickler_class(self.pickler) if second is not None else None
+        path, part = _culprit.find(
+            self.obj, make or self.pickler, by_value=make is not None
+        )
+        texts = [str(error)]
+        if second is not None and str(second) != str(error):
+            texts.append(f"nor by value: {second}")
+        elif _is_the_picklers(error) and _is_about_a_name(error):
+            texts.append(_byvalue.install_hint())
+        if path:
+            texts.append(f"at {self.locate(path)}, {_culprit.describe(part)}")
+        return _with_text(error, "; ".join(filter(None, texts)))
+
+    def locate(self, path: str) -> str:
+        """Return a path as errors show it."""
+        return self.root + path
+
+
+class _ForMessage(_Attempt):
+    def __init__(self, obj: Any, buffer_callback: Callable[[Any], Any] | None) -> None:
+        super().__init__(obj)
+        self._callback = buffer_callback
+
+    def by_name(self) -> Any:
+        pickler = self.pickler
+        if not _writes_files(pickler):
+            return pickler.dumps(self.obj)
+        file = _core.PickleFile()
+        # By position, for subclasses hand on no keywords.
+        pickler(file, 5, True, self._callback).dump(self.obj)  # noqa: FBT003
+        return file
+
+    def by_value(self, pickler: Any, *, unknown_main: bool) -> Any:
+        file = _core.PickleFile()
+        callback = self._callback if _writes_files(self.pickler) else None
+        pickler(file, callback, unknown_main=unknown_main).dump(self.obj)
+        return file
+
+
+class _ForChild(_Attempt):
+    root = ""
+
+    def __init__(self, obj: Any, popen: Any, protocol: int | None) -> None:
+        super().__init__(obj)
+        self.pickler = ForkingPickler
+        self._protocol = protocol
+        self._fds: list[int] = getattr(popen, "_fds", [])
+        self._fd_count = len(self._fds)
+
+    def by_name(self) -> Any:
+        file = io.BytesIO()
+        ForkingPickler(file, self._protocol).dump(self.obj)
+        return file.getbuffer()
+
+    def by_value(self, pickler: Any, *, unknown_main: bool) -> Any:
+        file = io.BytesIO()
+        pickler(file, unknown_main=unknown_main).dump(self.obj)
+        return file.getbuffer()
+
+    def reset(self) -> None:
+        super().reset()
+        del self._fds[self._fd_count :]
+
+    def locate(self, path: str) -> str:
+        # A process has its arguments in attributes with an underscore.
+        return path[1:].removeprefix("_") if path.startswith(".") else "obj" + path
+
+
+_FAILURES = (pickle.PicklingError, AttributeError, TypeError, RuntimeError)
+
+
+def _is_the_picklers(error: Exception) -> bool:
+    """Tell whether the pickler itself raised an error, not a reducer that it called."""
+    if isinstance(error, RuntimeError):
+        return False
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    raiser = traceback.tb_frame.f_code
+    return (
+        raiser.co_filename in {__file__, pickle.__file__}
+        and raiser.co_name in _PICKLING
+    )
+
+
+_PICKLING = {"by_name", "dump", "dumps", "save_global", "save_type", "save"}
+
+
+def _is_about_a_name(error: Exception) -> bool:
+    return str(error).startswith(("Can't pickle", "Can't get"))
+
+
+def _with_text(error: Exception, text: str) -> Exception:
+    """Return an error of the same type with this text, or the same one with a note."""
+    if text == str(error):
+        return error
+    if type(error) in _FAILURES:
+        return type(error)(text)
+    error.add_note(text)
+    return error
+
+
+def _writes_files(pickler: Any) -> bool:
+    """Tell whether a pickler class can be used as ours is: file, protocol, callback."""
+    return pickler is ForkingPickler or (
+        isinstance(pickler, type)
+        and issubclass(pickler, ForkingPickler)
+        and pickler.__init__ is ForkingPickler.__init__
+        and getattr(pickler.dumps, "__func__", None) is ForkingPickler.dumps.__func__  # type: ignore[attr-defined]
+        and pickler.loads is ForkingPickler.loads
+    )
 
 
 def _dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None) -> Any:
-    # Looked up at each call: the context's reducer may be replaced.
-    pickler = context.reduction.ForkingPickler
-    if pickler is not ForkingPickler:
-        return pickler.dumps(obj)
-    file = _core.PickleFile()
-    # By position, for subclasses hand on no keywords.
-    pickler(file, 5, True, buffer_callback).dump(obj)  # noqa: FBT003
-    return file
+    popen = context.get_spawning_popen()
+    if popen is None:
+        attempt = _ForMessage(obj, buffer_callback)
+        if context.has_strangers():
+            return attempt.run()
+        try:
+            return attempt.by_name()
+        except _FAILURES as error:
+            return attempt.second_try(error)
+    # A reducer that puts something somewhere, while a child is being started.
+    context.set_spawning_popen(None)
+    try:
+        return _ForMessage(obj, buffer_callback).run()
+    finally:
+        context.set_spawning_popen(popen)
 
 
 def _loads(data: Any, buffers: Sequence[Any] | None) -> Any:

@@ -277,7 +277,7 @@ def copy(obj: Any) -> Any:
 
 
 def reduce_ctype(obj: Any) -> tuple[Any, ...]:
-    """Reduce a ctypes object in shared memory, for a child being started."""
+    """Reduce a ctypes object in shared memory, for a child or a message."""
     assert_spawning(obj)
     ctypes = _ctypes()
     assert ctypes is not None

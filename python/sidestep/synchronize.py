@@ -43,16 +43,6 @@ RECURSIVE_MUTEX, SEMAPHORE, _MUTEX = range(3)
 SEM_VALUE_MAX: int = _core.SemLock.SEM_VALUE_MAX
 
 
-def _hold(obj: Any) -> bytes:
-    """Return the object's handle for the child being started, and keep it alive."""
-    context.assert_spawning(obj)
-    handle: bytes = obj.handle
-    popen = context.get_spawning_popen()
-    assert popen is not None
-    popen.hold(handle)
-    return handle
-
-
 class SemLock(_core.SemLock):
     """What locks and semaphores have in common: the core's object with a state."""
 
@@ -67,7 +57,7 @@ class SemLock(_core.SemLock):
         return self
 
     def __getstate__(self) -> tuple[bytes, dict[str, Any]]:
-        return _hold(self), self.__dict__
+        return context.hold(self, self.handle), self.__dict__
 
     def __setstate__(self, state: tuple[bytes, dict[str, Any]]) -> None:
         handle, attributes = state
@@ -182,8 +172,7 @@ class Condition:
         self.release = self._lock.release
 
     def __getstate__(self) -> tuple[Any, bytes]:
-        context.assert_spawning(self)
-        return self._lock, _hold_core(self._core)
+        return self._lock, context.hold(self, self._core.handle)
 
     def __setstate__(self, state: tuple[Any, bytes]) -> None:
         self._lock, handle = state
@@ -262,14 +251,6 @@ class Condition:
         return result
 
 
-def _hold_core(obj: Any) -> bytes:
-    popen = context.get_spawning_popen()
-    assert popen is not None
-    handle: bytes = obj.handle
-    popen.hold(handle)
-    return handle
-
-
 class Event(_core.Event):
     """A flag that one sets and others wait for."""
 
@@ -277,7 +258,7 @@ class Event(_core.Event):
         super().__init__()
 
     def __getstate__(self) -> tuple[bytes, dict[str, Any]]:
-        return _hold(self), self.__dict__
+        return context.hold(self, self.handle), self.__dict__
 
     def __setstate__(self, state: tuple[bytes, dict[str, Any]]) -> None:
         handle, attributes = state
@@ -307,8 +288,7 @@ class Barrier:
         self._timeout = timeout
 
     def __getstate__(self) -> tuple[bytes, Any, float | None]:
-        context.assert_spawning(self)
-        return _hold_core(self._core), self._action, self._timeout
+        return context.hold(self, self._core.handle), self._action, self._timeout
 
     def __setstate__(self, state: tuple[bytes, Any, float | None]) -> None:
         handle, self._action, self._timeout = state

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+"""Functions and classes by value, for a receiver to whom their name means nothing.
+
+`sidestep.reduction` pickles by name first, always. This module comes in when that has
+failed, or when the name is one of a ``__main__`` that the receiver cannot have. It is
+cloudpickle's pickler, over the pickler in use, with the reducers registered there, and
+with these rules of our own:
+
+* what a name reaches goes by name, also in ``__main__`` when a child can import that;
+* a class that arrives again is left as it is (cloudpickle would set all its attributes
+  each time, in the process it comes from too);
+* a process that has the very function or class in its ``__main__``, because it was
+  forked when that was there, goes on with its own;
+* what cloudpickle makes of files and of memory views, copies of what was in them, would
+  be a surprise: they do not pickle, as ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import sys
+import types
+import weakref
+
+from . import context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["install_hint", "main_is_unknown", "pickler_class"]
+
+
+def install_hint() -> str:
+    """Say what is missing for sending by value; empty when nothing is."""
+    if _cloudpickle() is not None:
+        return ""
+    return "install cloudpickle to send functions and classes without a name by value"
+
+
+@functools.cache
+def _cloudpickle() -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module("cloudpickle")
+    except ImportError:
+        return None
+
+
+# ---- Whose names the receiver has ----
+
+
+def main_is_unknown() -> bool:
+    """Tell whether a child that is not forked lacks what is in our ``__main__``."""
+    from . import spawn
+
+    data = spawn._main_module_data()
+    name = data.get("init_main_from_name")
+    if name is not None:
+        return name == "__main__" or name.endswith(".__main__")
+    path = data.get("init_main_from_path")
+    if path is None or hasattr(sys, "ps1"):
+        return True
+    stem = os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122
+    return stem == "ipython" or not os.path.exists(path)  # noqa: PTH110
+
+
+def _reach(module_name: str, qualname: str) -> Any:
+    """Return what a name means here, None if nothing."""
+    found: Any = sys.modules.get(module_name)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _is_of_main_file(obj: Any) -> bool:
+    """Tell whether a function or class was read from the file of ``__main__``."""
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path is None:
+        return False
+    members = [obj, *vars(obj).values()] if isinstance(obj, type) else [obj]
+    codes = (getattr(member, "__code__", None) for member in members)
+    return any(code is not None and code.co_filename == path for code in codes)
+
+
+def _has_name(obj: Any, unknown_main: bool) -> bool:
+    """Tell whether something of ``__main__`` goes by name."""
+    if _reach("__main__", obj.__qualname__) is not obj:
+        return False
+    if not unknown_main:
+        return True
+    # In an interactive session after a script, the child has what the script had.
+    from . import spawn
+
+    return "init_main_from_path" in spawn._main_module_data() and _is_of_main_file(obj)
+
+
+# ---- What is here already ----
+
+# Classes that went out, and those that came in and are complete. By number, because a
+# metaclass may compare as it likes.
+_complete: weakref.WeakValueDictionary[int, type] = weakref.WeakValueDictionary()
+
+
+def _whereabouts(obj: Any) -> tuple[bytes, str, int]:
+    return context.lineage, obj.__qualname__, id(obj)
+
+
+def _find_or_make(
+    whereabouts: tuple[bytes, str, int], make: Callable[..., Any], args: Any
+) -> Any:
+    """Return our own of what the message describes if we have it, else make it."""
+    lineage, qualname, number = whereabouts
+    if lineage == context.lineage:
+        own = _reach("__main__", qualname)
+        if id(own) == number:
+            if isinstance(own, type):
+                _complete[number] = own
+            return own
+    return make(*args)
+
+
+def _complete_class(cls: type, how: tuple[Callable[[Any, Any], Any], Any]) -> None:
+    """Give a class its attributes, unless it was here before its message came."""
+    if _complete.get(id(cls)) is cls:
+        return
+    setter, state = how
+    setter(cls, state)
+    _complete[id(cls)] = cls
+
+
+def _complete_function(
+    function: types.FunctionType, how: tuple[Callable[[Any, Any], Any], Any]
+) -> None:
+    """Give a function its attributes, unless it is our own."""
+    if function.__globals__ is not vars(sys.modules["__main__"]):
+        setter, state = how
+        setter(function, state)
+
+
+# ---- The pickler ----
+
+
+class _ByValue:
+    """What is put in front of cloudpickle's pickler and the one in use."""
+
+    _base: Any
+    dispatch_table: Any
+
+    def __init__(
+        self, file: Any, buffer_callback: Any = None, *, unknown_main: bool = False
+    ) -> None:
+        self._unknown_main = unknown_main
+        if buffer_callback is None:
+            self._base.__init__(self, file, 5)
+        else:
+            self._base.__init__(self, file, 5, True, buffer_callback)  # noqa: FBT003
+        self.dispatch_table = {**_reducers(), **self.dispatch_table}
+        # What cloudpickle's constructor does besides.
+        self.globals_ref: dict[int, dict[str, Any]] = {}
+        self.proto = 5
+
+    def reducer_override(self, obj: Any) -> Any:
+        own = getattr(self._base, "reducer_override", None)
+        if own is not None:
+            reduced = own(self, obj)
+            if reduced is not NotImplemented:
+                return reduced
+        is_class = issubclass(type(obj), type)
+        if not is_class and type(obj) is not types.FunctionType:
+            return NotImplemented
+        if obj.__module__ == "__main__" and _has_name(obj, self._unknown_main):
+            return NotImplemented
+        reduced = super().reducer_override(obj)  # type: ignore[misc]
+        if not isinstance(reduced, tuple) or len(reduced) != 6:
+            return reduced
+        make, args, state, _, _, setter = reduced
+        if _reach("__main__", obj.__qualname__) is obj:
+            args = _whereabouts(obj), make, args
+            make = _find_or_make
+        complete: Callable[[Any, Any], None] = _complete_function
+        if is_class:
+            _complete[id(obj)] = obj
+            complete = _complete_class
+        return make, args, (setter, state), None, None, complete
+
+
+@functools.cache
+def _reducers() -> dict[Any, Any]:
+    reducers = dict(_cloudpickle().Pickler.dispatch_table)
+    for kind in (io.TextIOWrapper, memoryview):
+        reducers.pop(kind, None)
+    return reducers
+
+
+@functools.cache
+def pickler_class(base: type) -> Any:
+    """Return the pickler by value over a pickler class; None if there can be none.
+
+    Its constructor takes the file, a buffer callback or None, and whether the names of
+    ``__main__`` mean nothing to the receiver.
+    """
+    cloudpickle = _cloudpickle()
+    if cloudpickle is None:
+        return None
+    try:
+        return type(
+            "ByValuePickler", (_ByValue, cloudpickle.Pickler, base), {"_base": base}
+        )
+    except TypeError:  # not a pickler in C
+        return None
