@@ -54,6 +54,12 @@ static const char *const points[] = {
     "leaf_released",
     "leaf_taken",
     "leaving",
+    "parcel_destroyed",
+    "parcel_held",
+    "parcel_hold_dropped",
+    "parcel_made",
+    "parcel_sized",
+    "parcel_words_cleared",
     "presence_made",
     "presence_told",
     "seat_alive",
@@ -69,6 +75,7 @@ static const char *const points[] = {
     "slot_half_applied",
     "slot_intent_signed",
     "slot_intent_unsigned",
+    "slot_word_shared",
     "slot_zeroed",
     "sweep_claimed",
     "sweep_claiming",
@@ -153,6 +160,24 @@ make_and_drop(struct sst_arena *arena)
     }
 }
 
+/* Parcels that hold each other, their words in the slot and in the extent. */
+static void
+make_parcels(struct sst_arena *arena, const struct sst_handle *shared)
+{
+    struct sst_parcel *inner = NULL;
+    struct sst_parcel *outer = NULL;
+    struct sst_handle handle;
+
+    check_ok(sst_parcel_create(arena, 100, 3, &inner, NULL));
+    check_ok(sst_parcel_hold(inner, shared, NULL));
+    sst_parcel_handle(inner, &handle);
+    check_ok(sst_parcel_create(arena, 9000, 600, &outer, NULL));
+    check_ok(sst_parcel_hold(outer, shared, NULL));
+    check_ok(sst_parcel_hold(outer, &handle, NULL));
+    sst_parcel_close(inner);
+    sst_parcel_close(outer);
+}
+
 /* A bit of everything that writes shared memory. */
 static void
 do_all(void *arg)
@@ -169,6 +194,7 @@ do_all(void *arg)
     ssti_crashpoint_arm(crash->point, crash->nth);
     check_ok(sst_arena_attach(sst_arena_fd(arena), &second, NULL));
     make_and_drop(arena);
+    make_parcels(arena, &crash->shared);
     check_ok(sst_block_create(second, 100000, &block, NULL));
     sst_arena_detach(second);
     check_ok(sst_block_attach(arena, &crash->shared, &block, NULL));

@@ -33,6 +33,22 @@ length_of(int64_t number)
     return number % 97 == 0 ? 9000 : number % 31 == 0 ? 700 : 100;
 }
 
+/* Every fifth is a parcel. */
+static void
+put_data(const uint8_t *data, uint64_t size)
+{
+    static uint64_t turn;
+    struct sst_parcel *parcel;
+
+    if (++turn % 5 != 0) {
+        check_status(sst_queue_put(queue, data, size, SST_NOW), 0);
+        return;
+    }
+    check_ok(sst_parcel_create(arena, size, 1, &parcel, NULL));
+    memcpy(sst_parcel_data(parcel), data, size);
+    check_status(sst_queue_put_parcel(queue, &parcel, SST_NOW), 0);
+}
+
 static void
 put_next(void)
 {
@@ -40,7 +56,7 @@ put_next(void)
     const int64_t number = word(PUT) + 1;
 
     memcpy(data, &number, sizeof number);
-    check_status(sst_queue_put(queue, data, length_of(number), SST_NOW), 0);
+    put_data(data, length_of(number));
     word_set(PUT, number);
 }
 

@@ -312,6 +312,17 @@ MUTANTS = [
         ((".destroy = destroy, .settle = settle", ".destroy = destroy"),),
     ),
     Mutant(
+        "ring-put-without-redo",  # the sweeper drops what lies in the queue
+        "ring/ring.c",
+        "queue",
+        (
+            (
+                "        ssti_store_rel(&shm->put_cursor, intent.cursor);\n        ssti_held_set(ring->arena, intent.entry, 0);\n",
+                "        ssti_store_rel(&shm->put_cursor, intent.cursor);\n",
+            ),
+        ),
+    ),
+    Mutant(
         "pipe-sends-in-silence",
         "ring/pipe.c",
         "pipe",

@@ -141,6 +141,29 @@ receive(const struct sst_message *message)
 
 /* ---- Roles ---- */
 
+/* One message, copied by the core or written in place. */
+static int
+put_one(struct sst_queue *view, const struct sst_slice *slice, int64_t deadline_ns)
+{
+    struct sst_parcel *parcel;
+    int rc;
+
+    if (!sim_chance(1, 3)) {
+        return sst_queue_put(view, slice->data, slice->size, deadline_ns);
+    }
+    rc = sst_parcel_create(sim_arena(), slice->size, 0, &parcel, NULL);
+    if (rc != 0) {
+        return rc;
+    }
+    ssti_copy_in(sst_parcel_data(parcel), slice->data, slice->size);
+    rc = sst_queue_put_parcel(view, &parcel, deadline_ns);
+    sim_check((rc == 0) == (parcel == NULL));
+    if (rc != 0) {
+        (void)sst_parcel_close(parcel);
+    }
+    return rc;
+}
+
 static int
 put_batch(struct sst_queue *view, uint32_t producer, uint32_t first, uint32_t count,
           int64_t deadline_ns)
@@ -158,7 +181,7 @@ put_batch(struct sst_queue *view, uint32_t producer, uint32_t first, uint32_t co
     do {
         sim_wants(putter_need, NULL);
         if (count == 1) {
-            done = sst_queue_put(view, slices[0].data, slices[0].size, deadline_ns);
+            done = put_one(view, &slices[0], deadline_ns);
             done = done == 0 ? 1 : done;
         }
         else {

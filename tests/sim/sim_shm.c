@@ -423,6 +423,10 @@ drop(struct sst_arena *arena, struct private_part *part, uint32_t held)
 void
 ssti_slot_drop(struct sst_arena *arena, uint32_t held)
 {
+    if (ssti_held_value(arena, held) != 0) {
+        ssti_extent_drop(arena, held); /* a parcel: see sim_parcel.c */
+        return;
+    }
     drop(arena, &parts[slot_of(arena)], held);
 }
 
@@ -463,7 +467,7 @@ ssti_extent_create(struct sst_arena *arena, uint64_t size, uint32_t *held,
     }
     if (extent->size == 0) {
         extent->size = rounded;
-        extent->offset = offset_of(sim_memory(rounded, 64));
+        extent->offset = offset_of(sim_memory(rounded, SSTI_SLOT_SIZE_MIN));
         sim_name(sim_buffer + extent->offset, rounded, "extent");
     }
     extent->live = true;
@@ -493,9 +497,9 @@ void
 ssti_extent_drop(struct sst_arena *arena, uint32_t held)
 {
     const int slot = slot_of(arena);
-    const uint64_t offset = ssti_load_acq(&registry[slot].held[held]);
 
-    sim_check(extent_at(offset) != NULL);
+    sim_check(extent_at(ssti_held_value(arena, held) & ~(uint64_t)SSTI_HELD_FLAGS) !=
+              NULL);
     ssti_extent_free_at(arena, ssti_held_offset(arena, held), 0);
     atomic_store(&registry[slot].tied[held], 0);
     parts[slot].held_taken[held] = false;
@@ -520,6 +524,20 @@ ssti_extent_inherit(struct sst_arena *arena, uint32_t held)
     (void)held;
 }
 
+void *
+ssti_arena_pin(struct sst_arena *arena, uint64_t offset, uint64_t size)
+{
+    return ssti_arena_ptr(arena, offset, size);
+}
+
+void
+ssti_arena_unpin(struct sst_arena *arena, uint64_t offset, uint64_t size)
+{
+    (void)arena;
+    (void)offset;
+    (void)size;
+}
+
 void
 ssti_arena_unmap_large(struct sst_arena *arena, uint64_t offset)
 {
@@ -536,7 +554,7 @@ ssti_extent_free_at(struct sst_arena *arena, uint64_t word_offset, uint64_t valu
     sim_fence();
     memcpy(&offset, sim_buffer + word_offset, sizeof(offset));
     if (offset != 0) {
-        struct extent *const extent = extent_at(offset);
+        struct extent *const extent = extent_at(offset & ~(uint64_t)SSTI_HELD_FLAGS);
 
         sim_check(extent != NULL);
         memcpy(sim_buffer + word_offset, &value, sizeof(value));
@@ -567,6 +585,12 @@ ssti_extent_size(struct sst_arena *arena, uint64_t offset)
 
     (void)arena;
     return extent == NULL ? 0 : extent->size;
+}
+
+uint64_t
+ssti_held_value(struct sst_arena *arena, uint32_t held)
+{
+    return ssti_load_acq(&registry[slot_of(arena)].held[held]);
 }
 
 uint64_t

@@ -51,7 +51,7 @@
 #include "shm/parcel.h"
 
 enum {
-    MISFITS_MAX = 3,
+    MISFITS_MAX = 8, /* others may be faster, and put the like there again */
 };
 
 #define HELD_NONE UINT32_MAX /* no held entry */
@@ -562,6 +562,9 @@ meet_want(struct ssti_ring *ring, struct ssti_receipt *receipt,
         receipt->want_size == named[1] && receipt->want_data == named[2] &&
         receipt->is_ready) {
         return 0;
+    }
+    if (receipt->want_extent != named[0]) {
+        receipt->misfits = 0;
     }
     forget_want(ring, receipt);
     receipt->want_extent = named[0];

@@ -81,6 +81,9 @@ copy_entry(struct sst_arena *arena, uint32_t seat, uint32_t child_seat, uint32_t
     const uint64_t copy = ssti_held_offset_at(arena, child_seat, index);
     const uint64_t value = entry != NULL ? ssti_load_acq(&entry->value) : 0;
 
+    if (entry != NULL && ssti_load_acq(&entry->tie) != 0) {
+        return; /* a parcel on its way into a queue, or out of it */
+    }
     if ((value & SSTI_HELD_SLOT) != 0) {
         (void)ssti_slot_share(arena, entry, copy); /* false: dropped meanwhile, fine */
     }
