@@ -350,6 +350,29 @@ file_write(PyObject *obj, PyObject *data)
     return PyLong_FromSsize_t(PyBytes_GET_SIZE(bytes));
 }
 
+PyDoc_STRVAR(file_mentions_doc,
+             "mentions($self, data, /)\n--\n\n"
+             "Whether these bytes are somewhere in what was written by one call.");
+
+static PyObject *
+file_mentions(PyObject *obj, PyObject *data)
+{
+    const struct sstpy_pickle_file *const self = (struct sstpy_pickle_file *)obj;
+    Py_buffer view;
+    bool found = false;
+
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < self->count && !found; i++) {
+        PyObject *const part = self->parts[i];
+        found = memmem(PyBytes_AS_STRING(part), (size_t)PyBytes_GET_SIZE(part),
+                       view.buf, (size_t)view.len) != NULL;
+    }
+    PyBuffer_Release(&view);
+    return PyBool_FromLong(found);
+}
+
 /* All parts in one, which takes their place. */
 static PyObject *
 file_join(struct sstpy_pickle_file *self)
@@ -407,6 +430,7 @@ file_dealloc(PyObject *obj)
 
 static PyMethodDef file_methods[] = {
     {"write", file_write, METH_O, file_write_doc},
+    {"mentions", file_mentions, METH_O, file_mentions_doc},
     {NULL, NULL, 0, NULL},
 };
 

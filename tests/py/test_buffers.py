@@ -567,6 +567,33 @@ def test_what_it_names_goes_with_the_queue(nothing_left):
     del queue, event
 
 
+def test_a_second_try_begins_anew(queue, nothing_left):
+    from sidestep import reduction
+
+    event, other = _core.Event(), _core.Event()
+    handle = other.handle
+
+    def dumps_twice(obj, callback):
+        reduction._dumps([obj[::-1], Carried(handle)], callback)
+        _core.message_reset()
+        return reduction._dumps(obj, callback)
+
+    sent = [np.full(size, size) for size in (MIDDLE, LARGE, 2 * MIDDLE)]
+    _core.set_pickler(dumps_twice, reduction._loads)
+    try:
+        queue.put([*sent, Carried(event.handle)])
+    finally:
+        _core.set_pickler(reduction._dumps, reduction._loads)
+    del other
+    with pytest.raises(RuntimeError, match="no longer exists"):
+        _core.Event.from_handle(handle)
+    *arrays, _ = queue.get()
+    for left, right in zip(sent, arrays, strict=True):
+        assert (left == right).all()
+    _core.message_reset()  # nothing is being made
+    del arrays, left, right, _, event
+
+
 def test_messages_within_messages(queue, nothing_left):
     event, inner = _core.Event(), [_core.Queue()]
     handle = event.handle
@@ -628,6 +655,14 @@ def test_pickle_files():
         file.write("text")
     with pytest.raises(TypeError, match="no arguments"):
         _core.PickleFile(1)
+    file = _core.PickleFile()
+    for part in (b"one", b"two" * 1000, b"three"):
+        file.write(part)
+    assert file.mentions(b"three")
+    assert file.mentions(b"two" * 1000)
+    assert not file.mentions(b"onetwo")
+    with pytest.raises(TypeError, match="bytes-like"):
+        file.mentions("text")
     obj = {"a": np.arange(10), "b": b"x" * 1_000_000}
     pickle.Pickler(file := _core.PickleFile(), 5).dump(obj)
     assert pickle.loads(file)["b"] == obj["b"]
