@@ -153,6 +153,40 @@ TEST(extents_are_apart)
     sst_arena_detach(arena);
 }
 
+/* Three extents come and go, and then a period is over. */
+static void
+pass_a_period(struct sst_arena *arena, uint64_t size)
+{
+    uint64_t offset[3];
+    uint32_t held[3];
+
+    for (int i = 0; i < 3; i++) {
+        check_ok(ssti_extent_create(arena, size, &held[i], &offset[i], NULL));
+    }
+    for (int i = 0; i < 3; i++) {
+        arena->control->heap.idle_since = i < 2 ? (uint64_t)test_now_ns() : 0;
+        ssti_extent_drop(arena, held[i]);
+    }
+}
+
+TEST(idle_pages_go_back)
+{
+    struct sst_arena *arena = make();
+    const uint64_t size = 64 << 20;
+
+    for (int i = 0; i < 10; i++) { /* all of it is needed in each */
+        pass_a_period(arena, size);
+        check_int(arena->control->heap.warm, ==, 3 * size / SSTI_UNIT);
+    }
+    for (int i = 0; i < 20; i++) { /* a little is */
+        pass_a_period(arena, 5000);
+    }
+    check_int(arena->control->heap.warm, <=, (32 << 20) / SSTI_UNIT);
+    check_int(arena->control->heap.warm, >, 0);
+    check_heap(arena);
+    sst_arena_detach(arena);
+}
+
 TEST(pages_are_recycled_within_a_bound)
 {
     struct sst_arena *arena = make();

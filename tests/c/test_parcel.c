@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "peers.h"
 
@@ -645,6 +646,54 @@ TEST(who_leaves_in_order_leaves_nothing)
     open_arena();
     test_join(test_fork(leave_with_all, NULL));
     check_ok(sst_arena_sweep(arena));
+    close_arena();
+}
+
+enum {
+    FLOW = 100,
+    FLOW_SIZE = 10 << 20,
+    FLOW_MEMORY = 60 << 20,
+};
+
+static void
+take_the_flow(void *arg)
+{
+    struct sst_message message;
+
+    (void)arg;
+    for (int64_t i = 0; i < FLOW; i++) {
+        check_ok(sst_queue_get(shared_queue, &message, soon()));
+        check_int(message.size, ==, FLOW_SIZE);
+        check_int(((const int64_t *)message.data)[FLOW_SIZE / 8 - 1], ==, i);
+        sst_message_free(&message);
+    }
+    shared_queue = sst_queue_close(shared_queue);
+    sst_process_exit(arena, 0);
+}
+
+/* Memory is used again, whoever frees it: a long flow needs no more than what is on its
+ * way at a time. */
+TEST(a_flow_of_large_messages_is_narrow)
+{
+    const struct sst_queue_options options = {.size_of = sizeof options, .item_max = 2};
+    struct stat file;
+    pid_t pid;
+
+    open_arena();
+    check_ok(sst_queue_create(arena, &options, &shared_queue, NULL));
+    pid = test_fork(take_the_flow, NULL);
+    for (int64_t i = 0; i < FLOW; i++) {
+        struct sst_parcel *parcel = make(FLOW_SIZE, 0);
+        int64_t *const data = sst_parcel_data(parcel);
+
+        memset(data, (int)i, FLOW_SIZE);
+        data[FLOW_SIZE / 8 - 1] = i;
+        check_ok(sst_queue_put_parcel(shared_queue, &parcel, soon()));
+        check_int(fstat(sst_arena_fd(arena), &file), ==, 0);
+        check_int(file.st_blocks * 512, <, FLOW_MEMORY);
+    }
+    test_join(pid);
+    shared_queue = sst_queue_close(shared_queue);
     close_arena();
 }
 

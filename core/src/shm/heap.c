@@ -14,8 +14,8 @@
  * may have several shares, one for each process that got it over a fork.
  *
  * Warm and cold blocks do not merge with each other, so that recycled pages are found
- * again, and what is cold is known to be zero. Beyond WARM_MAX bytes whoever frees an
- * extent punches a hole: it takes a warm block as an extent of its own, gives its pages
+ * again, and what is cold is known to be zero. Of what is warm for no use (warmth.c)
+ * somebody punches a hole: it takes a warm block as an extent of its own, gives its pages
  * back, and frees it cold. If it dies meanwhile that extent is freed like any other it
  * held.
  *
@@ -40,7 +40,6 @@
 #include "shm/heap.h"
 #include "shm/view.h"
 
-#define WARM_MAX (UINT64_C(256) << 20)
 #define ASK_MIN (UINT64_C(1) << 20) /* growth below is not worth a question each time */
 
 enum {
@@ -152,6 +151,17 @@ list_remove(struct sst_arena *arena, uint64_t unit, uint32_t warmth, uint32_t or
     if (warmth == WARM) {
         ssti_store_rlx(&heap->warm,
                        ssti_load_rlx(&heap->warm) - (UINT64_C(1) << order));
+    }
+}
+
+/* Warm memory was needed, and no more than that is left. */
+static void
+note_use(struct sst_heap_shm *heap)
+{
+    const uint64_t warm = ssti_load_rlx(&heap->warm);
+
+    if (warm < ssti_load_rlx(&heap->idle_low)) {
+        ssti_store_rlx(&heap->idle_low, warm);
     }
 }
 
@@ -426,6 +436,7 @@ take_block(struct sst_arena *arena, struct wish *wish, uint64_t *unit)
 
     wish->is_zero = false;
     if (take_listed(arena, WARM, wish->order, unit)) {
+        note_use(heap);
         return 0;
     }
     if (!is_within_limit(arena, bytes)) {
@@ -610,17 +621,6 @@ ssti_extent_free_entry(struct sst_arena *arena, uint64_t word_offset, uint64_t v
     free_word(arena, word_offset, value, WARM);
 }
 
-static void
-trim_above_bound(struct sst_arena *arena)
-{
-    const uint64_t limit = ssti_load_rlx(&arena->header->budget);
-    const uint64_t bound = limit != 0 ? ssti_min(WARM_MAX, limit / 4) : WARM_MAX;
-
-    if (ssti_load_rlx(&heap_of(arena)->warm) * SSTI_UNIT > bound) {
-        ssti_heap_trim(arena, bound);
-    }
-}
-
 void
 ssti_extent_drop(struct sst_arena *arena, uint32_t held)
 {
@@ -635,14 +635,14 @@ ssti_extent_drop(struct sst_arena *arena, uint32_t held)
     ssti_arena_unmap_large(arena, ssti_load_rlx(value) & ~(uint64_t)SSTI_HELD_FLAGS);
     free_word(arena, entry, 0, WARM);
     ssti_held_release(arena, held);
-    trim_above_bound(arena);
+    ssti_heap_look_after(arena);
 }
 
 void
 ssti_extent_free_at(struct sst_arena *arena, uint64_t word_offset, uint64_t value)
 {
     free_word(arena, word_offset, value, WARM);
-    trim_above_bound(arena);
+    ssti_heap_look_after(arena);
 }
 
 void

