@@ -380,6 +380,38 @@ def test_the_sender_may_die(queue, nothing_left):
     del first, second
 
 
+def test_senders_and_receivers_may_be_killed_anywhere(queue, nothing_left):
+    other = _core.Queue()
+    noise = random.Random(3)
+
+    event = _core.Event()
+
+    def sender(handle):
+        for n in range(1 << 30):
+            queue.put([np.full(LARGE, n), np.full(MIDDLE, n), Carried(handle)])
+
+    def passer(other):
+        kept = []
+        while True:
+            kept.append(queue.get())
+            other.put(kept[-1][:2])
+            del kept[:-3]
+
+    for _ in range(8):
+        with forked(sender, event.handle) as first, forked(passer, other) as second:
+            for _ in range(noise.randrange(1, 30)):
+                large, middle = other.get()
+                assert (large == large[0]).all()
+                assert (middle == large[0]).all()
+            for child in noise.sample([first, second], 2):
+                child.kill()
+        for left in (queue, other):
+            while not left.empty():
+                large, middle, *_ = left.get()
+                assert (large == middle[0]).all()
+    del large, middle, _, left, other, event
+
+
 def test_what_is_queued_goes_with_the_queue(nothing_left):
     queue = _core.Queue()
     for n in range(10):
