@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import pickle
 import sys
 import types
 import weakref
@@ -149,7 +150,8 @@ class _ByValue:
     """What is put in front of cloudpickle's pickler and the one in use."""
 
     _base: Any
-    dispatch_table: Any
+    # The pickler's own slot, which an attribute of cloudpickle's class hides.
+    dispatch_table: Any = vars(pickle.Pickler)["dispatch_table"]
 
     def __init__(
         self, file: Any, buffer_callback: Any = None, *, unknown_main: bool = False

@@ -111,10 +111,7 @@ class _Attempt:
             data = self.by_name()
         except _FAILURES as error:
             return self.second_try(error)
-        if (
-            context.has_strangers()
-            and memoryview(data).tobytes().find(b"__main__") >= 0
-        ):
+        if context.has_strangers() and _mentions_main(data):
             return self._without_main(data)
         return data
 
@@ -142,12 +139,14 @@ class _Attempt:
                 try:
                     return self.by_value(pickler, unknown_main=self._unknown_main())
                 except _FAILURES as its_error:
-                    second = its_error
+                    # Without its frames, which have the pickler and all it has seen.
+                    second = its_error.with_traceback(None)
                     self.reset()
         try:
             explained = self._explain(error, second)
         finally:
             self.reset()
+            _sweep_descriptors()
         if explained is error:
             raise error
         raise explained from error
@@ -246,6 +245,13 @@ class _ForChild(_Attempt):
 _FAILURES = (pickle.PicklingError, AttributeError, TypeError, RuntimeError)
 
 
+def _sweep_descriptors() -> None:
+    """Close what was duplicated for a message that there will not be."""
+    sharer = sys.modules.get(f"{__package__}.resource_sharer")
+    if sharer is not None:
+        sharer.sweep()
+
+
 def _is_the_picklers(error: Exception) -> bool:
     """Tell whether the pickler itself raised an error, not a reducer that it called."""
     if isinstance(error, RuntimeError):
@@ -277,6 +283,12 @@ def _with_text(error: Exception, text: str) -> Exception:
         return type(error)(text)
     error.add_note(text)
     return error
+
+
+def _mentions_main(data: Any) -> bool:
+    if isinstance(data, _core.PickleFile):
+        return data.mentions(b"__main__")
+    return memoryview(data).tobytes().find(b"__main__") >= 0
 
 
 def _writes_files(pickler: Any) -> bool:

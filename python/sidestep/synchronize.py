@@ -265,6 +265,10 @@ class Event(_core.Event):
         self._attach(handle)
         self.__dict__.update(attributes)
 
+    def __copy__(self) -> Event:
+        # The stdlib's refuses deep copies only.
+        return type(self).from_handle(self.handle)
+
     def __repr__(self) -> str:
         status = "set" if self.is_set() else "unset"
         return f"<{type(self).__qualname__} at {id(self):#x} {status}>"
@@ -293,6 +297,12 @@ class Barrier:
     def __setstate__(self, state: tuple[bytes, Any, float | None]) -> None:
         handle, self._action, self._timeout = state
         self._core = _core.Barrier.from_handle(handle)
+
+    def __copy__(self) -> Barrier:
+        # The stdlib's refuses deep copies only.
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until all parties are here; returns this one's index.

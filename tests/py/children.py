@@ -193,3 +193,109 @@ def nap(seconds):
 
 def square(x):
     return x * x
+
+
+def call_all(requests, replies):
+    for function, argument in iter(requests.get, None):
+        replies.put(function(argument))
+
+
+def change(obj):
+    """Do something to an object that another view of it shows."""
+    name = type(obj).__name__
+    if name in {"Lock", "RLock", "Semaphore", "BoundedSemaphore"}:
+        obj.acquire()
+    elif name == "Condition":
+        obj._lock.acquire()
+    elif name == "Event":
+        obj.set()
+    elif name == "Barrier":
+        obj.abort()
+    elif name.endswith("Queue"):
+        obj.put("changed")
+    elif name == "Synchronized" or (name.startswith("c_int") and hasattr(obj, "value")):
+        obj.value += 1
+    else:
+        obj[0] = b"T" if name == "SynchronizedString" else 9
+
+
+def show(obj):
+    """Tell what `change` changes."""
+    name = type(obj).__name__
+    if hasattr(obj, "_get_value"):
+        return obj._get_value()
+    if name == "Condition":
+        return obj._lock._get_value()
+    if name == "Event":
+        return obj.is_set()
+    if name == "Barrier":
+        return obj.broken
+    if name.endswith("Queue"):
+        return obj.empty()
+    if hasattr(obj, "value") and not name.startswith("SynchronizedString"):
+        return obj.value
+    return obj[:]
+
+
+def change_all(requests, replies):
+    for obj in iter(requests.get, None):
+        change(obj)
+        replies.put((obj, show(obj)))
+
+
+def send_objects_and_die(queue):
+    import sidestep
+
+    inner = sidestep.Queue()
+    inner.put("inside")
+    queue.put([sidestep.Lock(), inner, sidestep.Value("i", 42)])
+    die()
+
+
+def add_and_tell(objects):
+    lock, value, more = objects
+    with lock:
+        value.get_obj().value += 1
+    more["queue"].put(value.value)
+
+
+def make_and_send(post, answer):
+    import sidestep
+
+    mine = sidestep.Queue()
+    post.put(mine)
+    answer.put(mine.get())
+
+
+def answer_in(post):
+    post.get().put("answered")
+
+
+def read_descriptors(queue, answers):
+    dup, sock, conn, stream = queue.get()
+    fd = dup.detach()
+    answers.put([os.read(fd, 10), sock.recv(10), conn.recv()])
+    os.close(fd)
+    sock.close()
+    conn.close()
+    stream.close()
+
+
+def send_descriptor_and_end(queue, what):
+    import socket
+
+    import sidestep
+    from sidestep import reduction
+
+    if what == "fd":
+        queue.put(reduction.DupFd(1))
+    elif what == "socket":
+        queue.put(socket.socketpair()[0])
+    else:
+        queue.put(sidestep.Pipe()[0])
+
+
+def take_descriptor(queue):
+    taken = queue.get(timeout=20)
+    if hasattr(taken, "detach"):
+        taken.detach()
