@@ -556,7 +556,7 @@ SST_API SST_MUST_CHECK int sst_queue_put(struct sst_queue *queue, const void *da
                                          uint64_t size, int64_t deadline_ns);
 
 enum {
-    SST_SLICES_MAX = 8, /* of one message */
+    SST_SLICES_MAX = 32, /* of one message */
 };
 
 struct sst_slice {
