@@ -17,11 +17,12 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,26 @@ def memory_of_share(context: Any, count: int) -> float:
 # -- The table --------------------------------------------------------------------------
 
 
+def measure_once(entry: Line, package: str, count: int) -> float:
+    """In the unit of the line."""
+    if entry.unit != MEGABYTES:
+        context = importlib.import_module(package).get_context("fork")
+        return entry.measure(context, count) * FACTORS[entry.unit]
+    # In a process of its own: this one has memory that was used before.
+    command = [sys.executable, __file__, "--alone", entry.name, package, str(count)]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    if not told.strip():
+        raise UnavailableError
+    return float(told)
+
+
+def measure_alone(name: str, package: str, count: int) -> None:
+    entry = next(entry for entry in LINES if entry.name == name)
+    context = importlib.import_module(package).get_context("fork")
+    with suppress(UnavailableError):
+        print(entry.measure(context, count))
+
+
 def measure(
     entry: Line, packages: list[str], rounds: int, scale: float
 ) -> dict[str, Any]:
@@ -337,8 +358,7 @@ def measure(
     }
     for _ in range(rounds):
         for name, found in values.items():
-            context = importlib.import_module(name).get_context("fork")
-            found.append(entry.measure(context, count) * FACTORS[entry.unit])
+            found.append(measure_once(entry, name, count))
     return {
         name: {"min": min(found), "median": statistics.median(found)}
         for name, found in values.items()
@@ -376,11 +396,16 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write the results there, too")
     parser.add_argument("--packages", default=",".join(PACKAGES))
+    parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> int:
     options = parse()
+    if options.alone:
+        name, package, count = options.alone
+        measure_alone(name, package, int(count))
+        return 0
     rounds, scale = (3, 0.1) if options.quick else (options.rounds, 1.0)
     packages = options.packages.split(",")
     cpus = len(os.sched_getaffinity(0))
