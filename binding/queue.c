@@ -498,7 +498,8 @@ PyDoc_STRVAR(
     queue_statistics_doc,
     "statistics($self, /)\n--\n\n"
     "count and bytes of what is queued, maxsize (0: unbounded), and unfinished: "
-    "the items of a joinable queue that no task_done() answered.");
+    "the items of a joinable queue that no task_done() answered. Arrays of more than "
+    "64 KiB have memory of their own, which `bytes` leaves out.");
 
 static PyObject *
 queue_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
