@@ -9,6 +9,7 @@
 #include <sidestep/sidestep.h>
 
 #include "base/alloc.h"
+#include "ring/pieces.h"
 #include "shm/arena.h"
 #include "sim.h"
 
@@ -89,4 +90,24 @@ void *
 sst_parcel_data(const struct sst_parcel *parcel)
 {
     return parcel->data;
+}
+
+/* Messages in pieces are queues and parcels and nothing else; they are not tried
+ * here. */
+int
+ssti_pieces_send(const struct ssti_pieces_way *way, const struct sst_slice *slices,
+                 uint32_t count, int64_t deadline_ns)
+{
+    (void)way;
+    (void)slices;
+    (void)count;
+    (void)deadline_ns;
+    return SST_ELIMIT;
+}
+
+int
+ssti_pieces_gather(struct sst_message *message)
+{
+    (void)message;
+    return 0;
 }

@@ -551,7 +551,12 @@ SST_API struct sst_queue *sst_queue_close(struct sst_queue *queue);
  * (sst_queue_bytes says how much the queue has); SST_EMFILE when somebody polls the
  * queue and no socket can be had to ring his bell; SST_EINVAL; SST_ECORRUPT.
  * Blocks: while a queue with item_max is full; without item_max never for a reader.
- * Processes: a putter that is killed has put its message wholly, or not at all. */
+ * Where there is no memory for a message of more than 4 KiB, and item_max is set and
+ * the deadline not SST_NOW, it goes in pieces, as through a byte stream: until it is
+ * taken. Once a taker has begun neither deadline nor signal ends that; before, the
+ * message is withdrawn.
+ * Processes: a putter that is killed has put its message wholly, or not at all; who has
+ * taken a part of one that came in pieces then gets SST_EOWNERDEAD. */
 SST_API SST_MUST_CHECK int sst_queue_put(struct sst_queue *queue, const void *data,
                                          uint64_t size, int64_t deadline_ns);
 
@@ -605,7 +610,8 @@ struct sst_message {
  *
  * Returns 0; SST_ETIMEDOUT when there is none until the deadline; SST_EINTR;
  * SST_ESHUTDOWN once the queue is shut down and empty; SST_ENOMEM or SST_ELIMIT, and
- * the message stays; SST_ECORRUPT.
+ * the message stays, unless it came in pieces; SST_EOWNERDEAD when it came in pieces
+ * and its putter died; SST_ECORRUPT.
  * Blocks: until there is a message. With SST_NOW it looks for two microseconds at
  * most.
  * Processes: a getter that is killed while it waits takes nothing along, and a
@@ -763,7 +769,8 @@ SST_API bool sst_pipe_is_writable(const struct sst_pipe *pipe);
  * Returns 0; SST_EPIPE when nobody has the other end open; SST_ETIMEDOUT when there
  * is no room until the deadline; SST_EINTR; SST_EINVAL at an end that cannot send;
  * SST_ELIMIT; SST_ENOMEM; SST_ECORRUPT.
- * Blocks: while the way is full.
+ * Blocks: while the way is full; and where there is no memory for the message, until it
+ * is taken in pieces, as sst_queue_put.
  * Processes: a reader that closes shows at the next send. One that is killed shows
  * once it is swept, when there is no room, or after 64 sends that nobody took. */
 SST_API SST_MUST_CHECK int sst_pipe_send(struct sst_pipe *pipe, const void *data,
@@ -788,7 +795,8 @@ SST_API SST_MUST_CHECK int sst_pipe_send_parcel(struct sst_pipe *pipe,
  *
  * Returns 0; SST_EOF when there is none and the other end is closed everywhere;
  * SST_ETIMEDOUT; SST_EINTR; SST_EINVAL at an end that cannot receive; SST_ENOMEM or
- * SST_ELIMIT, and the message stays; SST_ECORRUPT.
+ * SST_ELIMIT, and the message stays, unless it came in pieces; SST_EOWNERDEAD when it
+ * came in pieces and its sender died; SST_ECORRUPT.
  * Blocks: until there is a message or the end of file.
  * Processes: a copy of the other end that a forked process still has open defers the
  * end of file.

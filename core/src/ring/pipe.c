@@ -48,6 +48,7 @@
 #include "base/crashpoint.h"
 #include "os/os.h"
 #include "os/self.h"
+#include "ring/pieces.h"
 #include "ring/ring.h"
 #include "shm/layout.h"
 #include "shm/leaf.h"
@@ -345,6 +346,25 @@ send_deposit(struct sst_pipe *pipe, struct ssti_deposit *deposit, int64_t deadli
     return rc;
 }
 
+static int
+announce(void *object, struct sst_parcel **parcel, int64_t deadline_ns)
+{
+    return sst_pipe_send_parcel(object, parcel, deadline_ns);
+}
+
+static int
+look(void *object)
+{
+    const struct sst_pipe *const pipe = object;
+    uint32_t seen;
+
+    if (!other_end_is_open(pipe) || (ssti_os_pair_poll(pipe->fd, &seen, SST_NOW) == 0 &&
+                                     (seen & SSTI_OS_PAIR_HUNG_UP) != 0)) {
+        return SST_EPIPE;
+    }
+    return 0;
+}
+
 int
 sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices,
                      uint32_t count, int64_t deadline_ns)
@@ -359,6 +379,16 @@ sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices,
         return SST_EPIPE;
     }
     rc = ssti_deposit_init(&pipe->out, &deposit, slices, count);
+    if (rc == SST_ELIMIT) {
+        const struct ssti_pieces_way way = {
+            .arena = pipe->view.arena,
+            .object = pipe,
+            .announce = announce,
+            .look = look,
+        };
+
+        return ssti_pieces_send(&way, slices, count, deadline_ns);
+    }
     if (rc != 0) {
         return rc;
     }
@@ -474,16 +504,14 @@ spin_for_message(struct sst_pipe *pipe, int64_t deadline_ns)
     ssti_spin_end(&run, ready);
 }
 
-int
-sst_pipe_recv(struct sst_pipe *pipe, struct sst_message *message, int64_t deadline_ns)
+/* A message as it lies in the ring. */
+static int
+recv_raw(struct sst_pipe *pipe, struct sst_message *message, int64_t deadline_ns)
 {
     struct wait wait = {.deadline_ns = deadline_ns};
     struct ssti_receipt receipt;
     int rc;
 
-    if (!pipe->can_recv) {
-        return SST_EINVAL;
-    }
     spin_for_message(pipe, deadline_ns);
     ssti_receipt_init(&receipt, message);
     rc = recv_section(pipe, &receipt, &wait);
@@ -499,6 +527,23 @@ sst_pipe_recv(struct sst_pipe *pipe, struct sst_message *message, int64_t deadli
 
         ssti_ring_trim(&pipe->in, &section);
     }
+    return rc;
+}
+
+int
+sst_pipe_recv(struct sst_pipe *pipe, struct sst_message *message, int64_t deadline_ns)
+{
+    int rc;
+
+    if (!pipe->can_recv) {
+        return SST_EINVAL;
+    }
+    do {
+        rc = recv_raw(pipe, message, deadline_ns);
+        if (rc == 0) {
+            rc = ssti_pieces_gather(message);
+        }
+    } while (rc == SST_EAGAIN); /* it was withdrawn: the next one */
     return rc;
 }
 

@@ -33,6 +33,7 @@
 #include "ring/queue.h"
 
 #include "ring/bell.h"
+#include "ring/pieces.h"
 #include "ring/ring.h"
 #include "ring/takers.h"
 #include "shm/layout.h"
@@ -210,6 +211,38 @@ put_deposit(struct sst_queue *queue, struct ssti_deposit *deposit, int64_t deadl
     return rc;
 }
 
+static int
+announce(void *object, struct sst_parcel **parcel, int64_t deadline_ns)
+{
+    return sst_queue_put_parcel(object, parcel, deadline_ns);
+}
+
+static int
+look(void *object)
+{
+    const struct sst_queue *const queue = object;
+
+    return (ssti_ring_flags(&queue->ring) & SSTI_RING_DISCARD) != 0 ? SST_ESHUTDOWN : 0;
+}
+
+/* There is no memory for a message: where a put may have to wait for a getter anyway it
+ * goes in pieces. */
+static int
+put_pieces(struct sst_queue *queue, const struct sst_slice *slices, uint32_t count,
+           int64_t deadline_ns)
+{
+    const struct ssti_pieces_way way = {
+        .arena = queue->view.arena,
+        .object = queue,
+        .announce = announce,
+        .look = look,
+    };
+
+    return sst_queue_item_max(queue) != 0
+               ? ssti_pieces_send(&way, slices, count, deadline_ns)
+               : SST_ELIMIT;
+}
+
 int
 sst_queue_put_slices(struct sst_queue *queue, const struct sst_slice *slices,
                      uint32_t count, int64_t deadline_ns)
@@ -222,7 +255,7 @@ sst_queue_put_slices(struct sst_queue *queue, const struct sst_slice *slices,
     }
     rc = ssti_deposit_init(&queue->ring, &deposit, slices, count);
     if (rc != 0) {
-        return rc;
+        return rc == SST_ELIMIT ? put_pieces(queue, slices, count, deadline_ns) : rc;
     }
     rc = put_deposit(queue, &deposit, deadline_ns);
     ssti_deposit_fini(&queue->ring, &deposit);
@@ -427,17 +460,15 @@ spin_for_message(struct sst_queue *queue, int64_t deadline_ns)
     return ready;
 }
 
-int
-sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages,
-                   uint32_t count, int64_t deadline_ns)
+/* As sst_queue_get_many, of messages as they lie in the ring; count is not 0. */
+static int
+get_raw(struct sst_queue *queue, struct sst_message *messages, uint32_t count,
+        int64_t deadline_ns)
 {
     struct ssti_receipt receipt;
     uint32_t taken = 0;
     int rc = 0;
 
-    if (count == 0 || count > INT32_MAX) {
-        return count == 0 ? 0 : SST_EINVAL;
-    }
     if (queue->joinable) {
         rc = ssti_takers_prepare(&queue->takers);
         if (rc != 0) {
@@ -464,6 +495,70 @@ sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages,
     trim(queue);
     ssti_queue_discard(queue);
     return taken != 0 ? (int)taken : rc;
+}
+
+/* One of several messages that were taken takes the place of another. */
+static void
+move_message(struct sst_message *to, struct sst_message *from)
+{
+    const bool is_small = from->data == from->small;
+
+    if (to != from) {
+        *to = *from;
+        to->data = is_small ? to->small : from->data;
+    }
+}
+
+/* Put together what came in pieces. How many messages are whole, those first; or why
+ * there is none, SST_EAGAIN if there may be another. */
+static int
+gather(struct sst_queue *queue, struct sst_message *messages, int count)
+{
+    int failed = 0;
+    int whole = 0;
+
+    for (int i = 0; i < count; i++) {
+        const int rc = ssti_pieces_gather(&messages[i]);
+
+        if (rc == 0) {
+            move_message(&messages[whole++], &messages[i]);
+        }
+        else {
+            failed = rc;
+        }
+        if (rc == SST_EAGAIN && queue->joinable) {
+            /* What was withdrawn is no item; it was counted, so this cannot fail. */
+            (void)!sst_queue_task_done(queue);
+        }
+    }
+    return whole != 0 ? whole : failed;
+}
+
+int
+ssti_queue_take(struct sst_queue *queue, struct sst_message *message,
+                int64_t deadline_ns)
+{
+    const int rc = get_raw(queue, message, 1, deadline_ns);
+
+    return rc > 0 ? 0 : rc;
+}
+
+int
+sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages,
+                   uint32_t count, int64_t deadline_ns)
+{
+    int rc;
+
+    if (count == 0 || count > INT32_MAX) {
+        return count == 0 ? 0 : SST_EINVAL;
+    }
+    do {
+        rc = get_raw(queue, messages, count, deadline_ns);
+        if (rc > 0) {
+            rc = gather(queue, messages, rc);
+        }
+    } while (rc == SST_EAGAIN);
+    return rc;
 }
 
 int

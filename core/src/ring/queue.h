@@ -33,6 +33,9 @@ uint32_t ssti_queue_wake_locked(const struct sst_queue *queue);
 void ssti_queue_unlock(struct sst_queue *queue);
 /* How ring.c takes and releases it. */
 struct ssti_ring_section ssti_queue_section(struct sst_queue *queue);
+/* sst_queue_get, of a message as it lies in the ring. */
+int ssti_queue_take(struct sst_queue *queue, struct sst_message *message,
+                    int64_t deadline_ns);
 /* Bring back into order what a dead holder of the leaf left. */
 void ssti_queue_repair(const struct ssti_view *view);
 

@@ -512,7 +512,8 @@ struct sst_parcel_shm {
     _Atomic uint32_t hold_max;   /* number of hold words; constant */
     _Atomic uint32_t hold_count; /* used; single writer: who prepares it */
     _Atomic uint32_t sealed;     /* 1: never changes again */
-    uint32_t padding[3];
+    _Atomic uint32_t in_pieces;  /* 1: announces a message (ring/pieces.c) */
+    uint32_t padding[2];
 };
 _Static_assert(sizeof(struct sst_parcel_shm) == 96, "parcel layout");
 
@@ -568,7 +569,7 @@ struct sst_pool_seat_shm {
     _Atomic uint32_t condemned; /* enum sst_pool_reason: cannot finish any more */
     uint64_t padding[2];
 };
-
+_Static_assert(sizeof(struct sst_pool_seat_shm) == 128, "pool seat layout");
 
 /* A payload that is kept for many tasks. Single writer: the owner. */
 struct sst_pool_post_shm {
@@ -610,6 +611,6 @@ struct sst_pool_shm {
     _Atomic uint64_t marks[SSTI_POOL_MARK_BLOCKS];
     struct sst_bell_shm bell[SSTI_QUEUE_BELLS];
 };
-
+_Static_assert(sizeof(struct sst_pool_shm) == 1096, "pool layout");
 
 #endif
