@@ -434,7 +434,7 @@ decode_any(struct sstpy_state *state, struct sst_message *message)
     case TAG_BUFFERS:
         return sstpy_buffers_decode(state, message);
     case TAG_NEST:
-        return sstpy_nest_decode(data + 1, size - 1);
+        return sstpy_nest_decode(state, data + 1, size - 1);
     case TAG_PICKLE:
     case TAG_RAW: /* the stdlib's recv() unpickles what send_bytes() sent */
         return decode_pickle(state, message);

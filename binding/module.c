@@ -296,6 +296,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->dumps);
     Py_CLEAR(state->loads);
     sstpy_nest_spare_free(&state->nest_spare);
+    sstpy_nest_names_free(&state->nest_names);
     Py_CLEAR(state->semlock_type);
     Py_CLEAR(state->condition_type);
     Py_CLEAR(state->event_type);

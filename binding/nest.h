@@ -31,9 +31,10 @@ void sstpy_nest_release(struct sstpy_nest_scratch *scratch);
 /* The object whose nest lies in `size` bytes behind the tag. ValueError when they are
  * none, whatever they are and also while somebody else writes to them. Runs no Python
  * code of its own, but allocates, so a collection may. */
-PyObject *sstpy_nest_decode(const void *data, uint64_t size);
+PyObject *sstpy_nest_decode(struct sstpy_state *state, const void *data, uint64_t size);
 
 /* When the module goes. */
 void sstpy_nest_spare_free(struct sstpy_nest_spare *spare);
+void sstpy_nest_names_free(struct sstpy_nest_names *names);
 
 #endif

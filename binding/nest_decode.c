@@ -17,7 +17,13 @@
  *                        runs none. Making containers may start a collection, which may
  *                        run any; nothing of ours depends on what it does.
  *
- * What is refused is a ValueError. */
+ * What is refused is a ValueError.
+ *
+ * Keys come again in message after message. A table of short ones that were seen gives
+ * the same string again, with its hash; but once in a message only, since two that are
+ * equal and not the same must stay two. So each entry knows the message that had it
+ * last, and a message that is decoded while another is (by another thread, or by a
+ * finalizer that a collection ran) does without the table. The GIL guards it. */
 
 #include <string.h>
 
@@ -41,6 +47,7 @@ struct decoder {
     uint32_t kept_room;
     PyObject **kept; /* remembered, references held; NULL while not finished */
     const unsigned char *begin;
+    struct sstpy_nest_names *names; /* or NULL: somebody else has them */
     PyObject *few[KEPT_FEW];
 };
 
@@ -361,10 +368,107 @@ decode_item(struct decoder *self)
     return decode(self);
 }
 
+/* What identifies a name of up to 16 characters, and nearly identifies a longer one. */
+struct name_words {
+    uint64_t first; /* eight characters; fewer are followed by zeros */
+    uint64_t last;  /* the last eight; of a shorter name the same */
+};
+
+/* `room` bytes may be read, of which the first `length` are the name. */
+static inline struct name_words
+name_words(const unsigned char *at, size_t length, uint64_t room)
+{
+    struct name_words words = {0, 0};
+
+    if (length >= 8) {
+        memcpy(&words.first, at, 8);
+        memcpy(&words.last, at + length - 8, 8);
+        return words;
+    }
+    if (room >= 8) {
+        memcpy(&words.first, at, 8);
+        words.first &= (UINT64_C(1) << 8 * length) - 1;
+    }
+    else {
+        for (size_t i = 0; i < length; i++) {
+            words.first |= (uint64_t)at[i] << 8 * i;
+        }
+    }
+    words.last = words.first;
+    return words;
+}
+
+static inline struct sstpy_nest_name *
+name_entry(const struct decoder *self, const struct name_words *words, size_t length)
+{
+    uint64_t mixed = (words->first ^ length) * UINT64_C(0x9e3779b97f4a7c15);
+
+    mixed = (mixed ^ mixed >> 32 ^ words->last) * UINT64_C(0x9e3779b97f4a7c15);
+    return &self->names->name[mixed >> 32 & (SSTPY_NEST_NAMES - 1)];
+}
+
+static inline bool
+name_is(const struct sstpy_nest_name *name, const struct name_words *words,
+        const unsigned char *at, size_t length)
+{
+    return name->first == words->first && name->last == words->last &&
+           name->length == length &&
+           (length <= 16 || memcmp(PyUnicode_1BYTE_DATA(name->text), at, length) == 0);
+}
+
+/* A new name, under what it is: what the message is may have changed since. */
+static void
+name_add(const struct decoder *self, PyObject *made)
+{
+    const unsigned char *const text = PyUnicode_1BYTE_DATA(made);
+    const size_t length = (size_t)PyUnicode_GET_LENGTH(made);
+    const struct name_words words = name_words(text, length, length);
+    struct sstpy_nest_name *const name = name_entry(self, &words, length);
+
+    Py_XSETREF(name->text, Py_NewRef(made));
+    name->pass = self->names->pass;
+    name->first = words.first;
+    name->last = words.last;
+    name->length = length;
+}
+
+/* A key that is short text. */
+static PyObject *
+decode_name(struct decoder *self, size_t length, int kept)
+{
+    if (length <= 1 || length > left(self) || self->names == NULL) {
+        return decode_ascii(self, length, kept);
+    }
+
+    const struct name_words words = name_words(self->at, length, left(self));
+    struct sstpy_nest_name *const name = name_entry(self, &words, length);
+    if (name->pass == self->names->pass) {
+        return decode_ascii(self, length, kept);
+    }
+    if (name_is(name, &words, self->at, length)) {
+        self->at += length;
+        name->pass = self->names->pass;
+        return leaf_done(self, Py_NewRef(name->text), kept);
+    }
+
+    PyObject *const made = decode_ascii(self, length, kept);
+    if (made != NULL) {
+        name_add(self, made);
+    }
+    return made;
+}
+
 static PyObject *
 decode_key(struct decoder *self)
 {
     self->owed--;
+    if (self->at < self->end) {
+        const int tag = *self->at;
+        if (tag >= NEST_SHORT && tag < NEST_NEAR) {
+            self->at++;
+            return decode_name(self, tag & NEST_SHORT_MAX, tag >= NEST_SHORT_KEPT);
+        }
+    }
     self->key_depth++;
 
     PyObject *const key = decode(self);
@@ -604,8 +708,9 @@ decode(struct decoder *self)
 }
 
 PyObject *
-sstpy_nest_decode(const void *data, uint64_t size)
+sstpy_nest_decode(struct sstpy_state *state, const void *data, uint64_t size)
 {
+    struct sstpy_nest_names *const names = &state->nest_names;
     struct decoder self;
     const unsigned char *const bytes = data;
 
@@ -623,11 +728,29 @@ sstpy_nest_decode(const void *data, uint64_t size)
     self.kept_room = KEPT_FEW;
     self.kept = self.few;
 
+    self.names = names->is_used ? NULL : names;
+    if (self.names != NULL) {
+        names->is_used = true;
+        names->pass++;
+    }
+
     PyObject *obj = decode(&self);
+    if (self.names != NULL) {
+        names->is_used = false;
+    }
     if (obj != NULL && self.at != self.end) {
         Py_CLEAR(obj);
         (void)corrupt(&self);
     }
     kept_free(&self);
     return obj;
+}
+
+void
+sstpy_nest_names_free(struct sstpy_nest_names *names)
+{
+    for (int i = 0; i < SSTPY_NEST_NAMES; i++) {
+        Py_CLEAR(names->name[i].text);
+        names->name[i].length = 0;
+    }
 }

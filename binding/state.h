@@ -16,6 +16,22 @@ struct sstpy_nest_spare {
     int count;
 };
 
+/* Keys that messages had, to be had again (nest_decode.c). */
+enum {
+    SSTPY_NEST_NAMES = 256
+};
+struct sstpy_nest_names {
+    uint64_t pass; /* the number of the last message decoded */
+    bool is_used;  /* by a message that is being decoded */
+    struct sstpy_nest_name {
+        PyObject *text; /* ASCII, owned; or NULL */
+        uint64_t pass;  /* the last message that has it */
+        uint64_t first; /* its first characters and its last, see there */
+        uint64_t last;
+        size_t length; /* 0 = none */
+    } name[SSTPY_NEST_NAMES];
+};
+
 struct sstpy_state {
     /* exceptions */
     PyObject *owner_died;
@@ -28,6 +44,7 @@ struct sstpy_state {
     PyObject *dumps;
     PyObject *loads;
     struct sstpy_nest_spare nest_spare;
+    struct sstpy_nest_names nest_names;
     /* types */
     PyTypeObject *semlock_type;
     PyTypeObject *condition_type;

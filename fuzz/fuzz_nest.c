@@ -9,7 +9,7 @@
 #include "fuzz.h"
 #include "nest.h"
 
-static struct sstpy_state state; /* of which the encoder needs its spare buffers */
+static struct sstpy_state state; /* of which the codec needs its buffers and names */
 
 /* The bytes of the nest of `obj` behind the tag, in memory of their own. */
 static uint8_t *
@@ -50,7 +50,7 @@ check_again(PyObject *obj)
         return;
     }
 
-    PyObject *const same = sstpy_nest_decode(bytes + 1, size - 1);
+    PyObject *const same = sstpy_nest_decode(&state, bytes + 1, size - 1);
     fuzz_expect(same != NULL && Py_TYPE(same) == Py_TYPE(obj));
 
     uint8_t *const again = encode(same, &size_again);
@@ -67,7 +67,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         Py_InitializeEx(0);
     }
 
-    PyObject *const obj = sstpy_nest_decode(data, size);
+    PyObject *const obj = sstpy_nest_decode(&state, data, size);
     if (obj == NULL) {
         fuzz_expect(PyErr_ExceptionMatches(PyExc_ValueError));
         PyErr_Clear();

@@ -202,6 +202,53 @@ def test_equal_strings_stay_two():
     assert back[0] is back[2] is next(iter(back[3]))
 
 
+def test_equal_keys_stay_two():
+    """The decoder has keys that it gave before, but gives each once a message."""
+    names = ["id", "name", "eightchr", "nine chars", "seventeen letters", "x" * 31]
+    for _ in range(3):
+        for name in names:
+            other = name[:1] + name[1:]
+            rows = [{name: 1}, {other: 2}, {name: 3}]
+            back = check_as_pickle(rows)
+            keys = [next(iter(row)) for row in back]
+            assert keys[0] is keys[2]
+            assert keys[0] is not keys[1]
+            assert keys == [name] * 3
+
+
+def test_keys_that_look_alike():
+    names = [
+        a * 8 + b * n + c * 8 for a in "ab" for b in "ab" for c in "ab" for n in (0, 9)
+    ]
+    names += [chr(65 + i) * n for i in range(26) for n in range(1, 32)]
+    for _ in range(2):
+        for name in names:
+            assert decode(encode({name: name}))[name] == name
+        check_as_pickle({name: [name] for name in names})
+
+
+def test_a_collection_that_decodes_inside_a_decode():
+    table = [{f"key {i % 7}": [i], "id": {}, f"only {i}": ()} for i in range(300)]
+    other = _core.Queue()
+    inside = []
+
+    def collected(phase, _info):
+        other.put({f"key {i}": i for i in range(7)} | {"id": 1})
+        inside.append(other.get()["id"])
+
+    data = encode(table)
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(5)
+    try:
+        for _ in range(5):
+            compare(decode(data), pickle.loads(pickle.dumps(table)))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collected)
+    assert inside
+
+
 def test_many_shared_objects():
     """More than fit the first tables of either side."""
     rows = [[i] for i in range(5000)]
