@@ -178,6 +178,18 @@ def soak_kills(shop: Workshop) -> Outcome:
     return Outcome.read(output) or Outcome.of(code == 0)
 
 
+def soak_fuzz(shop: Workshop) -> Outcome:
+    """New inputs for each target, where clang is at hand; the old ones are core tests."""
+    outcome = Outcome()
+    for target in ("ring", "stream", "nest"):
+        command = ["fuzz/run.py", target, "--seconds", "600"]
+        code, _ = shop.call(shop.tools() / "python3", *command, seconds=900)
+        outcome.add(
+            Outcome(0, 0, ["no clang"]) if code == 77 else Outcome.of(code == 0)
+        )
+    return outcome
+
+
 # -- Python -----------------------------------------------------------------------------
 
 
@@ -260,4 +272,5 @@ STAGES = (
     Stage("conformance", "full", 1500, conformance),
     Stage("soak-simulation", "soak", 1800, soak_simulation),
     Stage("soak-kills", "soak", 3600, soak_kills),
+    Stage("soak-fuzz", "soak", 2400, soak_fuzz),
 )
