@@ -103,7 +103,7 @@ class _Attempt:
 
     def __init__(self, obj: Any) -> None:
         self.obj = obj
-        self.pickler = context.reduction.ForkingPickler
+        self.pickler = _pickler_in_use()
 
     def run(self) -> Any:
         """Return the pickle."""
@@ -268,7 +268,7 @@ def _is_the_picklers(error: Exception) -> bool:
     )
 
 
-_PICKLING = {"by_name", "dump", "dumps", "save_global", "save_type", "save"}
+_PICKLING = {"_dumps", "by_name", "dump", "dumps", "save_global", "save_type", "save"}
 
 
 def _is_about_a_name(error: Exception) -> bool:
@@ -302,16 +302,24 @@ def _writes_files(pickler: Any) -> bool:
     )
 
 
+def _pickler_in_use() -> Any:
+    # Looked up at each call: the context's reducer may be replaced.
+    reducer = vars(context).get("reduction")
+    return ForkingPickler if reducer is None else reducer.ForkingPickler
+
+
 def _dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None) -> Any:
     popen = context.get_spawning_popen()
     if popen is None:
-        attempt = _ForMessage(obj, buffer_callback)
-        if context.has_strangers():
-            return attempt.run()
+        if context.has_strangers() or _pickler_in_use() is not ForkingPickler:
+            return _ForMessage(obj, buffer_callback).run()
+        # The same without the detours: nearly every message comes this way.
+        file = _core.PickleFile()
         try:
-            return attempt.by_name()
+            ForkingPickler(file, 5, True, buffer_callback).dump(obj)  # noqa: FBT003
         except _FAILURES as error:
-            return attempt.second_try(error)
+            return _ForMessage(obj, buffer_callback).second_try(error)
+        return file
     # A reducer that puts something somewhere, while a child is being started.
     context.set_spawning_popen(None)
     try:
@@ -323,7 +331,7 @@ def _dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None) -> Any:
 def _loads(data: Any, buffers: Sequence[Any] | None) -> Any:
     if buffers is not None:
         return pickle.loads(data, buffers=buffers)
-    return context.reduction.ForkingPickler.loads(data)
+    return _pickler_in_use().loads(data)
 
 
 _core.set_pickler(_dumps, _loads)
