@@ -94,10 +94,71 @@ def _has_name(obj: Any, unknown_main: bool) -> bool:
         return False
     if not unknown_main:
         return True
+    if not context.has_strangers():
+        name = obj.__qualname__.partition(".")[0]
+        return name in _known_to_forks and _known_to_forks[name] == _serial_in_main(
+            name
+        )
     # In an interactive session after a script, the child has what the script had.
     from . import spawn
 
     return "init_main_from_path" in spawn._main_module_data() and _is_of_main_file(obj)
+
+
+# ---- What forked processes have in common ----
+
+# By number, because a metaclass may compare as it likes. An address may be used again,
+# a serial is not; it is given at the first fork that the object lives to see.
+_serials: dict[int, tuple[weakref.ref[Any], bytes]] = {}
+# The functions and classes of ``__main__`` that have been the same at every fork.
+_known_to_forks: dict[str, bytes] = {}
+_has_forked = False
+
+
+def note_fork() -> None:
+    """Remember what a child that is about to be forked has in its ``__main__``."""
+    global _has_forked, _known_to_forks  # noqa: PLW0603
+    names = dict(_definitions())
+    for number, (reference, _) in list(_serials.items()):
+        if reference() is None:
+            _serials.pop(number, None)
+    for obj in names.values():
+        if _serial_of(obj) is None:
+            _serials[id(obj)] = weakref.ref(obj), os.urandom(12)
+    serials = {name: _serials[id(obj)][1] for name, obj in names.items()}
+    if _has_forked:
+        serials = {
+            name: serial
+            for name, serial in serials.items()
+            if _known_to_forks.get(name) == serial
+        }
+    _known_to_forks = serials
+    _has_forked = True
+
+
+def forks_know_main() -> bool:
+    """Tell whether every function and class of ``__main__`` is in all forked children."""
+    return all(
+        _known_to_forks.get(name, b"") == _serial_of(obj)
+        for name, obj in _definitions()
+    )
+
+
+def _definitions() -> list[tuple[str, Any]]:
+    return [
+        (name, obj)
+        for name, obj in list(vars(sys.modules["__main__"]).items())
+        if isinstance(obj, (types.FunctionType, type)) and obj.__module__ == "__main__"
+    ]
+
+
+def _serial_of(obj: Any) -> bytes | None:
+    reference, serial = _serials.get(id(obj), (None, None))
+    return serial if reference is not None and reference() is obj else None
+
+
+def _serial_in_main(name: str) -> bytes | None:
+    return _serial_of(_reach("__main__", name))
 
 
 # ---- What is here already ----
@@ -107,20 +168,15 @@ def _has_name(obj: Any, unknown_main: bool) -> bool:
 _complete: weakref.WeakValueDictionary[int, type] = weakref.WeakValueDictionary()
 
 
-def _whereabouts(obj: Any) -> tuple[bytes, str, int]:
-    return context.lineage, obj.__qualname__, id(obj)
-
-
 def _find_or_make(
-    whereabouts: tuple[bytes, str, int], make: Callable[..., Any], args: Any
+    serial: bytes, qualname: str, make: Callable[..., Any], args: Any
 ) -> Any:
     """Return our own of what the message describes if we have it, else make it."""
-    lineage, qualname, number = whereabouts
-    if lineage == context.lineage:
+    if _serial_in_main(qualname.partition(".")[0]) == serial:
         own = _reach("__main__", qualname)
-        if id(own) == number:
+        if own is not None:
             if isinstance(own, type):
-                _complete[number] = own
+                _complete[id(own)] = own
             return own
     return make(*args)
 
@@ -182,8 +238,10 @@ class _ByValue:
             return reduced
         make, args, state, _, _, setter = reduced
         if _reach("__main__", obj.__qualname__) is obj:
-            args = _whereabouts(obj), make, args
-            make = _find_or_make
+            serial = _serial_in_main(obj.__qualname__.partition(".")[0])
+            if serial is not None:
+                args = serial, obj.__qualname__, make, args
+                make = _find_or_make
         complete: Callable[[Any, Any], None] = _complete_function
         if is_class:
             _complete[id(obj)] = obj

@@ -461,9 +461,6 @@ def hold(obj: object, handle: bytes) -> bytes:
     return handle
 
 
-#: The same in processes that were forked from one another: they have objects in common.
-lineage: bytes = os.urandom(8)
-
 # Whether there may be processes that do not have what is in our ``__main__``: children
 # that were not forked. Functions and classes of an interactive session go to them by
 # value, for which reason a message has to be looked into.
@@ -479,6 +476,28 @@ def expect_strangers() -> None:
 def has_strangers() -> bool:
     """Tell whether messages may go to children that were not forked."""
     return _strangers
+
+
+# The same for children that were forked, when a session goes on defining things.
+_session_has_forked = False
+
+
+def _note_fork() -> None:
+    global _session_has_forked  # noqa: PLW0603
+    main = sys.modules.get("__main__")
+    if getattr(main, "__file__", None) is None or hasattr(sys, "ps1"):
+        from . import _byvalue
+
+        _session_has_forked = True
+        _byvalue.note_fork()
+
+
+os.register_at_fork(before=_note_fork)
+
+
+def may_lack_main() -> bool:
+    """Tell whether a receiver may lack something that is in our ``__main__``."""
+    return _strangers or _session_has_forked
 
 
 def __getattr__(name: str) -> Any:

@@ -111,7 +111,7 @@ class _Attempt:
             data = self.by_name()
         except _FAILURES as error:
             return self.second_try(error)
-        if context.has_strangers() and _mentions_main(data):
+        if context.may_lack_main() and _mentions_main(data):
             return self._without_main(data)
         return data
 
@@ -154,7 +154,7 @@ class _Attempt:
     def _unknown_main(self) -> bool:
         from . import _byvalue
 
-        return context.has_strangers() and _byvalue.main_is_unknown()
+        return context.may_lack_main() and _byvalue.main_is_unknown()
 
     def _without_main(self, data: Any) -> Any:
         """Send what is in our ``__main__`` by value if the receiver cannot have it."""
@@ -162,6 +162,8 @@ class _Attempt:
 
         pickler = _byvalue.pickler_class(self.pickler)
         if pickler is None or not _byvalue.main_is_unknown():
+            return data
+        if not context.has_strangers() and _byvalue.forks_know_main():
             return data
         self.reset()
         try:
@@ -311,7 +313,7 @@ def _pickler_in_use() -> Any:
 def _dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None) -> Any:
     popen = context.get_spawning_popen()
     if popen is None:
-        if context.has_strangers() or _pickler_in_use() is not ForkingPickler:
+        if context.may_lack_main() or _pickler_in_use() is not ForkingPickler:
             return _ForMessage(obj, buffer_callback).run()
         # The same without the detours: nearly every message comes this way.
         file = _core.PickleFile()

@@ -328,6 +328,40 @@ def test_forked_children_know_what_they_have(tmp_path):
     assert out.split() == ["True", "True", "True", "True", "True", "False"]
 
 
+def test_what_a_session_defines_after_a_fork(tmp_path):
+    """It goes by value; what the child has, by name. A third definition may well have
+    the address of the first."""
+    code = """if 1:
+        import sidestep as mp
+        def work(requests, replies):
+            for function, argument in iter(requests.get, None):
+                mine = function is globals().get(function.__name__)
+                replies.put((function(argument), type(argument) is Foo, mine))
+        class Foo: pass
+        def version(foo): return 1
+        requests, replies = mp.Queue(), mp.Queue()
+        worker = mp.get_context("fork").Process(target=work, args=(requests, replies))
+        worker.start()
+        class Bar: pass
+        def show(function, argument):
+            requests.put((function, argument))
+            print(*replies.get(timeout=20))
+        show(version, Foo())
+        for number in range(2, 8):
+            exec(f"def version(foo): return {number}", globals())
+            show(version, Foo())
+        show(version, Bar())
+        requests.put(None)
+        worker.join()
+    """
+    out = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60)
+    assert out.splitlines() == [
+        "1 True True",
+        *(f"{number} True False" for number in range(2, 8)),
+        "7 False False",
+    ]
+
+
 # ---- What does not arrive ----
 
 

@@ -383,8 +383,8 @@ def test_a_put_that_fails_lets_go(sharer):
         with pytest.raises(sidestep.queues.Full):
             queue.put_nowait(b)
     resource_sharer.sweep()
-    # The listening socket at most.
-    assert len(descriptors() - before) <= 1
+    # The listening socket, and perhaps another number for looking itself.
+    assert len(descriptors() - before) <= 2
     a.close()
     b.close()
 
