@@ -22,8 +22,9 @@
  * Keys come again in message after message. A table of short ones that were seen gives
  * the same string again, with its hash; but once in a message only, since two that are
  * equal and not the same must stay two. So each entry knows the message that had it
- * last, and a message that is decoded while another is (by another thread, or by a
- * finalizer that a collection ran) does without the table. The GIL guards it. */
+ * last, and a message that is decoded while another is (by another thread, by a
+ * finalizer that a collection ran, in a child that was forked meanwhile) does without
+ * the table. The GIL guards it. */
 
 #include <string.h>
 
