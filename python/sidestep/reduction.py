@@ -449,7 +449,11 @@ def _reduce_method(method: Any) -> tuple[Any, ...]:
     owner = method.__self__
     if owner is None:
         owner = method.__class__
-    return getattr, (owner, method.__func__.__name__)
+    name = method.__func__.__name__
+    if getattr(owner, name, None) != method:
+        # A private name, or a function that was made a method.
+        return type(method), (method.__func__, owner)
+    return getattr, (owner, name)
 
 
 def _reduce_method_descriptor(descriptor: Any) -> tuple[Any, ...]:

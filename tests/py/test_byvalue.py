@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Functions and classes that pickle cannot name, and the errors that name the culprit."""
 
+import dataclasses
+import enum
 import functools
 import gc
 import pickle
@@ -104,6 +106,54 @@ def test_closures_are_copies():
 
     copy = through(up)
     assert [copy(), copy(), count] == [1, 2, 0]
+
+
+class Private:
+    def __init__(self):
+        self.bound = (lambda self: 2).__get__(self)
+
+    def __hidden(self):
+        return 1
+
+    def get_hidden(self):
+        return self.__hidden
+
+
+def test_methods_without_a_name():
+    private = Private()
+    assert through(private.get_hidden())() == 1
+    assert through(private.bound)() == 2
+    assert through(private.get_hidden)()() == 1
+    assert through(Private.get_hidden)(private)() == 1
+
+
+def test_local_types(ctx):
+    class Color(enum.Enum):
+        RED = 1
+
+    @dataclasses.dataclass
+    class Point:
+        x: int
+        color: Color = Color.RED
+
+    point = through(Point(3))
+    assert point == Point(3)
+    assert point.color is Color.RED
+
+    class LocalError(Exception):
+        pass
+
+    assert isinstance(through(LocalError("text")), LocalError)
+
+    class Worker(ctx.Process):
+        def run(self):
+            self.answer.put(Point(4))
+
+    worker = Worker()
+    worker.answer = ctx.SimpleQueue()
+    worker.start()
+    assert worker.answer.get() == Point(4)
+    worker.join()
 
 
 def test_recursion():
