@@ -4,8 +4,10 @@
 
 /* Messages that go piece by piece, where there is no memory for them at once. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
+#include "ring/ring.h"
 #include "sidestep/sidestep.h"
 
 /* Where the announcement of such a message goes. */
@@ -27,5 +29,12 @@ int ssti_pieces_send(const struct ssti_pieces_way *way, const struct sst_slice *
  * SST_EAGAIN: it was withdrawn; SST_EOWNERDEAD: its sender died; SST_ENOMEM,
  * SST_ECORRUPT. But for 0 the message is freed. */
 int ssti_pieces_gather(struct sst_message *message);
+
+/* Can it be such an announcement at all? */
+static inline bool
+ssti_pieces_possible(const struct sst_message *message)
+{
+    return __builtin_expect(message->extent == SSTI_MESSAGE_PARCEL, 0);
+}
 
 #endif

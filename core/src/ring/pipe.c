@@ -540,7 +540,7 @@ sst_pipe_recv(struct sst_pipe *pipe, struct sst_message *message, int64_t deadli
     }
     do {
         rc = recv_raw(pipe, message, deadline_ns);
-        if (rc == 0) {
+        if (rc == 0 && ssti_pieces_possible(message)) {
             rc = ssti_pieces_gather(message);
         }
     } while (rc == SST_EAGAIN); /* it was withdrawn: the next one */

@@ -518,7 +518,8 @@ gather(struct sst_queue *queue, struct sst_message *messages, int count)
     int whole = 0;
 
     for (int i = 0; i < count; i++) {
-        const int rc = ssti_pieces_gather(&messages[i]);
+        const int rc =
+            ssti_pieces_possible(&messages[i]) ? ssti_pieces_gather(&messages[i]) : 0;
 
         if (rc == 0) {
             move_message(&messages[whole++], &messages[i]);
@@ -554,7 +555,7 @@ sst_queue_get_many(struct sst_queue *queue, struct sst_message *messages,
     }
     do {
         rc = get_raw(queue, messages, count, deadline_ns);
-        if (rc > 0) {
+        if (rc > 1 || (rc == 1 && ssti_pieces_possible(messages))) {
             rc = gather(queue, messages, rc);
         }
     } while (rc == SST_EAGAIN);

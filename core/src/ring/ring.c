@@ -462,7 +462,9 @@ void
 ssti_receipt_fini(struct ssti_ring *ring, struct ssti_receipt *receipt)
 {
     ssti_free(receipt->buffer);
-    forget_want(ring, receipt);
+    if (receipt->want_extent != 0) {
+        forget_want(ring, receipt);
+    }
     if (receipt->has_held) {
         give_back(ring, 0, receipt->held);
     }

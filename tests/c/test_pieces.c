@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Messages for which there is no memory: in pieces through pipes and bounded queues,
+ * refused by others. Names that begin with "threads" start no process. */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "peers.h"
+
+enum {
+    SEEN, /* words: long messages that came */
+    SHORT_BUDGET = 4 << 20,
+    LONG = 6 << 20, /* more than that */
+    LONG_PRODUCERS = 2,
+    LONG_EACH = 6,
+};
+
+static struct sst_arena *arena;
+static struct sst_arena_statistics before;
+static struct sst_queue *shared_queue;
+
+/* Nothing may be left of what a test made. */
+static void
+close_arena(void)
+{
+    struct sst_arena_statistics now;
+
+    check_ok(sst_arena_statistics(arena, &now));
+    check_int(now.slots, ==, before.slots);
+    check_int(now.extents, ==, before.extents);
+    check_int(now.held, ==, before.held);
+    arena_close(arena);
+}
+
+static void
+fill(void *data, uint64_t size)
+{
+    uint8_t *const bytes = data;
+
+    for (uint64_t i = 0; i < size; i++) {
+        bytes[i] = (uint8_t)(size * 31 + i * 7 + (i >> 8));
+    }
+}
+
+static void
+check_filled(const void *data, uint64_t size)
+{
+    const uint8_t *const bytes = data;
+
+    for (uint64_t i = 0; i < size; i++) {
+        if (bytes[i] != (uint8_t)(size * 31 + i * 7 + (i >> 8))) {
+            test_fail(__FILE__, __LINE__, "byte %llu of %llu", (unsigned long long)i,
+                      (unsigned long long)size);
+        }
+    }
+}
+
+static struct sst_queue *
+make_queue(void)
+{
+    struct sst_queue *queue = NULL;
+
+    check_ok(sst_queue_create(arena, NULL, &queue, NULL));
+    return queue;
+}
+
+static void
+open_short(void)
+{
+    const struct sst_arena_options options = {
+        .size_of = sizeof options,
+        .budget = SHORT_BUDGET,
+    };
+
+    arena = arena_open();
+    arena = sst_arena_detach(arena);
+    check_ok(sst_arena_create(&options, &arena, NULL));
+    check_ok(sst_arena_statistics(arena, &before));
+}
+
+static struct sst_queue *
+make_bounded(uint32_t item_max, uint32_t joinable)
+{
+    const struct sst_queue_options options = {
+        .size_of = sizeof options,
+        .item_max = item_max,
+        .joinable = joinable,
+    };
+    struct sst_queue *queue = NULL;
+
+    check_ok(sst_queue_create(arena, &options, &queue, NULL));
+    return queue;
+}
+
+/* Bytes that say who sent them, in some slices. */
+static int
+put_long(struct sst_queue *queue, uint64_t size, int64_t deadline_ns)
+{
+    uint8_t *const data = malloc(size);
+    const struct sst_slice slices[] = {
+        {data, 0},
+        {data, 5},
+        {data + 5, 10000},
+        {data + 10005, size - 10005},
+    };
+    int rc;
+
+    check_ptr(data, !=, NULL);
+    fill(data, size);
+    rc = sst_queue_put_slices(queue, slices, 4, deadline_ns);
+    free(data);
+    return rc;
+}
+
+TEST(threads_a_queue_without_bound_says_that_memory_is_short)
+{
+    struct sst_queue *queue;
+    struct sst_parcel *parcel = NULL;
+
+    open_short();
+    queue = make_queue();
+    check_status(put_long(queue, LONG, soon()), SST_ELIMIT);
+    check_status(sst_parcel_create(arena, LONG, 0, &parcel, NULL), SST_ELIMIT);
+    check_int(sst_queue_count(queue), ==, 0);
+    queue = sst_queue_close(queue);
+    queue = make_bounded(2, 0);
+    check_status(put_long(queue, LONG, SST_NOW), SST_ELIMIT);
+    check_int(sst_queue_count(queue), ==, 0);
+    queue = sst_queue_close(queue);
+    close_arena();
+}
+
+/* Nobody takes it: it was not sent, and who comes later does not see it. */
+TEST(threads_what_nobody_takes_is_withdrawn)
+{
+    struct sst_message messages[3];
+    struct sst_queue *queue;
+    struct sst_pipe *near, *far;
+    static uint8_t data[LONG];
+
+    open_short();
+    queue = make_bounded(5, 1);
+    check_status(put_long(queue, LONG, in_ms(5)), SST_ETIMEDOUT);
+    check_ok(sst_queue_put(queue, "abc", 3, SST_NOW));
+    check_status(put_long(queue, LONG, in_ms(5)), SST_ETIMEDOUT);
+    check_int(sst_queue_get_many(queue, messages, 3, SST_NOW), ==, 1);
+    check_int(messages[0].size, ==, 3);
+    check_mem(messages[0].data, "abc", 3);
+    sst_message_free(&messages[0]);
+    check_int(sst_queue_unfinished(queue), ==, 1);
+    check_ok(sst_queue_task_done(queue));
+    check_status(put_long(queue, LONG, in_ms(5)), SST_ETIMEDOUT);
+    check_status(sst_queue_get(queue, &messages[0], SST_NOW), SST_ETIMEDOUT);
+    check_int(sst_queue_unfinished(queue), ==, 0);
+    queue = sst_queue_close(queue);
+
+    check_ok(sst_pipe_create(arena, true, &near, &far, NULL));
+    check_status(sst_pipe_send(near, data, LONG, in_ms(5)), SST_ETIMEDOUT);
+    check_ok(sst_pipe_send(near, "abc", 3, SST_NOW));
+    check_ok(sst_pipe_recv(far, &messages[0], SST_NOW));
+    check_int(messages[0].size, ==, 3);
+    sst_message_free(&messages[0]);
+    near = sst_pipe_close(near);
+    far = sst_pipe_close(far);
+    close_arena();
+}
+
+static void
+take_long(void *arg)
+{
+    struct sst_message message;
+    int rc;
+
+    (void)arg;
+    while ((rc = sst_queue_get(shared_queue, &message, soon())) == 0) {
+        check_filled(message.data, message.size);
+        check_ptr(sst_message_parcel(&message), ==, NULL);
+        word_add(SEEN, message.size > 100 ? 1 : 0);
+        sst_message_free(&message);
+    }
+    check_status(rc, SST_ESHUTDOWN);
+    shared_queue = sst_queue_close(shared_queue);
+    sst_process_exit(arena, 0);
+}
+
+static void
+put_long_ones(void *arg)
+{
+    const uint64_t me = (uint64_t)(uintptr_t)arg;
+    static uint8_t small[100];
+
+    for (uint64_t i = 0; i < LONG_EACH; i++) {
+        check_ok(put_long(shared_queue, LONG + 1000 * me + i, soon()));
+        fill(small, i);
+        check_ok(sst_queue_put(shared_queue, small, i, soon()));
+    }
+    shared_queue = sst_queue_close(shared_queue);
+    sst_process_exit(arena, 0);
+}
+
+TEST(long_messages_do_not_mix)
+{
+    pid_t takers[2], putters[LONG_PRODUCERS];
+
+    open_short();
+    shared_queue = make_bounded(2, 0);
+    for (int i = 0; i < 2; i++) {
+        takers[i] = test_fork(take_long, NULL);
+    }
+    for (int i = 0; i < LONG_PRODUCERS; i++) {
+        putters[i] = test_fork(put_long_ones, (void *)(intptr_t)i);
+    }
+    for (int i = 0; i < LONG_PRODUCERS; i++) {
+        test_join(putters[i]);
+    }
+    sst_queue_shutdown(shared_queue, false);
+    for (int i = 0; i < 2; i++) {
+        test_join(takers[i]);
+    }
+    check_int(word(SEEN), ==, LONG_PRODUCERS * LONG_EACH);
+    shared_queue = sst_queue_close(shared_queue);
+    close_arena();
+}
+
+static struct sst_pipe *near_end, *far_end;
+
+static void
+send_long(void *arg)
+{
+    uint8_t *const data = malloc(LONG);
+
+    (void)arg;
+    far_end = sst_pipe_close(far_end);
+    fill(data, LONG);
+    check_ok(sst_pipe_send(near_end, data, LONG, SST_FOREVER));
+    check_ok(sst_pipe_send(near_end, "abc", 3, SST_FOREVER));
+    check_status(sst_pipe_send(near_end, data, LONG, SST_FOREVER), SST_EPIPE);
+    free(data);
+    near_end = sst_pipe_close(near_end);
+    sst_process_exit(arena, 0);
+}
+
+TEST(a_long_message_through_a_pipe)
+{
+    struct sst_message message;
+    pid_t pid;
+
+    open_short();
+    check_ok(sst_pipe_create(arena, true, &near_end, &far_end, NULL));
+    pid = test_fork(send_long, NULL);
+    near_end = sst_pipe_close(near_end);
+    check_ok(sst_pipe_recv(far_end, &message, soon()));
+    check_int(message.size, ==, LONG);
+    check_filled(message.data, LONG);
+    sst_message_free(&message);
+    check_ok(sst_pipe_recv(far_end, &message, soon()));
+    check_int(message.size, ==, 3);
+    sst_message_free(&message);
+    check_int(sst_pipe_poll(far_end, soon()), ==, 1);
+    far_end = sst_pipe_close(far_end); /* nobody takes the last one */
+    test_join(pid);
+    close_arena();
+}
