@@ -222,6 +222,7 @@ module_exec(PyObject *module)
         sstpy_event_exec,        sstpy_barrier_exec,     sstpy_queue_exec,
         sstpy_connection_exec,   sstpy_block_exec,       sstpy_process_exec,
         sstpy_pickle_exec,       sstpy_pool_result_exec, sstpy_pool_jobs_exec,
+        sstpy_pool_engine_exec,  sstpy_pool_worker_exec,
     };
     static PyMethodDef *const tables[] = {
         sstpy_arena_methods,

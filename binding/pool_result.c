@@ -5,8 +5,8 @@
  *
  * A result is listed in its jobs from its making until it is finished, and the list
  * owns it: who drops it does not stop it. While the list is not empty it owns the pool.
- * A result is finished once every item has an outcome; then its callback is called, then
- * `news` is set, then who waits looks.
+ * A result is finished once every item has an outcome; then its callback is called,
+ * then `news` is set, then who waits looks.
  *
  * In a pool of threads outcomes come from its workers, by _deliver(), and who waits
  * sleeps on a lock of his own. In a pool of processes who waits drives: he takes

@@ -134,7 +134,7 @@ class ThreadEngine:
             self._submit(_Job(result, tasks, counts=kind != _MAP))
         return result
 
-    def cancel(self, result: Any, error: BaseException) -> bool:
+    def cancel(self, result: Any, error: BaseException, kill: bool = False) -> bool:
         """Give a result up; what runs of it runs on."""
         if result._job not in self._jobs.results():
             return False
@@ -192,6 +192,7 @@ class ThreadEngine:
                 self._cond.notify_all() if self._closing else self._cond.notify()
             if task is not None:
                 return job.result, task
+            del job  # it has the result, which is not ours to keep while we wait
         return None
 
     def _take_job(self) -> _Job | None:

@@ -318,7 +318,10 @@ def _read_stack(fd: int) -> str | None:
         text = os.pread(fd, 65536, 0)
     except OSError:
         return None
-    return text.decode("utf-8", "replace").strip() or None
+    lines = text.decode("utf-8", "replace").splitlines()
+    # What called `work` is how the worker was started: of no interest.
+    ours = [i for i, line in enumerate(lines) if f'"{__file__}"' in line]
+    return "\n".join(lines[: ours[0]] if ours else lines).strip() or None
 
 
 # ---- In the worker ----

@@ -47,6 +47,10 @@ __all__ = [
     "WorkerLost",
 ]
 
+for _class in (CancelledError, MaybeEncodingError, RemoteTraceback, WorkerLost):
+    _class.__module__ = __name__
+del _class
+
 INIT = "INIT"
 RUN = "RUN"
 CLOSE = "CLOSE"
@@ -54,6 +58,9 @@ TERMINATE = "TERMINATE"
 
 #: Kinds of results, as binding/pool.h numbers them.
 _MAP, _IMAP, _UNORDERED = 1, 2, 3
+
+#: Whether cancel() kills the worker that has the task already.
+_KILL = True
 
 #: Whether an item is the argument, or a tuple of them.
 _ONE, _STAR = 0, 1
@@ -93,7 +100,7 @@ def _cancel(result: Any) -> bool:
     pool = result._pool
     if pool is None:
         return False
-    given_up: bool = pool._engine.cancel(result, CancelledError("cancelled"))
+    given_up: bool = pool._engine.cancel(result, CancelledError("cancelled"), _KILL)
     return given_up
 
 
@@ -469,9 +476,14 @@ class Pool:
         self._join(timeout)
 
     def _join(self, timeout: float | None) -> None:
-        if not self._engine.join(timeout):
-            raise TimeoutError
-        self._engine.drain()
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if not self._engine.join(_left(end)):
+                raise TimeoutError
+            self._engine.drain()
+            if self._state == TERMINATE or not len(self._engine):
+                break
+            self._engine.fill()  # they left, each for a reason; there is more to do
         self._terminate()
 
     def __enter__(self) -> Self:
@@ -516,7 +528,7 @@ class ThreadPool(Pool):
     def _join(self, timeout: float | None) -> None:
         end = None if timeout is None else time.monotonic() + timeout
         for worker in self._pool:
-            worker.join(None if end is None else max(0.0, end - time.monotonic()))
+            worker.join(_left(end))
             if worker.is_alive():
                 raise TimeoutError
 
@@ -527,6 +539,11 @@ class ThreadPool(Pool):
     def statistics(self) -> dict[str, float]:
         """Return the number of unfinished results and of threads."""
         return {"outstanding": len(self._cache), "workers": len(self._pool)}
+
+
+def _left(end: float | None) -> float | None:
+    """Return the seconds until a time of the monotonic clock."""
+    return None if end is None else max(0.0, end - time.monotonic())
 
 
 def _stop_threads(engine: ThreadEngine) -> None:

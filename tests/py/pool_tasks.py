@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""What workers do in the tests of pools; importable, for spawn and forkserver."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+
+def square(x):
+    return x * x
+
+
+def add(x, y=0):
+    return x + y
+
+
+def identity(x):
+    return x
+
+
+def pid_of(_=None):
+    return os.getpid()
+
+
+def sleep_and_return(seconds, value=None):
+    time.sleep(seconds)
+    return value
+
+
+def wait_for(event, value=None):
+    event.wait()
+    return value
+
+
+def kill_self(_=None):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_self_once(path):
+    """Kill the first worker that runs this, and no other."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "done"
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+def exit_hard(code):
+    os._exit(code)
+
+
+def segfault(_=None):
+    ctypes.string_at(0)
+
+
+def raise_it(error):
+    raise error
+
+
+def raise_value_error(x):
+    raise ValueError(x)
+
+
+def raise_system_exit(code):
+    sys.exit(code)
+
+
+def raise_keyboard_interrupt():
+    raise KeyboardInterrupt
+
+
+def raise_chain():
+    try:
+        {}["missing"]
+    except KeyError as error:
+        error.add_note("a note of the cause")
+        outer = ValueError("outer")
+        outer.add_note("a note")
+        raise outer from error
+
+
+def raise_in_handler():
+    try:
+        {}["missing"]
+    except KeyError:
+        raise ValueError("while handling")  # noqa: B904 - the context is what we test
+
+
+def raise_group():
+    inner = OSError(2, "inner")
+    inner.__cause__ = KeyError("why")
+    raise ExceptionGroup("several", [inner, ValueError("second")])
+
+
+class Thing:
+    """Can be referred to weakly."""
+
+
+class TwoArguments(Exception):  # noqa: N818
+    """Pickles, and does not unpickle."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+        self.two = two
+
+
+def raise_two_arguments():
+    raise TwoArguments("first", "second")
+
+
+def _refuse():
+    raise LookupError("it does not want to be rebuilt")
+
+
+class NotRebuilt:
+    def __reduce__(self):
+        return _refuse, ()
+
+
+class NotPickled:
+    def __reduce__(self):
+        raise LookupError("it does not want to be pickled")
+
+
+def return_not_rebuilt():
+    return NotRebuilt()
+
+
+def return_not_pickled():
+    return NotPickled()
+
+
+def raise_not_pickled():
+    raise ValueError(NotPickled())
+
+
+def fail_to_start():
+    raise ArithmeticError("no start")
+
+
+def fail_to_start_and_count(path):
+    with open(path, "a") as file:
+        file.write("x")
+    raise ArithmeticError("no start")
+
+
+def die_at_start():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+STATE = []
+
+
+def remember(value):
+    STATE.append(value)
+
+
+def recall(_=None):
+    return list(STATE)
+
+
+def nested(method):
+    import sidestep
+
+    with sidestep.get_context(method).Pool(2) as pool:
+        return pool.map(square, range(5))

@@ -1,0 +1,605 @@
+# SPDX-License-Identifier: MIT
+"""Pool: what the standard library's does, by every start method."""
+
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+import weakref
+
+import pool_tasks as tasks
+import pytest
+
+import sidestep
+from sidestep.pool import (
+    CancelledError,
+    IMapIterator,
+    MaybeEncodingError,
+    RemoteTraceback,
+    WorkerLost,
+)
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(sidestep._core, "PoolEngine"), reason="built without process pools"
+)
+
+
+@pytest.fixture(scope="module", params=["fork", "spawn", "forkserver"])
+def pool(request):
+    made = sidestep.get_context(request.param).Pool(2)
+    yield made
+    made.terminate()
+    made.join()
+
+
+@pytest.fixture
+def fork_pool():
+    made = sidestep.get_context("fork").Pool(2)
+    yield made
+    made.terminate()
+    made.join()
+
+
+def fails_after(count):
+    yield from range(count)
+    raise KeyError("iterator")
+
+
+def is_gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+# ---- Calls ----
+
+
+def test_apply(pool):
+    assert pool.apply(tasks.square, (5,)) == 25
+    assert pool.apply(tasks.add, (5,), {"y": 3}) == 8
+    assert pool.apply(tasks.add, [5], {}) == 5
+    with pytest.raises(ValueError, match="7"):
+        pool.apply(tasks.raise_value_error, (7,))
+
+
+def test_maps(pool):
+    squares = [x * x for x in range(200)]
+    assert pool.map(tasks.square, range(200)) == squares
+    assert pool.map(tasks.square, iter(range(200)), chunksize=7) == squares
+    assert pool.map(tasks.square, list(range(200)), 1) == squares
+    assert pool.map(tasks.square, []) == []
+    assert pool.starmap(tasks.add, [(1, 2), (3,)]) == [3, 3]
+    assert pool.starmap_async(tasks.add, [(1, 2)] * 9, 4).get() == [3] * 9
+    with pytest.raises(ValueError, match="3"):
+        pool.map(tasks.raise_value_error, [3], chunksize=1)
+
+
+def test_iterators(pool):
+    squares = [x * x for x in range(100)]
+    assert list(pool.imap(tasks.square, range(100))) == squares
+    assert list(pool.imap(tasks.square, iter(range(100)), 7)) == squares
+    assert list(pool.imap(tasks.square, (x for x in range(100)))) == squares
+    assert sorted(pool.imap_unordered(tasks.square, range(100))) == squares
+    assert sorted(pool.imap_unordered(tasks.square, (x for x in range(100)), 9)) == (
+        squares
+    )
+    assert list(pool.istarmap(tasks.add, [(1, 2), (3, 4)])) == [3, 7]
+    assert list(pool.istarmap(tasks.add, [(1, 2)] * 5, 2)) == [3] * 5
+    assert list(pool.imap(tasks.square, [])) == []
+    assert isinstance(pool.imap(tasks.square, []), IMapIterator)
+    with pytest.raises(ValueError, match=r"Chunksize must be 1\+"):
+        pool.imap(tasks.square, [], 0)
+
+
+def test_iterator_that_fails(pool):
+    results = pool.imap(tasks.square, fails_after(3))
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    with pytest.raises(KeyError):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+    with pytest.raises(KeyError):
+        pool.map(tasks.square, fails_after(3))
+
+
+def test_large_things(pool):
+    data = bytes(3_000_000)
+    assert pool.apply(tasks.identity, (data,)) == data
+    assert pool.map(len, [data] * 3) == [len(data)] * 3
+
+
+def test_functions_of_all_kinds(pool):
+    import functools
+
+    factor = 3
+    assert pool.map(lambda x: x * factor, [1, 2]) == [3, 6]
+    assert pool.map("a{}".format, [1, 2]) == ["a1", "a2"]
+    assert pool.apply(functools.partial(tasks.add, 4), (5,)) == 9
+    accumulator = []
+    for i in range(3):
+        accumulator.append(i)
+        assert pool.apply(accumulator.count, (i,)) == 1  # as it is now, each time
+
+
+def test_shared_objects_travel(pool):
+    event = sidestep.Event()
+    result = pool.apply_async(tasks.wait_for, (event, 5))
+    event.set()
+    assert result.get() == 5
+
+
+def test_states_of_a_result(pool):
+    event = sidestep.Event()
+    result = pool.apply_async(tasks.wait_for, (event, "value"))
+    assert not result.ready()
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    with pytest.raises(sidestep.TimeoutError):
+        result.get(timeout=0.001)
+    iterator = pool.imap(tasks.wait_for, [event])
+    with pytest.raises(sidestep.TimeoutError):
+        iterator.next(timeout=0.001)
+    event.set()
+    result.wait()
+    assert result.ready()
+    assert result.successful()
+    assert next(iterator) is None
+
+
+def test_callbacks(pool):
+    got, errors = [], []
+    for call in (
+        lambda: pool.apply_async(tasks.square, (4,), callback=got.append),
+        lambda: pool.map_async(tasks.square, [1, 2], callback=got.append),
+    ):
+        call().wait()
+    pool.apply_async(
+        tasks.raise_value_error, (1,), callback=got.append, error_callback=errors.append
+    ).wait()
+    assert got == [16, [1, 4]]
+    assert [type(error) for error in errors] == [ValueError]
+
+
+def test_callback_without_anybody_waiting(pool):
+    done = threading.Event()
+    pool.apply_async(tasks.square, (4,), callback=lambda _: done.set())
+    assert done.wait(20)
+
+
+def test_callback_that_uses_the_pool(pool):
+    got = []
+    pool.apply_async(
+        tasks.square,
+        (4,),
+        callback=lambda value: got.append(pool.apply(tasks.square, (value,))),
+    ).wait()
+    assert got == [256]
+
+
+def test_many_threads(pool):
+    failed = []
+
+    def use():
+        got = [pool.apply(tasks.square, (i,)) for i in range(30)]
+        failed.extend(i for i in range(30) if got[i] != i * i)
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+# ---- What a task raises ----
+
+
+def test_remote_traceback(pool):
+    with pytest.raises(ValueError, match="1") as caught:
+        pool.apply(tasks.raise_value_error, (1,))
+    assert type(caught.value.__cause__) is RemoteTraceback
+    assert "raise ValueError(x)" in caught.value.__cause__.tb
+
+
+def test_causes_and_notes_survive(pool):
+    with pytest.raises(ValueError, match="outer") as caught:
+        pool.apply(tasks.raise_chain)
+    error = caught.value
+    assert error.__notes__ == ["a note"]
+    assert type(error.__cause__) is KeyError
+    assert error.__cause__.__notes__ == ["a note of the cause"]
+    assert type(error.__cause__.__cause__) is RemoteTraceback
+    with pytest.raises(ValueError, match="while handling") as caught:
+        pool.apply(tasks.raise_in_handler)
+    assert type(caught.value.__cause__) is RemoteTraceback
+
+
+def test_groups_survive(pool):
+    with pytest.raises(ExceptionGroup) as caught:
+        pool.apply(tasks.raise_group)
+    inner, second = caught.value.exceptions
+    assert inner.args == (2, "inner")
+    assert type(inner.__cause__) is KeyError
+    assert type(second) is ValueError
+
+
+@pytest.mark.parametrize(
+    ("func", "args", "error"),
+    [
+        (tasks.raise_system_exit, (3,), SystemExit),
+        (tasks.raise_keyboard_interrupt, (), KeyboardInterrupt),
+    ],
+)
+def test_what_is_no_exception_comes_back(pool, func, args, error):
+    before = {worker.pid for worker in pool._pool}
+    with pytest.raises(error):
+        pool.apply(func, args)
+    assert pool.apply(tasks.pid_of) in before
+
+
+# ---- What does not pickle ----
+
+
+def test_argument_that_does_not_pickle(pool):
+    with pytest.raises(LookupError):
+        pool.apply(tasks.identity, (tasks.NotPickled(),))
+    with pytest.raises(LookupError):
+        pool.map(tasks.identity, [tasks.NotPickled()] * 3)
+    assert pool.apply(tasks.square, (2,)) == 4
+
+
+def test_argument_that_does_not_unpickle(pool):
+    with pytest.raises(LookupError):
+        pool.apply(tasks.identity, (tasks.NotRebuilt(),))
+
+
+def test_result_that_does_not_pickle(pool):
+    with pytest.raises(MaybeEncodingError, match="does not want to be pickled"):
+        pool.apply(tasks.return_not_pickled)
+
+
+def test_result_that_does_not_unpickle(pool):
+    with pytest.raises(MaybeEncodingError, match="does not want to be rebuilt"):
+        pool.apply(tasks.return_not_rebuilt)
+
+
+def test_exception_that_does_not_pickle(pool):
+    with pytest.raises(MaybeEncodingError, match="ValueError"):
+        pool.apply(tasks.raise_not_pickled)
+
+
+def test_exception_that_does_not_unpickle(pool):
+    with pytest.raises(MaybeEncodingError, match="TwoArguments") as caught:
+        pool.apply(tasks.raise_two_arguments)
+    assert "raise TwoArguments" in str(caught.value.__cause__)
+
+
+# ---- Workers ----
+
+
+def test_initializer(ctx):
+    with ctx.Pool(2, tasks.remember, ("started",)) as pool:
+        assert pool.map(tasks.recall, range(10), 1) == [["started"]] * 10
+
+
+def test_recycling(ctx, eventually):
+    with ctx.Pool(1, maxtasksperchild=2) as pool:
+        pids = pool.map(tasks.pid_of, range(6), chunksize=1)
+        assert len(set(pids)) == 3
+        assert all(pids.count(pid) == 2 for pid in pids)
+        pool._repopulate_pool()
+        eventually(lambda: all(worker.is_alive() for worker in pool._pool))
+
+
+def test_states(ctx):
+    pool = ctx.Pool(2)
+    assert "state=RUN pool_size=2" in repr(pool)
+    assert len(pool._pool) == 2
+    with pytest.raises(ValueError, match="Pool is still running"):
+        pool.join()
+    with pytest.raises(NotImplementedError, match="cannot be passed"):
+        pickle.dumps(pool)
+    result = pool.map_async(tasks.square, range(100))
+    pool.close()
+    for use in (pool.__enter__, lambda: pool.apply(tasks.square, (1,))):
+        with pytest.raises(ValueError, match="Pool not running"):
+            use()
+    pool.join()
+    assert result.get() == [x * x for x in range(100)]
+    assert not pool._pool
+
+
+def test_iterator_outlives_its_pool(ctx):
+    pool = ctx.Pool(2)
+    results = pool.imap(tasks.square, (x for x in range(50)))
+    pool.close()
+    pool.join()
+    assert list(results) == [x * x for x in range(50)]
+
+
+def test_join_with_a_time_limit(fork_pool):
+    event = sidestep.Event()
+    fork_pool.apply_async(tasks.wait_for, (event,))
+    fork_pool.close()
+    with pytest.raises(sidestep.TimeoutError):
+        fork_pool.join(0.01)
+    event.set()
+    fork_pool.join(20)
+
+
+def test_terminate_answers_those_who_wait(ctx):
+    pool = ctx.Pool(1)
+    running = pool.apply_async(tasks.sleep_and_return, (1000,))
+    waiting = pool.map_async(tasks.square, range(1000), 1)
+    iterator = pool.imap(tasks.square, range(10))
+    pids = [worker.pid for worker in pool._pool]
+    pool.terminate()
+    pool.join()
+    for get in (running.get, waiting.get, lambda: next(iterator)):
+        with pytest.raises(RuntimeError, match="pool was terminated"):
+            get()
+    assert all(map(is_gone, pids))
+
+
+def test_arguments():
+    for size in (0, -1):
+        with pytest.raises(ValueError, match="at least 1"):
+            sidestep.Pool(size)
+    for tasks_max in (0, -1, 0.5, "12"):
+        with pytest.raises(ValueError, match="maxtasksperchild"):
+            sidestep.Pool(1, maxtasksperchild=tasks_max)
+    with pytest.raises(TypeError, match="callable"):
+        sidestep.Pool(1, initializer=1)
+
+
+def test_own_processes():
+    class Own(type(sidestep.get_context("fork")).Process):
+        pass
+
+    class OwnPool(sidestep.pool.Pool):
+        @staticmethod
+        def Process(ctx, *args, **kwds):  # noqa: N802 - the stdlib's name
+            return Own(*args, **kwds)
+
+    with OwnPool(2, context=sidestep.get_context("fork")) as pool:
+        assert all(type(worker) is Own for worker in pool._pool)
+        assert pool.map(tasks.square, [1, 2]) == [1, 4]
+
+
+def test_tasks_leave_nothing_behind(pool):
+    things = [tasks.Thing() for _ in range(3)]
+    references = [weakref.ref(thing) for thing in things]
+    assert len(pool.map(id, things)) == 3
+    pool.apply(id, (things[0],))
+    del things
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+
+
+def test_dropped_pool_ends_its_workers(ctx, eventually):
+    pool = ctx.Pool(2)
+    pool.map(tasks.square, range(4))
+    pids = [worker.pid for worker in pool._pool]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        del pool
+        gc.collect()
+    assert any("unclosed running" in str(warning.message) for warning in caught)
+    eventually(lambda: all(map(is_gone, pids)))
+
+
+def test_pool_inside_a_pool(ctx):
+    with ctx.Pool(1) as pool:
+        assert pool.apply(tasks.nested, (ctx.get_start_method(),)) == [0, 1, 4, 9, 16]
+
+
+def test_pool_in_a_forked_child_is_the_parents(fork_pool):
+    fork_pool.apply(tasks.square, (1,))
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fork_pool.apply(tasks.square, (1,))
+        except ValueError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(write)
+    assert os.read(read, 100) == b"Pool not running"
+    os.close(read)
+    assert fork_pool.apply(tasks.square, (3,)) == 9
+
+
+# ---- Over the standard library ----
+
+
+def test_time_limit_of_an_item(pool):
+    event = sidestep.Event()
+    waiting = pool.map_async(tasks.wait_for, [event], timeout=0.05)
+    neighbour = pool.apply_async(tasks.square, (3,))
+    with pytest.raises(sidestep.TimeoutError, match="wait_for"):
+        waiting.get()
+    assert neighbour.get() == 9
+    assert pool.apply(tasks.square, (2,), timeout=20) == 4
+
+
+def test_cancel_what_waits_and_what_runs(fork_pool, eventually):
+    event = sidestep.Event()
+    running = [fork_pool.apply_async(tasks.wait_for, (event,)) for _ in range(2)]
+    waiting = fork_pool.apply_async(tasks.square, (1,))
+    many = fork_pool.map_async(tasks.square, range(1000), 1)
+    assert waiting.cancel()
+    assert many.cancel()
+    eventually(lambda: fork_pool._engine.is_running(running[0]))
+    assert running[0].cancel()
+    for result in (waiting, many, running[0]):
+        with pytest.raises(CancelledError):
+            result.get()
+        assert not result.cancel()
+    event.set()
+    assert running[1].get() is None
+    assert fork_pool.apply(tasks.square, (3,)) == 9
+
+
+def test_retries(fork_pool, tmp_path):
+    path = str(tmp_path / "first")
+    assert fork_pool.apply(tasks.kill_self_once, (path,), retries=1) == "done"
+    with pytest.raises(WorkerLost):
+        fork_pool.apply(tasks.kill_self, retries=2)
+    path = str(tmp_path / "second")
+    assert fork_pool.map(tasks.kill_self_once, [path] * 3, retries=1) == ["done"] * 3
+
+
+def test_input_is_read_no_further_than_asked(fork_pool):
+    pulled = []
+
+    def endless():
+        while True:
+            pulled.append(len(pulled))
+            yield pulled[-1]
+
+    results = fork_pool.imap(tasks.square, endless(), buffersize=5)
+    for i in range(100):
+        assert next(results) == i * i
+        assert len(pulled) <= i + 7
+    assert results.cancel()
+
+
+def test_generator_that_waits_for_the_consumer(fork_pool):
+    room = threading.Semaphore(3)
+
+    def throttled():
+        for i in range(50):
+            room.acquire()
+            yield i
+
+    got = []
+    for value in fork_pool.imap(tasks.square, throttled()):
+        got.append(value)
+        room.release()
+    assert got == [x * x for x in range(50)]
+
+
+def test_resize(ctx, eventually):
+    with ctx.Pool(1) as pool:
+        pool.resize(3)
+        assert len(pool._pool) == 3
+        assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+        pool.resize(1)
+        pool.map(tasks.square, range(20), 1)
+        eventually(lambda: len(pool._pool) == 1)
+        assert pool.apply(tasks.square, (4,)) == 16
+
+
+def test_priorities(fork_pool, eventually):
+    event = sidestep.Event()
+    running = [fork_pool.apply_async(tasks.wait_for, (event,)) for _ in range(2)]
+    for result in running:
+        eventually(lambda result=result: fork_pool._engine.is_running(result))
+    order = []
+    low = fork_pool.apply_async(tasks.square, (1,), callback=order.append, priority=2)
+    high = fork_pool.apply_async(tasks.square, (2,), callback=order.append, priority=0)
+    with pytest.raises(ValueError, match="priority"):
+        fork_pool.apply(tasks.square, (1,), priority=3)
+    running[0].cancel()  # one worker takes both in turn, the other one waits
+    low.wait()
+    high.wait()
+    event.set()
+    running[1].wait()
+    assert order == [4, 1]
+
+
+# ---- The end ----
+
+
+def run(code, *args):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *args],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_interpreter_ends_with_a_running_pool(method):
+    done = run(
+        """
+        import sys, time, sidestep
+        if __name__ == "__main__":
+            pool = sidestep.get_context(sys.argv[1]).Pool(2)
+            pool.map_async(time.sleep, [1000] * 10)
+            print("ends", flush=True)
+        """,
+        method,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ends\n"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_parent_that_is_killed(method, eventually):
+    code = """
+        import sys, time, sidestep
+        if __name__ == "__main__":
+            pool = sidestep.get_context(sys.argv[1]).Pool(2)
+            pool.map_async(time.sleep, [1000] * 10)
+            print(*[worker.pid for worker in pool._pool], flush=True)
+            time.sleep(1000)
+        """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), method], stdout=subprocess.PIPE
+    ) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        parent.kill()
+    eventually(lambda: all(map(is_gone, pids)))
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_ctrl_c(method, eventually):
+    code = """
+        import sys, time, sidestep
+        if __name__ == "__main__":
+            pool = sidestep.get_context(sys.argv[1]).Pool(4)
+            result = pool.map_async(time.sleep, [1000] * 4, 1)
+            while pool.statistics()["taken"] < 4:
+                time.sleep(0.001)
+            print(*[worker.pid for worker in pool._pool], flush=True)
+            result.get()
+        """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), method],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 4
+        os.killpg(parent.pid, signal.SIGINT)
+        errors = parent.stderr.read()
+        assert parent.wait(10) in {130, -signal.SIGINT}
+    assert errors.count("Traceback") == 1, errors
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    eventually(lambda: all(map(is_gone, pids)))
+
+
+def test_no_warnings_without_reason():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        with sidestep.get_context("forkserver").Pool(1) as pool:
+            assert pool.apply(tasks.square, (2,)) == 4
+        pool.join()
+        del pool
+        gc.collect()
