@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 
@@ -339,6 +338,7 @@ class ForkProcess(process.BaseProcess):
     def _Popen(process_obj: process.BaseProcess) -> Popen:  # type: ignore[override]
         from .popen_fork import Popen
 
+        _note_fork()
         return Popen(process_obj)
 
 
@@ -483,16 +483,14 @@ _session_has_forked = False
 
 
 def _note_fork() -> None:
+    """Remember what a child that is about to be forked has of an interactive session."""
     global _session_has_forked  # noqa: PLW0603
     main = sys.modules.get("__main__")
     if getattr(main, "__file__", None) is None or hasattr(sys, "ps1"):
         from . import _byvalue
 
-        _session_has_forked = True
         _byvalue.note_fork()
-
-
-os.register_at_fork(before=_note_fork)
+        _session_has_forked = True
 
 
 def may_lack_main() -> bool:
