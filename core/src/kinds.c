@@ -4,6 +4,7 @@
  * meets kinds that it never opened itself. Called when an arena is created or attached.
  */
 
+#include "pool/kinds.h"
 #include "ring/kinds.h"
 #include "shm/arena.h"
 #include "shm/parcel.h"
@@ -21,4 +22,5 @@ ssti_kinds_init(void)
     ssti_kind_register(SST_KIND_QUEUE, ssti_queue_kind());
     ssti_kind_register(SST_KIND_PIPE, ssti_pipe_kind());
     ssti_kind_register(SST_KIND_PARCEL, ssti_parcel_kind());
+    ssti_kind_register(SST_KIND_POOL, ssti_pool_kind());
 }
