@@ -11,10 +11,10 @@
  * order and their borders, whoever else puts and takes, and at most a chunk is needed.
  *
  * Both sides count who holds the carrier: the sender's entry, the announcement, the
- * taker's entry. No forked child gets a share in either, for the entries are tied. The sender that is alone
- * with it knows that the announcement is gone, and the message with who had it; the
- * taker that shares it with the announcement alone knows that no piece will follow.
- * Deaths are looked for every LOOK_NS.
+ * taker's entry. No forked child gets a share in either, for the entries are tied. The
+ * sender that is alone with it knows that the announcement is gone, and the message
+ * with who had it; the taker that shares it with the announcement alone knows that no
+ * piece will follow. Deaths are looked for every LOOK_NS.
  *
  * Until the first piece is taken the sender can withdraw, by shutting the carrier under
  * its leaf: at its deadline, or when a signal came. Who takes the announcement then

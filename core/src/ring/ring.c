@@ -5,10 +5,11 @@
  *
  * Records lie one behind the other in chunks (chunk.c), 8-aligned: a word with the
  * payload's size and the kind of record, then the payload. Payloads above
- * SSTI_RING_INLINE_MAX are written to an extent of their own before the leaf is taken,
- * and the record names it; so a section under the leaf copies a page at most. When the
- * rest of a circle is too short for a record, a record of kind SKIP fills it and the
- * next begins at 0.
+ * SSTI_RING_INLINE_MAX are written to an extent of their own before the leaf is taken
+ * (deposit.c), and the record names it, or a parcel's slot; so a section under the leaf
+ * copies a page at most. What is said of extents here holds for parcels as well. When
+ * the rest of a circle is too short for a record, a record of kind SKIP fills it and
+ * the next begins at 0.
  *
  *     header | payload ... | header | payload ... | free ......... | skip
  *     ^ get_cursor                                ^ put_cursor
@@ -53,8 +54,6 @@
 enum {
     MISFITS_MAX = 8, /* others may be faster, and put the like there again */
 };
-
-#define HELD_NONE UINT32_MAX /* no held entry */
 
 _Static_assert(SSTI_RING_CHUNK_MIN >= sizeof(struct sst_chunk_shm) +
                                           SSTI_RECORD_HEADER_SIZE +
@@ -131,141 +130,6 @@ ssti_ring_is_full(const struct ssti_ring *ring)
 }
 
 /* ---- Putting ---- */
-
-static void
-copy_slices_in(unsigned char *to, const struct sst_slice *slices, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (slices[i].size != 0) {
-            ssti_copy_in(to, slices[i].data, slices[i].size);
-            to += slices[i].size;
-        }
-    }
-}
-
-/* Write a long payload to an extent of its own. */
-static int
-make_extent(struct ssti_ring *ring, struct ssti_deposit *deposit)
-{
-    uint64_t extent;
-    int rc = ssti_extent_create(ring->arena, deposit->size, &deposit->extent_held,
-                                &extent, NULL);
-
-    if (rc != 0) {
-        return rc;
-    }
-
-    void *const data = ssti_arena_pin(ring->arena, extent, deposit->size);
-
-    if (data == NULL) {
-        ssti_extent_drop(ring->arena, deposit->extent_held);
-        return SST_ENOMEM;
-    }
-    copy_slices_in(data, deposit->slices, deposit->count);
-    ssti_arena_unpin(ring->arena, extent, deposit->size);
-    SST_CRASHPOINT(ring_extent_written);
-    ssti_held_tie(ring->arena, deposit->extent_held, ring->object);
-    deposit->extent = extent;
-    return 0;
-}
-
-int
-ssti_deposit_init(struct ssti_ring *ring, struct ssti_deposit *deposit,
-                  const struct sst_slice *slices, uint32_t count)
-{
-    uint64_t size = 0;
-
-    for (uint32_t i = 0; i < count; i++) {
-        if (slices[i].size > INT64_MAX - size) {
-            return SST_EINVAL;
-        }
-        size += slices[i].size;
-    }
-
-    deposit->slices = slices;
-    deposit->count = count;
-    deposit->size = size;
-    deposit->extent = 0;
-    deposit->data = 0;
-    deposit->chunk = 0;
-    deposit->extent_held = HELD_NONE;
-    deposit->chunk_held = HELD_NONE;
-    if (size <= SSTI_RING_INLINE_MAX) {
-        deposit->length = ssti_record_length(size);
-        return 0;
-    }
-    deposit->length = ssti_record_length(SSTI_RECORD_EXTENT_SIZE);
-    return make_extent(ring, deposit);
-}
-
-void
-ssti_deposit_parcel(struct ssti_ring *ring, struct ssti_deposit *deposit,
-                    const struct sst_parcel *parcel)
-{
-    *deposit = (struct ssti_deposit){
-        .length = ssti_record_length(SSTI_RECORD_SLOT_SIZE),
-        .size = parcel->size,
-        .extent = parcel->offset,
-        .data = parcel->data_offset,
-        .extent_held = parcel->held,
-        .chunk_held = HELD_NONE,
-    };
-    ssti_held_tie(ring->arena, parcel->held, ring->object);
-}
-
-/* Give back an extent that is still ours, or the entry of one that is not. */
-static void
-give_back(struct ssti_ring *ring, uint64_t extent, uint32_t held)
-{
-    if (held == HELD_NONE) {
-        return;
-    }
-    ssti_held_tie(ring->arena, held, 0);
-    if (extent != 0) {
-        ssti_extent_drop(ring->arena, held);
-    }
-    else {
-        ssti_held_release(ring->arena, held);
-    }
-}
-
-void
-ssti_deposit_fini(struct ssti_ring *ring, struct ssti_deposit *deposit)
-{
-    if (deposit->data != 0 && deposit->extent != 0) {
-        ssti_held_tie(ring->arena, deposit->extent_held, 0);
-    }
-    else {
-        give_back(ring, deposit->extent, deposit->extent_held);
-    }
-    give_back(ring, deposit->chunk, deposit->chunk_held);
-    deposit->extent_held = HELD_NONE;
-    deposit->chunk_held = HELD_NONE;
-}
-
-int
-ssti_ring_make_chunk(struct ssti_ring *ring, struct ssti_deposit *deposit)
-{
-    const uint32_t size = deposit->chunk_size;
-    uint64_t offset;
-    int rc = ssti_extent_create(ring->arena, size, &deposit->chunk_held, &offset, NULL);
-
-    if (rc != 0) {
-        return rc;
-    }
-
-    struct sst_chunk_shm *const chunk = ssti_arena_ptr(ring->arena, offset, size);
-
-    if (chunk == NULL) {
-        ssti_extent_drop(ring->arena, deposit->chunk_held);
-        deposit->chunk_held = HELD_NONE;
-        return SST_ENOMEM;
-    }
-    ssti_chunk_format(chunk, size - (uint32_t)sizeof *chunk);
-    ssti_held_tie(ring->arena, deposit->chunk_held, ring->object);
-    deposit->chunk = offset;
-    return 0;
-}
 
 /* A place for the deposit in the last chunk. 0, SST_EAGAIN, SST_ECORRUPT. */
 static int
@@ -369,7 +233,7 @@ ssti_ring_put_locked(struct ssti_ring *ring, struct ssti_deposit *deposit)
         commit_extent(ring, deposit);
     }
     else {
-        copy_slices_in(payload, deposit->slices, deposit->count);
+        ssti_ring_copy_slices(payload, deposit->slices, deposit->count);
         ssti_store_rlx(header,
                        ssti_record_word(SSTI_RECORD_INLINE, (uint32_t)deposit->size));
         SST_CRASHPOINT(ring_put_written);
@@ -466,7 +330,7 @@ ssti_receipt_fini(struct ssti_ring *ring, struct ssti_receipt *receipt)
         forget_want(ring, receipt);
     }
     if (receipt->has_held) {
-        give_back(ring, 0, receipt->held);
+        ssti_ring_give_back(ring, 0, receipt->held);
     }
 }
 
@@ -766,7 +630,7 @@ ssti_ring_trim(struct ssti_ring *ring, const struct ssti_ring_section *section)
         found = enter(ring) == 0 &&
                 ssti_chunk_free(ring, ssti_held_offset(ring->arena, held));
         section->unlock(section->object);
-        give_back(ring, found ? 1 : 0, held);
+        ssti_ring_give_back(ring, found ? 1 : 0, held);
     }
 }
 

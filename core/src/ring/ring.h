@@ -154,6 +154,12 @@ void ssti_deposit_parcel(struct ssti_ring *ring, struct ssti_deposit *deposit,
 /* Give back what the ring did not take over; a parcel stays its owner's. */
 void ssti_deposit_fini(struct ssti_ring *ring, struct ssti_deposit *deposit);
 
+/* Give back an extent that is still ours, or the entry of one that is not (0). */
+void ssti_ring_give_back(struct ssti_ring *ring, uint64_t extent, uint32_t held);
+/* The slices, one after the other. */
+void ssti_ring_copy_slices(unsigned char *to, const struct sst_slice *slices,
+                           uint32_t count);
+
 /* Find the place. 0; SSTI_RING_FULL, SSTI_RING_CHUNK; SST_ECORRUPT. */
 int ssti_ring_fit_locked(struct ssti_ring *ring, struct ssti_deposit *deposit);
 /* Put it there. Follows a fit in the same section, and cannot fail. */

@@ -15,9 +15,9 @@
  *
  * Warm and cold blocks do not merge with each other, so that recycled pages are found
  * again, and what is cold is known to be zero. Of what is warm for no use (warmth.c)
- * somebody punches a hole: it takes a warm block as an extent of its own, gives its pages
- * back, and frees it cold. If it dies meanwhile that extent is freed like any other it
- * held.
+ * somebody punches a hole: it takes a warm block as an extent of its own, gives its
+ * pages back, and frees it cold. If it dies meanwhile that extent is freed like any
+ * other it held.
  *
  * Death table (process dies after ...)
  *   splitting or merging a part   the tiles are whole; lists are rebuilt by the next to

@@ -24,9 +24,9 @@
  *   making the extent           its held entry frees it
  *   zeroing the words there     the same
  *   making the slot             its held entry destroys it; it names no extent yet, and
- *                               words in an extent that it does not name are left alone
+ *                               words in an extent it does not name are left alone
  *   moving the extent to it     one step (heap.c)
- *   signing a hold              redone by the next to lock the class; the word is within
+ *   signing a hold              redone by the next to lock the class; the word is below
  *                               hold_max, which is what destroy looks at
  *   dropping some holds         destroyed again: those words are empty
  *   freeing the extent          the slot names none any more
