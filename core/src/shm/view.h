@@ -92,8 +92,8 @@ bool ssti_arena_has(const struct sst_arena *arena, uint64_t offset, uint64_t siz
  * NULL when that is no place for one. */
 _Atomic uint64_t *ssti_arena_word(struct sst_arena *arena, uint64_t offset);
 
-/* This thread undoes what the process holds: destroys that run meanwhile hold things for
- * a while, as ever. */
+/* This thread undoes what the process holds: destroys that run meanwhile hold things
+ * for a while, as ever. */
 extern _Thread_local bool ssti_is_leaving;
 
 /* Holds are gone, or never could be had. */
