@@ -254,6 +254,24 @@ TEST(a_cancelled_task_does_not_run)
     arena_close(arena);
 }
 
+TEST(a_nudge_is_seen_once)
+{
+    struct sst_arena *const arena = arena_open();
+    struct sst_pool_result result;
+
+    check_status(sst_pool_create(arena, NULL, &pool, NULL), 0);
+    check_status(sst_pool_lead(pool, NULL, SST_NOW), 1);
+    check_status(sst_pool_lead(pool, NULL, SST_NOW), SST_ETIMEDOUT);
+    sst_pool_nudge(pool);
+    check_status(sst_pool_results(pool, &result, 1, SST_FOREVER), SST_EAGAIN);
+    check_status(sst_pool_results(pool, &result, 1, in_ms(1)), SST_ETIMEDOUT);
+    sst_pool_follow(pool);
+    check_status(sst_pool_lead(pool, NULL, SST_NOW), 1);
+    sst_pool_follow(pool);
+    pool = sst_pool_close(pool);
+    arena_close(arena);
+}
+
 TEST(what_is_posted_is_fetched)
 {
     struct sst_arena *const arena = arena_open();
@@ -334,4 +352,134 @@ TEST(workers_killed_at_random)
     check_int(sst_pool_outstanding(pool), ==, 0);
     pool = sst_pool_close(pool);
     arena_close(arena);
+}
+
+/* ---- Crews ---- */
+
+static int
+work_in_crew(void *context)
+{
+    work(context);
+    return 0;
+}
+
+static int
+start_local(void *context, uint64_t seat, void **worker)
+{
+    static uint64_t own_seat; /* the child has a copy */
+    struct sst_process *process;
+    int rc = sst_process_new(context, NULL, &process, NULL);
+
+    own_seat = seat;
+    if (rc == 0) {
+        rc = sst_process_run(process, work_in_crew, &own_seat, NULL);
+        if (rc != 0) {
+            process = sst_process_close(process);
+        }
+    }
+    *worker = process;
+    return rc;
+}
+
+static struct sst_crew *
+open_crew(struct sst_arena *arena, uint32_t worker_count)
+{
+    const struct sst_crew_backend backend = {
+        .size_of = sizeof backend,
+        .start = start_local,
+    };
+    const struct sst_crew_options options = {
+        .size_of = sizeof options,
+        .worker_count = worker_count,
+        .backend = &backend,
+        .context = arena,
+    };
+    struct sst_crew *crew;
+
+    check_status(sst_pool_create(arena, NULL, &pool, NULL), 0);
+    check_status(sst_crew_create(pool, &options, &crew, NULL), 0);
+    check_int(sst_crew_fill(crew), ==, worker_count);
+    return crew;
+}
+
+static void
+close_crew(struct sst_crew *crew, struct sst_arena *arena)
+{
+    sst_pool_shutdown(pool, false);
+    check_status(sst_crew_join(crew, soon()), 0);
+    check_ptr(sst_crew_close(crew), ==, NULL);
+    pool = sst_pool_close(pool);
+    arena_close(arena);
+}
+
+TEST(a_crew_replaces_who_is_killed)
+{
+    struct sst_arena *const arena = arena_open();
+    struct sst_crew *const crew = open_crew(arena, 2);
+
+    for (uint32_t round = 0; round < 5; round++) {
+        struct sst_pool_result result;
+        struct sst_pool_seat seat;
+        int64_t killed_ns;
+        uint32_t index = 0;
+
+        submit(1013, 0);
+        eventually(word(FOUND) == round + 1);
+        do {
+            check_status(sst_pool_seat(pool, index++, &seat), 0);
+        } while (seat.id == 0);
+        killed_ns = test_now_ns();
+        check_int(kill(seat.pid, SIGKILL), ==, 0);
+        check_status(sst_pool_results(pool, &result, 1, soon()), 1);
+        check_int(test_now_ns() - killed_ns, <, DEATH_SHOWS_NS * test_slowness());
+        check_int(result.kind, ==, SST_POOL_LOST);
+        check_int(result.code, ==, -SIGKILL);
+        check_int(result.pid, ==, seat.pid);
+        sst_message_free(&result.message);
+    }
+    submit(14, 0);
+    check_int(expect_done(), ==, 14);
+    close_crew(crew, arena);
+}
+
+TEST(a_hard_deadline_kills_one_worker)
+{
+    struct sst_arena *const arena = arena_open();
+    struct sst_crew *const crew = open_crew(arena, 2);
+    static uint8_t data[24] = {13};
+    const struct sst_slice slice = {data, sizeof data};
+    const struct sst_pool_task task = {
+        .id = id_of(13),
+        .tag = 39,
+        .hard_ns = 5000000,
+        .slices = &slice,
+        .slice_count = 1,
+    };
+    struct sst_pool_result result;
+
+    check_status(sst_pool_submit(pool, &task, SST_NOW), 0);
+    check_status(sst_pool_results(pool, &result, 1, soon()), 1);
+    check_int(result.kind, ==, SST_POOL_LOST);
+    check_int(result.reason, ==, SST_POOL_BY_DEADLINE);
+    check_int(result.ended_ns - result.started_ns, >=, 5000000);
+    sst_message_free(&result.message);
+    submit(14, 0);
+    check_int(expect_done(), ==, 14);
+    close_crew(crew, arena);
+}
+
+TEST(a_crew_grows_and_shrinks)
+{
+    struct sst_arena *const arena = arena_open();
+    struct sst_crew *const crew = open_crew(arena, 1);
+
+    check_status(sst_crew_resize(crew, 3), 0);
+    check_int(sst_crew_count(crew), ==, 3);
+    check_status(sst_crew_resize(crew, 1), 0);
+    while (sst_crew_count(crew) != 1) {
+        check_status(sst_crew_step(crew, soon()), 0);
+    }
+    submit(14, 0);
+    check_int(expect_done(), ==, 14);
+    close_crew(crew, arena);
 }

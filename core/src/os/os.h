@@ -298,6 +298,26 @@ int ssti_os_random(void *out, size_t size);
 /* pthread_atfork. */
 int ssti_os_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 
+/* ---- Watching many descriptors, from a thread (os_watch.c) ---- */
+
+/* A set of descriptors to be watched, itself one. */
+int ssti_os_watch_open(void);
+/* `once`: told of each time something comes, not while something is there. */
+int ssti_os_watch_add(int watch, int fd, uint64_t key, bool once);
+void ssti_os_watch_remove(int watch, int fd);
+/* Sleep until some are readable: their keys, how many; 0 at the deadline. SST_EINTR. */
+int ssti_os_watch_wait(int watch, uint64_t *keys, uint32_t count, int64_t deadline_ns);
+/* A descriptor that a kick makes readable, until it is drained. */
+int ssti_os_kick_open(void);
+void ssti_os_kick(int fd);
+void ssti_os_kick_drain(int fd);
+
+/* A thread with all signals blocked, which has to be joined. */
+int ssti_os_thread_start(void *(*run)(void *), void *context, uintptr_t *thread);
+void ssti_os_thread_join(uintptr_t thread);
+/* Let all signals through to this thread, or none. */
+void ssti_os_thread_signals(bool all);
+
 /* More sections (starting processes, sockets) below. */
 
 #endif

@@ -47,7 +47,8 @@
 
 enum ssti_pool_intent {
     POOL_NONE,
-    POOL_PUT, /* lane's put cursor becomes cursor: entry is emptied, seat's lease ends */
+    POOL_PUT,  /* lane's put cursor becomes cursor: entry is emptied, the lease of seat
+                * ends */
     POOL_TAKE, /* lane's get cursor leaves (chunk, cursor): entry keeps what it has, the
                 * lease of seat becomes id; else entry is emptied */
 };

@@ -8,8 +8,8 @@
  * there is room. One sleeper of a class is woken at a time, and the next by the unlock
  * of the one woken.
  *
- * The steps that touch several words at once are lane.c's. Here each section consists of
- * such steps and of single stores.
+ * The steps that touch several words at once are lane.c's. Here each section consists
+ * of such steps and of single stores.
  *
  * Death table: that of lane.c, ring.c and bell.c; and (process dies after ...)
  *   marking a task as cancelled  it is cancelled: who takes the record skips it
@@ -403,6 +403,10 @@ take_section(struct sst_pool *pool, struct ssti_claim *claim,
     for (;;) {
         rc = take_run_locked(pool, claim, results, count, taken);
         if (rc != SSTI_RING_EMPTY || *taken != before) {
+            break;
+        }
+        if (ssti_load_acq(&pool->nudged) != 0 && ssti_xchg(&pool->nudged, 0) != 0) {
+            rc = SST_EAGAIN;
             break;
         }
         if (deadline_ns == SST_NOW && ssti_bell_is_there(&pool->bell) &&

@@ -44,6 +44,7 @@ struct sst_pool {
     _Atomic uint64_t shortest_ns; /* deadline any of them has; 0 = none */
     _Atomic uint32_t leading;     /* 1: some thread leads */
     _Atomic uint32_t turn;        /* changes when it stops, or has handed out */
+    _Atomic uint32_t nudged;      /* 1: who waits for results is to look up */
     _Atomic uint32_t followers;   /* asleep on `turn` */
     /* the crew's, so that a waiter can ask for its thread; NULL: there is none */
     void (*on_sleep)(void *crew);

@@ -2,10 +2,10 @@
 
 /* Seats, the owner's side: given, watched, condemned, buried.
  *
- * Who is to be killed is condemned first, under the leaf: from then on it cannot finish,
- * so that a result and a kill exclude each other. When a worker has ended, and only
- * then, its seat is buried: a lease that is left becomes a LOST result by the same step
- * that finishing is.
+ * Who is to be killed is condemned first, under the leaf: from then on it cannot
+ * finish, so that a result and a kill exclude each other. When a worker has ended, and
+ * only then, its seat is buried: a lease that is left becomes a LOST result by the same
+ * step that finishing is.
  *
  * Death table: that of lane.c. Only the owner writes here, and its death ends the
  * pool. */
