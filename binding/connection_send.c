@@ -65,6 +65,9 @@ connection_send_encoded(ConnectionObject *self, struct sstpy_encoded *encoded)
     else {
         rc = sstpy_wait(connection_call_send, &call, SSTPY_FOREVER);
     }
+    if (rc == SST_ELIMIT) { /* in pieces: that the first look does not try */
+        rc = sstpy_wait_until(connection_call_send, &call, SST_FOREVER);
+    }
     sstpy_connection_unpin(self);
     if (rc < 0) {
         return sstpy_raise(self->state, rc, NULL);

@@ -134,7 +134,13 @@ queue_commit(const QueueObject *self, struct sstpy_encoded *encoded,
     if (encoded->size >= SSTPY_DETACH_SIZE) {
         return sstpy_wait_until(queue_call_put, &call, sstpy_deadline(duration_ns));
     }
-    return sstpy_wait(queue_call_put, &call, duration_ns);
+
+    const int rc = sstpy_wait(queue_call_put, &call, duration_ns);
+    if (rc == SST_ELIMIT && duration_ns != SSTPY_POLL) {
+        /* in pieces, perhaps, to who takes them: that the first look does not try */
+        return sstpy_wait_until(queue_call_put, &call, sstpy_deadline(duration_ns));
+    }
+    return rc;
 }
 
 /* An object did not pickle. A subclass may take the exception by a method

@@ -539,11 +539,16 @@ def test_what_fails_leaves_nothing(queue, nothing_left):
 # -- Memory that runs out ---------------------------------------------------------------
 
 
+def limit_memory(room):
+    """Leave this process so much more address space, of which an arena needs some."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + room, hard))
+
+
 def test_memory_runs_out():
     def child():
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
-        resource.setrlimit(resource.RLIMIT_AS, (size + (400 << 20), hard))
+        limit_memory(400 << 20)
         queue = _core.Queue()
         item = np.ones(20_000_000, np.uint8)
         count = 0
@@ -560,6 +565,27 @@ def test_memory_runs_out():
 
     with forked(child):
         pass
+
+
+@pytest.mark.slow  # 600 MB, a page at a time
+def test_without_memory_it_goes_in_pieces():
+    left, right = _core.pipe()
+    bounded = _core.Queue(2)
+    sent = np.random.default_rng(5).integers(0, 250, 300_000_000, np.uint8)
+
+    def child():
+        limit_memory(250 << 20)
+        bounded.put({"first": sent, "second": sent[7:100_000]})
+        left.send([sent])
+
+    with forked(child):
+        assert bounded.poll(20)
+        got = bounded.get()
+        assert (got["first"] == sent).all()
+        assert (got["second"] == sent[7:100_000]).all()
+        assert got["first"].flags.writeable
+        assert right.poll(20)
+        assert (right.recv()[0] == sent).all()
 
 
 # -- What travels along -----------------------------------------------------------------
