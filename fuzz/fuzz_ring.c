@@ -30,6 +30,8 @@ struct world {
     struct sst_parcel *parcel;
     struct sst_queue_shm *shm;
     struct sst_parcel_shm *parcel_shm;
+    void *chunk; /* where they were before anybody scribbled */
+    void *words;
     struct sst_handle queue_handle;
     struct sst_handle parcel_handle;
 };
@@ -76,6 +78,13 @@ world_open(struct world *world)
                                        sizeof(*world->parcel_shm));
     fuzz_expect(world->shm != NULL && world->parcel_shm != NULL);
     world_put(world);
+    world->chunk =
+        ssti_arena_ptr(world->arena, ssti_load_rlx(&world->shm->ring.get_chunk),
+                       sizeof(struct sst_chunk_shm) + RECORDS);
+    world->words =
+        ssti_arena_ptr(world->arena, ssti_load_rlx(&world->parcel_shm->words),
+                       2 * sizeof(uint64_t));
+    fuzz_expect(world->chunk != NULL && world->words != NULL);
 }
 
 static void
@@ -97,7 +106,7 @@ scribble(struct fuzz_input *input, void *memory, size_t size)
     const size_t count = 1 + fuzz_byte(input) % 8;
 
     for (size_t i = 0; i < count; i++) {
-        if (bytes != NULL && offset % size + i < size) {
+        if (offset % size + i < size) {
             bytes[offset % size + i] = fuzz_byte(input);
         }
     }
@@ -124,26 +133,20 @@ static void
 scribble_somewhere(struct world *world, struct fuzz_input *input)
 {
     struct sst_parcel_shm *const parcel = world->parcel_shm;
-    const uint64_t chunk = ssti_load_rlx(&world->shm->ring.get_chunk);
-    const uint64_t words = ssti_load_rlx(&parcel->words);
 
     switch (fuzz_byte(input) % 5) {
     case 0:
         scribble(input, &world->shm->ring, offsetof(struct sst_ring_shm, intent));
         break;
     case 1:
-        scribble(input,
-                 ssti_arena_ptr(world->arena, chunk,
-                                sizeof(struct sst_chunk_shm) + RECORDS),
-                 sizeof(struct sst_chunk_shm) + RECORDS);
+        scribble(input, world->chunk, sizeof(struct sst_chunk_shm) + RECORDS);
         break;
     case 2:
         scribble(input, &parcel->size,
                  sizeof(*parcel) - offsetof(struct sst_parcel_shm, size));
         break;
     case 3:
-        scribble(input, ssti_arena_ptr(world->arena, words, 2 * sizeof(uint64_t)),
-                 2 * sizeof(uint64_t));
+        scribble(input, world->words, 2 * sizeof(uint64_t));
         break;
     default:
         die(world, input);

@@ -178,12 +178,25 @@ ssti_held_tie(struct sst_arena *arena, uint32_t held, uint64_t object_offset)
     }
 }
 
+/* Offsets come out of redo records: only a word that is an entry is written. */
+static bool
+is_entry(const struct sst_arena *arena, uint64_t offset)
+{
+    const uint64_t from_first = offset - ssti_held_offset_at(arena, 0, 0);
+    const uint64_t inside = from_first % arena->map.area_size;
+
+    return offset >= ssti_held_offset_at(arena, 0, 0) &&
+           from_first / arena->map.area_size < arena->map.process_max &&
+           inside / sizeof(struct sst_held_shm) < arena->map.held_max &&
+           inside % sizeof(struct sst_held_shm) == 0;
+}
+
 void
 ssti_held_set(struct sst_arena *arena, uint64_t entry_offset, uint64_t extent)
 {
     _Atomic uint64_t *const value = ssti_arena_word(arena, entry_offset);
 
-    if (value != NULL) {
+    if (value != NULL && is_entry(arena, entry_offset)) {
         ssti_store_rel(value, extent);
     }
 }
