@@ -11,7 +11,6 @@
 
 #include "os/os.h"
 #include "pool/pool.h"
-#include "pool/worker.h"
 
 int
 sst_pool_lead(struct sst_pool *pool, const uint32_t *done, int64_t deadline_ns)
@@ -68,41 +67,4 @@ sst_pool_follow(struct sst_pool *pool)
     if (pool->on_follow != NULL) {
         pool->on_follow(pool->crew);
     }
-}
-
-/* A note without a sender ends the leader's sleep. When there is no memory for it he
- * sleeps on until the next result, or his deadline. */
-static void
-wake_leader(struct sst_pool *pool)
-{
-    struct ssti_cargo cargo;
-    int rc = ssti_cargo_init(pool, &cargo, SSTI_POOL_RESULTS, NULL, 0, NULL);
-
-    if (rc != 0) {
-        return;
-    }
-    cargo.head = (struct sst_pool_head_shm){
-        .tag = SST_POOL_NUDGE,
-        .kind = SST_POOL_NOTE,
-        .seat = SSTI_SEAT_NONE,
-    };
-    do {
-        ssti_view_lock(&pool->view);
-        rc = ssti_pool_deliver_locked(pool, &cargo, SSTI_SEAT_NONE);
-        ssti_pool_unlock(pool);
-        if (rc == SSTI_RING_CHUNK) {
-            rc = ssti_ring_make_chunk(&pool->lane[SSTI_POOL_RESULTS], &cargo.deposit);
-            rc = rc == 0 ? SSTI_RING_CHUNK : rc;
-        }
-    } while (rc == SSTI_RING_CHUNK);
-    ssti_cargo_fini(pool, &cargo, SSTI_POOL_RESULTS);
-}
-
-void
-sst_pool_nudge(struct sst_pool *pool)
-{
-    if (ssti_load_acq(&pool->leading) != 0) {
-        wake_leader(pool);
-    }
-    sst_pool_handed_out(pool);
 }
