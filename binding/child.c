@@ -276,52 +276,120 @@ child_spawn(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
 struct start_call {
     struct sst_process *zygote;
     struct sst_process *process;
-    const int *fds;
-    uint32_t fd_count;
+    struct sst_job job;
     struct sst_error err;
 };
 
+static int
+start_call(void *context, int64_t Py_UNUSED(deadline_ns))
+{
+    struct start_call *const call = context;
+
+    return sst_zygote_start(call->zygote, call->process, &call->job, &call->err);
+}
+
 PyDoc_STRVAR(child_start_doc,
-             "start($self, child, fds=(), /)\n--\n\n"
-             "Have this zygote start another Child, which gets these descriptors. "
-             "BrokenPipeError: the zygote is dead; PermissionError: this process has "
-             "changed its identity since it started the zygote.");
+             "start($self, child, data=b'', fds=(), /)\n--\n\n"
+             "Have this zygote start another Child, which gets these bytes and "
+             "descriptors. BrokenPipeError: the zygote is dead; PermissionError: this "
+             "process has changed its standing since it started the zygote.");
+
+static int
+start_child(ChildObject *self, ChildObject *child, Py_buffer *data, int *fds,
+            struct start_call *call)
+{
+    int rc;
+
+    call->zygote = process_of(self);
+    call->process = call->zygote != NULL ? process_of(child) : NULL;
+    if (call->process == NULL) {
+        return SSTPY_RAISED;
+    }
+    call->job.size_of = sizeof(call->job);
+    call->job.data = data->buf;
+    call->job.size = (uint64_t)data->len;
+    call->job.fds = fds;
+    self->users++;
+    child->users++;
+    rc = sstpy_wait_until(start_call, call, SST_FOREVER);
+    self->users--;
+    child->users--;
+    return rc;
+}
 
 static PyObject *
 child_start(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
 {
     ChildObject *const self = (ChildObject *)obj;
     struct start_call call = {0};
+    Py_buffer data = {0};
+    int *fds = NULL;
     int rc = 0;
 
-    if (nargs != 2 || !PyObject_TypeCheck(args[0], Py_TYPE(obj))) {
-        PyErr_SetString(PyExc_TypeError, "start() takes a Child and descriptors");
+    if (nargs != 3 || !PyObject_TypeCheck(args[0], Py_TYPE(obj))) {
+        PyErr_SetString(PyExc_TypeError, "start() takes a Child, data and descriptors");
         return NULL;
     }
-
-    ChildObject *const child = (ChildObject *)args[0];
-    int *const fds = fds_new(args[1], &call.fd_count);
-
-    call.zygote = fds != NULL ? process_of(self) : NULL;
-    call.process = call.zygote != NULL ? process_of(child) : NULL;
-    call.fds = fds;
-    if (call.process == NULL) {
-        PyMem_Free(fds);
+    if (PyObject_GetBuffer(args[1], &data, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    self->users++;
-    child->users++;
-    Py_BEGIN_ALLOW_THREADS
-    rc =
-        sst_zygote_start(call.zygote, call.process, call.fds, call.fd_count, &call.err);
-    Py_END_ALLOW_THREADS
-    self->users--;
-    child->users--;
+    fds = fds_new(args[2], &call.job.fd_count);
+    rc = fds != NULL ? start_child(self, (ChildObject *)args[0], &data, fds, &call)
+                     : SSTPY_RAISED;
     PyMem_Free(fds);
+    PyBuffer_Release(&data);
     if (rc < 0) {
         return sstpy_raise(self->state, rc, &call.err);
     }
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(child_expect_doc,
+             "expect($self, count, /)\n--\n\n"
+             "As many starts follow: this zygote makes the children at once.");
+
+static PyObject *
+child_expect(PyObject *obj, PyObject *arg)
+{
+    const ChildObject *const self = (ChildObject *)obj;
+    int count = 0;
+
+    if (process_of(self) == NULL || sstpy_to_int(arg, 0, &count) < 0) {
+        return NULL;
+    }
+
+    const int rc = sst_zygote_expect(self->process, (uint32_t)count);
+    if (rc < 0) {
+        return sstpy_raise(self->state, rc, NULL);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(child_statistics_doc,
+             "statistics($self, /)\n--\n\n"
+             "What this zygote does, as a dictionary of numbers.");
+
+static PyObject *
+child_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    const ChildObject *const self = (ChildObject *)obj;
+    struct sst_zygote_statistics now = {.size_of = sizeof(now)};
+
+    if (process_of(self) == NULL) {
+        return NULL;
+    }
+
+    const int rc = sst_zygote_statistics(self->process, &now);
+    if (rc < 0) {
+        return sstpy_raise(self->state, rc, NULL);
+    }
+    return Py_BuildValue("{sisIsIsIsOsKsKsKsK}", "pid", now.pid, "warm", now.warm,
+                         "coming", now.coming, "wanted", now.wanted, "is_sibling",
+                         now.is_sibling ? Py_True : Py_False, "started",
+                         (unsigned long long)now.started, "from_warm",
+                         (unsigned long long)now.from_warm, "given_back",
+                         (unsigned long long)now.given_back, "memory",
+                         (unsigned long long)now.memory);
 }
 
 PyDoc_STRVAR(child_hold_doc,
@@ -519,8 +587,12 @@ child_get_tether(PyObject *obj, void *Py_UNUSED(closure))
 {
     const ChildObject *const self = (ChildObject *)obj;
 
-    return process_of(self) != NULL ? PyLong_FromLong(sst_process_tether(self->process))
-                                    : NULL;
+    if (process_of(self) == NULL) {
+        return NULL;
+    }
+
+    const int rc = sst_process_tether(self->process);
+    return rc < -1 ? sstpy_raise(self->state, rc, NULL) : PyLong_FromLong(rc);
 }
 
 static PyMethodDef child_methods[] = {
@@ -528,6 +600,8 @@ static PyMethodDef child_methods[] = {
     {"fork", child_fork, METH_NOARGS, child_fork_doc},
     {"spawn", (PyCFunction)(void (*)(void))child_spawn, METH_FASTCALL, child_spawn_doc},
     {"start", (PyCFunction)(void (*)(void))child_start, METH_FASTCALL, child_start_doc},
+    {"expect", child_expect, METH_O, child_expect_doc},
+    {"statistics", child_statistics, METH_NOARGS, child_statistics_doc},
     {"hold", child_hold, METH_O, child_hold_doc},
     {"reserve", child_reserve, METH_NOARGS, child_reserve_doc},
     {"send", child_send, METH_O, child_send_doc},

@@ -174,17 +174,10 @@ core_cpu_count(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 
 /* ---- Zygote ---- */
 
-struct next_call {
-    struct sst_zygote *zygote;
-    struct sst_zygote_job job;
-};
-
 static int
 next_call(void *context, int64_t deadline_ns)
 {
-    struct next_call *const call = context;
-
-    return sst_zygote_next(call->zygote, &call->job, deadline_ns);
+    return sst_zygote_next(context, deadline_ns);
 }
 
 static PyObject *
@@ -206,11 +199,11 @@ fds_to_tuple(const int32_t *fds, uint32_t count)
 
 /* Returns what sst_zygote_make does; in the child everything is as after os.fork(). */
 static int
-make_child(struct next_call *call)
+make_child(struct sst_zygote *zygote)
 {
     PyOS_BeforeFork();
 
-    const int rc = sst_zygote_make(&call->zygote, &call->job);
+    const int rc = sst_zygote_make(zygote);
 
     if (rc == SST_CHILD) {
         sstpy_fork_child();
@@ -222,40 +215,77 @@ make_child(struct next_call *call)
     return rc;
 }
 
+struct ready_call {
+    struct sst_zygote *zygote;
+    struct sst_zygote_job job;
+};
+
+static int
+ready_call(void *context, int64_t Py_UNUSED(deadline_ns))
+{
+    struct ready_call *const call = context;
+
+    return sst_zygote_ready(call->zygote, &call->job);
+}
+
+/* In a child: rehearse, say that we are ready, and wait for the job. */
+static PyObject *
+be_child(struct sstpy_state *state, struct sst_zygote *zygote, PyObject *rehearse)
+{
+    struct ready_call call = {.zygote = zygote};
+    PyObject *const done = PyObject_CallNoArgs(rehearse);
+
+    if (done == NULL) {
+        return NULL;
+    }
+    Py_DECREF(done);
+
+    const int rc = sstpy_wait_until(ready_call, &call, SST_FOREVER);
+
+    if (rc == SST_EOF) {
+        Py_RETURN_FALSE;
+    }
+    if (rc < 0) {
+        return sstpy_raise(state, rc, NULL);
+    }
+    return Py_BuildValue("y#N", (const char *)call.job.data, (Py_ssize_t)call.job.size,
+                         fds_to_tuple(call.job.fds, call.job.fd_count));
+}
+
 PyDoc_STRVAR(
     zygote_serve_doc,
-    "zygote_serve($module, tether, /)\n--\n\n"
-    "Make children for the owner until it is gone: None then. In each child: the "
-    "tether, the descriptors it was given, and the owner's pid.");
+    "zygote_serve($module, tether, rehearse, /)\n--\n\n"
+    "Make children for the owner until it is gone: None then. In each child, which "
+    "first calls `rehearse`: its job and the descriptors that came with it, or False "
+    "when there is none for it.");
 
 static PyObject *
-zygote_serve(PyObject *module, PyObject *arg)
+zygote_serve(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     struct sstpy_state *const state = sstpy_module_state(module);
     struct sst_arena *const arena = sstpy_arena(state);
-    struct next_call *const call = PyMem_Calloc(1, sizeof(*call));
+    struct sst_zygote *zygote = NULL;
     struct sst_error err = {0};
     PyObject *result = NULL;
     int tether = 0;
-    int rc = SSTPY_RAISED;
+    int rc;
 
-    if (call == NULL) {
-        PyErr_NoMemory();
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "zygote_serve() takes a tether and a function");
+        return NULL;
     }
-    if (arena != NULL && call != NULL && sstpy_to_int(arg, 0, &tether) == 0) {
-        rc = sst_zygote_open(arena, tether, &call->zygote, &err);
+    if (arena == NULL || sstpy_to_int(args[0], 0, &tether) < 0) {
+        return NULL;
     }
+    rc = sst_zygote_open(arena, tether, &zygote, &err);
     while (rc == 0) {
-        rc = sstpy_wait_until(next_call, call, SST_FOREVER);
+        rc = sstpy_wait_until(next_call, zygote, SST_FOREVER);
         if (rc == 0) {
-            rc = make_child(call);
+            rc = make_child(zygote);
         }
     }
     if (rc == SST_CHILD) {
-        PyObject *const fds = fds_to_tuple(call->job.fds, call->job.fd_count);
-        result = fds != NULL
-                     ? Py_BuildValue("iNi", call->job.tether, fds, call->job.parent_pid)
-                     : NULL;
+        result = be_child(state, zygote, args[1]);
     }
     else if (rc == SST_EOF) {
         result = Py_NewRef(Py_None);
@@ -263,10 +293,7 @@ zygote_serve(PyObject *module, PyObject *arg)
     else {
         sstpy_raise(state, rc, &err);
     }
-    if (call != NULL) {
-        call->zygote = sst_zygote_close(call->zygote);
-    }
-    PyMem_Free(call);
+    zygote = sst_zygote_close(zygote);
     return result;
 }
 
@@ -278,7 +305,8 @@ PyMethodDef sstpy_process_methods[] = {
     {"process_wait_fd", (PyCFunction)(void (*)(void))process_wait_fd, METH_FASTCALL,
      process_wait_fd_doc},
     {"process_reap", process_reap, METH_NOARGS, process_reap_doc},
-    {"zygote_serve", zygote_serve, METH_O, zygote_serve_doc},
+    {"zygote_serve", (PyCFunction)(void (*)(void))zygote_serve, METH_FASTCALL,
+     zygote_serve_doc},
     {"cpu_count", core_cpu_count, METH_NOARGS, cpu_count_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
+    from ._core import Buffer
+
 __all__ = [
     "connect_to_new_process",
     "ensure_running",
     "get_inherited_fds",
     "set_forkserver_preload",
+    "statistics",
 ]
 
 MAXFDS_TO_SEND = 256
@@ -86,7 +89,7 @@ class ForkServer:
         with self._lock:
             self._running()
 
-    def start(self, child: _core.Child, fds: Sequence[int]) -> None:
+    def start(self, child: _core.Child, data: Buffer, fds: Sequence[int]) -> None:
         """Have the zygote make a child, in a new zygote if that is what it takes."""
         if len(fds) + 4 >= MAXFDS_TO_SEND:
             raise ValueError("too many fds")
@@ -94,13 +97,32 @@ class ForkServer:
             for _ in range(_TRIES):
                 zygote = self._running()
                 try:
-                    zygote.start(child, fds)
+                    zygote.start(child, data, fds)
                 except (BrokenPipeError, PermissionError):
                     # Dead, or not what this process is any more.
                     self._stop_unlocked()
                 else:
                     return
         raise RuntimeError("the fork server ends before it can start a process")
+
+    def expect(self, count: int) -> None:
+        """Have the zygote make so many children at once: their starts follow."""
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            # Dead: the next start finds out, and makes another.
+            self._running().expect(count)
+
+    def statistics(self) -> dict[str, int]:
+        """Tell what this process's zygote does; empty when there is none.
+
+        ``warm`` children are ready, ``coming`` ones are being made, ``wanted`` are
+        to be kept ready. Of the ``started`` ones ``from_warm`` found a child ready;
+        ``given_back`` ones ended because nobody needed them. ``memory`` is the number
+        of bytes that the zygote and its warm children share with nobody.
+        """
+        with self._lock:
+            if self._zygote is None or self._owner_pid != os.getpid():
+                return {}
+            return self._zygote.statistics()
 
     def _running(self) -> _core.Child:
         if self._owner_pid != os.getpid():
@@ -166,11 +188,20 @@ def main(
     # What is loaded now is every child's: do not touch it, so that it stays shared.
     gc.collect()
     gc.freeze()
-    job = _core.zygote_serve(tether)
-    if job is not None:
-        child_tether, fds, _ = job
+    job = _core.zygote_serve(tether, _rehearse)
+    if job is False:
+        _core.process_exit(0)
+    elif job is not None:
         signal.signal(signal.SIGINT, old_handler)
-        _serve_one(child_tether, fds)
+        _serve_one(*job)
+
+
+def _rehearse() -> None:
+    """Touch what every child touches, while nobody waits for it."""
+    import pickle
+
+    util._flush_std_streams()
+    pickle.loads(pickle.dumps({"name": __name__, "counts": [1, 2.0, None]}))
 
 
 def _preload_own() -> None:
@@ -200,7 +231,7 @@ def _preload_main(main_path: str) -> None:
         del process.current_process()._inheriting  # type: ignore[attr-defined]
 
 
-def _serve_one(tether: int, fds: Sequence[int]) -> None:
+def _serve_one(data: bytes, fds: Sequence[int]) -> None:
     """Be a child of the owner; never returns."""
     from .popen_fork import exit_process
 
@@ -210,7 +241,7 @@ def _serve_one(tether: int, fds: Sequence[int]) -> None:
         if _compat.ATEXIT_IN_CHILDREN:
             atexit._clear()
             atexit.register(util._exit_function)
-        code = spawn._main(os.dup(tether))
+        code = spawn._run_job(data)
     except Exception:  # noqa: BLE001 - as for an interpreter of its own
         sys.excepthook(*sys.exc_info())
         util._flush_std_streams()
@@ -225,3 +256,4 @@ ensure_running: Callable[[], None] = _forkserver.ensure_running
 get_inherited_fds = _forkserver.get_inherited_fds
 connect_to_new_process = _forkserver.connect_to_new_process
 set_forkserver_preload = _forkserver.set_forkserver_preload
+statistics = _forkserver.statistics

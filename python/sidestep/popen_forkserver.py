@@ -45,5 +45,5 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj: BaseProcess) -> None:
         job = spawn.dump_job(self, process_obj)
-        forkserver._forkserver.start(self._child, self._fds)
-        spawn.send_job(self._child, job)
+        with job.getbuffer() as data:
+            forkserver._forkserver.start(self._child, data, self._fds)

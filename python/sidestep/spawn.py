@@ -151,15 +151,28 @@ def _main(fd: int, parent_sentinel: int | None = None) -> int:
     with os.fdopen(fd, "rb", closefd=True) as from_parent:
         if not from_parent.peek(1):
             return 1  # the parent has died before it said what to do
-        process.current_process()._inheriting = True  # type: ignore[attr-defined]
-        try:
-            pickle = context.reduction.pickle
-            prepare(pickle.load(from_parent))
-            process_obj: BaseProcess = pickle.load(from_parent)
-        finally:
-            del process.current_process()._inheriting  # type: ignore[attr-defined]
+        process_obj = _load_job(from_parent)
     _core.process_settle()
     return process_obj._bootstrap(parent_sentinel)
+
+
+def _load_job(file: Any) -> BaseProcess:
+    """Become what the job says, and return its process object."""
+    process.current_process()._inheriting = True  # type: ignore[attr-defined]
+    try:
+        pickle = context.reduction.pickle
+        prepare(pickle.load(file))
+        process_obj: BaseProcess = pickle.load(file)
+    finally:
+        del process.current_process()._inheriting  # type: ignore[attr-defined]
+    return process_obj
+
+
+def _run_job(data: bytes) -> int:
+    """Run a job that is there already."""
+    process_obj = _load_job(io.BytesIO(data))
+    _core.process_settle()
+    return process_obj._bootstrap()
 
 
 def _check_not_importing_main() -> None:

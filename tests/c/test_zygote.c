@@ -10,6 +10,8 @@
 #include <sidestep/sidestep.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -36,7 +38,10 @@ obey(const struct sst_zygote_job *job)
 {
     char order;
 
-    if (read(job->tether, &order, 1) != 1) {
+    if (job->size > 0) {
+        memcpy(&order, job->data, 1);
+    }
+    else if (read(job->tether, &order, 1) != 1) {
         return 1;
     }
     switch (order) {
@@ -65,13 +70,14 @@ serve(struct sst_arena *arena, int tether)
     int rc = sst_zygote_open(arena, tether, &zygote, NULL);
 
     while (rc == 0) {
-        rc = sst_zygote_next(zygote, &job, SST_FOREVER);
+        rc = sst_zygote_next(zygote, SST_FOREVER);
         if (rc == 0) {
-            rc = sst_zygote_make(&zygote, &job);
+            rc = sst_zygote_make(zygote);
         }
     }
     if (rc == SST_CHILD) {
-        sst_process_exit(arena, obey(&job));
+        rc = sst_zygote_ready(zygote, &job);
+        sst_process_exit(arena, rc == 0 ? obey(&job) : 0);
     }
     _exit(rc == SST_EOF ? 0 : 1);
 }
@@ -86,11 +92,12 @@ arena_new(void)
 }
 
 static struct sst_process *
-zygote_new(struct sst_arena *arena, bool siblings)
+zygote_new_idle(struct sst_arena *arena, bool siblings, uint32_t idle_ms)
 {
     const struct sst_process_options options = {.size_of = sizeof(options),
                                                 .die_with_parent = 1,
-                                                .packets = 1};
+                                                .packets = 1,
+                                                .warm_idle_ms = idle_ms};
     struct sst_process *process = NULL;
 
     if (siblings && sst_process_threads() != 1) {
@@ -110,6 +117,12 @@ zygote_new(struct sst_arena *arena, bool siblings)
 }
 
 static struct sst_process *
+zygote_new(struct sst_arena *arena, bool siblings)
+{
+    return zygote_new_idle(arena, siblings, 0);
+}
+
+static struct sst_process *
 child_new(struct sst_arena *arena)
 {
     struct sst_process *process = NULL;
@@ -126,14 +139,18 @@ order(struct sst_process *process, char what)
     check_status(sst_process_send(process, &what, 1, &sent), 0);
 }
 
+/* A job without data: the order follows. */
+static const struct sst_job no_data = {.size_of = sizeof(no_data)};
+
 static struct sst_process *
 start(struct sst_process *zygote, struct sst_arena *arena, char what)
 {
     struct sst_process *const process = child_new(arena);
     struct sst_error err = {0};
 
-    check_ok(sst_zygote_start(zygote, process, NULL, 0, &err));
-    order(process, what);
+    const struct sst_job job = {.size_of = sizeof(job), .data = &what, .size = 1};
+
+    check_ok(sst_zygote_start(zygote, process, &job, &err));
     return process;
 }
 
@@ -178,7 +195,7 @@ TEST(its_death_harms_no_child)
     struct sst_process *const zygote = zygote_new(arena, true);
     struct sst_process *const running = child_new(arena);
 
-    check_ok(sst_zygote_start(zygote, running, NULL, 0, NULL));
+    check_ok(sst_zygote_start(zygote, running, &no_data, NULL));
     stop(zygote);
     check_status(sst_process_join(running, sst_deadline_after(20 * MS)), SST_ETIMEDOUT);
     order(running, ORDER_EXIT_3);
@@ -195,11 +212,11 @@ TEST(a_dead_zygote_is_an_error_and_the_process_can_be_started_by_another)
 
     check_ok(sst_process_signal(zygote, SIGKILL));
     check_status(sst_process_join(zygote, SST_FOREVER), 0);
-    check_status(sst_zygote_start(zygote, process, NULL, 0, &err), SST_EPIPE);
+    check_status(sst_zygote_start(zygote, process, &no_data, &err), SST_EPIPE);
     finish(zygote, -SIGKILL);
 
     zygote = zygote_new(arena, true);
-    check_ok(sst_zygote_start(zygote, process, NULL, 0, NULL));
+    check_ok(sst_zygote_start(zygote, process, &no_data, NULL));
     order(process, ORDER_EXIT_3);
     finish(process, 3);
     stop(zygote);
@@ -225,7 +242,7 @@ TEST(killed_at_random_it_loses_nobody)
             _exit(kill(pid, SIGKILL) == 0 ? 0 : 1);
         }
 
-        const int rc = sst_zygote_start(zygote, process, NULL, 0, NULL);
+        const int rc = sst_zygote_start(zygote, process, &no_data, NULL);
 
         test_join(killer);
         if (rc == 0) {
@@ -251,7 +268,10 @@ TEST(descriptors_come_with_the_job)
     char byte = 0;
 
     check_int(pipe2(fds, O_CLOEXEC), ==, 0);
-    check_ok(sst_zygote_start(zygote, process, &fds[1], 1, NULL));
+
+    const struct sst_job job = {.size_of = sizeof(job), .fds = &fds[1], .fd_count = 1};
+
+    check_ok(sst_zygote_start(zygote, process, &job, NULL));
     (void)close(fds[1]);
     order(process, ORDER_WRITE_TO_FD);
     finish(process, 0);
@@ -261,6 +281,16 @@ TEST(descriptors_come_with_the_job)
     (void)close(fds[0]);
     stop(zygote);
     check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+/* The warm children of a zygote that is their parent come to us when it ends. */
+static void
+stop_parent(struct sst_process *zygote)
+{
+    stop(zygote);
+    while (waitpid(-1, NULL, 0) > 0) {
+        continue;
+    }
 }
 
 TEST(where_siblings_are_refused_it_is_the_parent_and_reports)
@@ -279,7 +309,7 @@ TEST(where_siblings_are_refused_it_is_the_parent_and_reports)
     check_status(sst_process_join(sleeper, sst_deadline_after(20 * MS)), SST_ETIMEDOUT);
     check_ok(sst_process_signal(sleeper, SIGTERM));
     finish(sleeper, -SIGTERM);
-    stop(zygote);
+    stop_parent(zygote);
     check_ptr(sst_arena_detach(arena), ==, NULL);
 }
 
@@ -299,7 +329,7 @@ TEST(many_at_a_time_where_it_is_the_parent)
         check_ok(sst_process_signal(processes[i], SIGKILL));
         finish(processes[i], -SIGKILL);
     }
-    stop(zygote);
+    stop_parent(zygote);
     check_ptr(sst_arena_detach(arena), ==, NULL);
 }
 
@@ -313,7 +343,7 @@ start_by_stranger(void *context)
 {
     const struct stranger *const self = context;
     struct sst_process *const process = child_new(self->arena);
-    const int rc = sst_zygote_start(self->zygote, process, NULL, 0, NULL);
+    const int rc = sst_zygote_start(self->zygote, process, &no_data, NULL);
 
     return rc == SST_ESRCH ? 0 : 1;
 }
@@ -331,21 +361,169 @@ TEST(a_forked_child_cannot_use_its_parents_zygote)
     check_ptr(sst_arena_detach(self.arena), ==, NULL);
 }
 
+/* ---- Warm children ---- */
+
+static struct sst_zygote_statistics
+look(struct sst_process *zygote)
+{
+    struct sst_zygote_statistics statistics = {.size_of = sizeof(statistics)};
+
+    check_ok(sst_zygote_statistics(zygote, &statistics));
+    return statistics;
+}
+
+/* Two starts, and there is use for warm ones. */
+static void
+warm_up(struct sst_process *zygote, struct sst_arena *arena)
+{
+    finish(start(zygote, arena, ORDER_EXIT_3), 3);
+    check_int(look(zygote).wanted, ==, 0);
+    check_int(look(zygote).coming, ==, 0);
+    finish(start(zygote, arena, ORDER_EXIT_3), 3);
+    while (look(zygote).warm < 2) {
+        test_nap();
+    }
+}
+
+TEST(warm_children_come_with_use_and_take_jobs)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+
+    warm_up(zygote, arena);
+    check_int(look(zygote).memory, >, 0);
+    finish(start(zygote, arena, ORDER_TELL_PARENT), CODE_PARENT_IS_OWNER);
+    check_int(look(zygote).started, ==, 3);
+    check_int(look(zygote).from_warm, ==, 1);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(warm_children_outlive_the_zygote)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+    struct sst_process *const process = child_new(arena);
+    uint32_t warm;
+
+    warm_up(zygote, arena);
+    warm = look(zygote).warm;
+    check_ok(sst_process_signal(zygote, SIGKILL));
+    check_status(sst_process_join_gone(zygote, SST_FOREVER), 0);
+    for (uint32_t i = 0; i < warm; i++) {
+        finish(start(zygote, arena, ORDER_EXIT_3), 3);
+    }
+    check_status(sst_zygote_start(zygote, process, &no_data, NULL), SST_EPIPE);
+    check_ptr(sst_process_close(process), ==, NULL);
+    finish(zygote, -SIGKILL);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(idle_warm_children_are_given_back)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new_idle(arena, true, 50);
+
+    warm_up(zygote, arena);
+    while (look(zygote).memory > 0 && look(zygote).given_back == 0) {
+        (void)usleep(100000);
+        finish(start(zygote, arena, ORDER_EXIT_3), 3);
+    }
+    check_int(look(zygote).given_back, >, 0);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(as_many_as_are_expected_are_made_at_once)
+{
+    enum {
+        COUNT = 6,
+    };
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+    struct sst_process *processes[COUNT];
+
+    check_ok(sst_zygote_expect(zygote, COUNT));
+    processes[0] = start(zygote, arena, ORDER_SLEEP);
+
+    const struct sst_zygote_statistics now = look(zygote);
+
+    check_int(now.warm + now.coming, ==, COUNT - 1);
+    for (int i = 1; i < COUNT; i++) {
+        processes[i] = start(zygote, arena, ORDER_SLEEP);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        check_ok(sst_process_signal(processes[i], SIGKILL));
+        finish(processes[i], -SIGKILL);
+    }
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(a_large_job_arrives_whole)
+{
+    enum {
+        SIZE = 1 << 20, /* more than a socket holds */
+    };
+    static char data[SIZE] = {ORDER_EXIT_3};
+    const struct sst_job job = {.size_of = sizeof(job), .data = data, .size = SIZE};
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+    struct sst_process *const process = child_new(arena);
+
+    check_ok(sst_zygote_start(zygote, process, &job, NULL));
+    finish(process, 3);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+TEST(who_has_changed_needs_another_zygote)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+    struct sst_process *const process = child_new(arena);
+    const mode_t before = umask(077);
+
+    check_status(sst_zygote_start(zygote, process, &no_data, NULL), SST_EPERM);
+    (void)umask(before);
+    check_ok(sst_zygote_start(zygote, process, &no_data, NULL));
+    order(process, ORDER_EXIT_3);
+    finish(process, 3);
+
+    struct rlimit limit;
+
+    check_int(getrlimit(RLIMIT_CORE, &limit), ==, 0);
+    limit.rlim_cur = limit.rlim_cur == 0 ? limit.rlim_max : 0;
+    if (setrlimit(RLIMIT_CORE, &limit) == 0 && limit.rlim_max != 0) {
+        struct sst_process *const other = child_new(arena);
+
+        check_status(sst_zygote_start(zygote, other, &no_data, NULL), SST_EPERM);
+        check_ptr(sst_process_close(other), ==, NULL);
+    }
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+/* ---- Its own end ---- */
+
 static void
 own_a_zygote(void *context)
 {
     const int *const fds = context;
     struct sst_arena *const arena = arena_new();
 
+    struct sst_process *zygote;
+
     (void)close(fds[0]);
-    (void)zygote_new(arena, false);
+    zygote = zygote_new(arena, sst_process_threads() == 1);
+    warm_up(zygote, arena);
     check_int(write(fds[1], "x", 1), ==, 1);
     for (;;) {
         (void)pause();
     }
 }
 
-TEST(it_dies_with_its_owner)
+TEST(it_and_warm_children_die_with_their_owner)
 {
     int fds[2];
     char byte;

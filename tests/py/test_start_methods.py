@@ -398,7 +398,7 @@ def test_threads_in_the_zygote_make_it_the_parent(tmp_path):
 def test_too_many_descriptors(server):
     child = sidestep._core.Child()
     with pytest.raises(ValueError, match="too many fds"):
-        server.start(child, [0] * forkserver.MAXFDS_TO_SEND)
+        server.start(child, b"", [0] * forkserver.MAXFDS_TO_SEND)
     child.close()
 
 

@@ -865,7 +865,10 @@ struct sst_process;
 struct sst_process_options {
     uint32_t size_of;
     uint32_t die_with_parent; /* SIGKILL when the starter ends, however it ends */
-    uint32_t packets;         /* the tether keeps message borders */
+    uint32_t packets;         /* the tether keeps message borders; of a zygote */
+    uint32_t warm_max; /* of a zygote: children it keeps ready at most; 0: 16 */
+    uint32_t warm_idle_ms; /* and for how long without use; 0: 10 seconds */
+    uint32_t reserved;
 };
 
 /* A child to be. SST_EMFILE, SST_ENOMEM. */
@@ -915,10 +918,10 @@ SST_API SST_MUST_CHECK int sst_process_spawn(struct sst_process *process,
                                              struct sst_error *err);
 
 /* The numbers for sst_process_adopt, before the start: of the place, and of the child's
- * end of the tether. */
+ * end of the tether. SST_EMFILE, SST_ELIMIT. */
 SST_API SST_MUST_CHECK int sst_process_reserve(struct sst_process *process,
                                                uint64_t *id);
-SST_API int sst_process_tether(const struct sst_process *process);
+SST_API int sst_process_tether(struct sst_process *process);
 
 /* Bytes down the tether, from *sent on, which advances. 0; SST_EPIPE: the child has let
  * go; SST_EINTR: call again. Blocks while the child does not read. */
@@ -975,40 +978,90 @@ SST_API SST_MUST_CHECK int sst_process_wait_fd(int fd, int64_t deadline_ns);
  *
  * A zygote is a small process with one thread that makes children for its owner, by
  * cloning itself. The owner is their real parent, so their exit codes and lives do not
- * depend on the zygote. It dies with its owner. */
+ * depend on the zygote. It dies with its owner.
+ *
+ * A child is made before there is anything for it to do: it says that it is ready, and
+ * sleeps until it is given a job. Those that are ready before they are needed are
+ * *warm*. How many are kept follows use: none while the owner has started one process,
+ * up to `warm_max` when starts find none. A warm child that nobody needs for
+ * `warm_idle_ms` ends by itself. They are children of the owner: its own wait() may see
+ * them end. */
 
 enum {
     SST_JOB_FDS_MAX = 250
 };
 
-/* Owner: have the zygote (a started process with `packets`) start `process`, giving it
- * these descriptors. SST_EPIPE: the zygote is dead; start another. SST_EPERM: we are no
- * longer who we were when it started. */
-SST_API SST_MUST_CHECK int sst_zygote_start(struct sst_process *zygote,
-                                            struct sst_process *process, const int *fds,
-                                            uint32_t fd_count, struct sst_error *err);
+/* What a child gets. Borrowed for the call. */
+struct sst_job {
+    uint32_t size_of;
+    uint32_t fd_count;
+    const int *fds; /* given to the child, beside its standard streams */
+    const void *data;
+    uint64_t size;
+};
 
-/* Zygote: what it is asked for. The descriptors are the receiver's. */
+/* Owner: have the zygote (a started process with `packets`) start `process` with this
+ * job.
+ *
+ * Returns 0; SST_EPIPE when the zygote is dead: start another; SST_EPERM when we are no
+ * longer who we were when it started (user, groups, capabilities, umask, limits, name
+ * spaces): start another; SST_EINTR: nothing has happened, call again; SST_EMFILE;
+ * -EAGAIN at the limit of processes; SST_ESRCH when the zygote is our parent's.
+ * Blocks: while no child is ready, and while the child reads a job that is larger than
+ * a socket buffer.
+ * Threads: one start at a time.
+ * Processes: a child killed while it reads its job has been started. */
+SST_API SST_MUST_CHECK int sst_zygote_start(struct sst_process *zygote,
+                                            struct sst_process *process,
+                                            const struct sst_job *job,
+                                            struct sst_error *err);
+
+/* Owner: `count` starts follow; have that many children made at once. Never blocks.
+ * SST_EPIPE, SST_ESRCH. */
+SST_API SST_MUST_CHECK int sst_zygote_expect(struct sst_process *zygote,
+                                             uint32_t count);
+
+struct sst_zygote_statistics {
+    uint32_t size_of;
+    int32_t pid;
+    uint32_t warm;       /* ready now */
+    uint32_t coming;     /* asked for and not ready yet */
+    uint32_t wanted;     /* to be kept ready */
+    uint32_t is_sibling; /* its children are ours, not its own */
+    uint64_t started;
+    uint64_t from_warm;  /* of these, how many found a child ready */
+    uint64_t given_back; /* warm children that ended without a job */
+    uint64_t memory;     /* bytes that the zygote and its warm children have alone */
+};
+/* Owner: what it does. SST_ESRCH. Threads: any. */
+SST_API SST_MUST_CHECK int sst_zygote_statistics(struct sst_process *zygote,
+                                                 struct sst_zygote_statistics *out);
+
+/* Zygote: serve the owner at the other end of the tether; `arena` is joined. */
+struct sst_zygote;
+SST_API SST_MUST_CHECK int sst_zygote_open(struct sst_arena *arena, int tether,
+                                           struct sst_zygote **out,
+                                           struct sst_error *err);
+/* 0 when a child is to be made. SST_EOF: the owner is gone; SST_EINTR. */
+SST_API SST_MUST_CHECK int sst_zygote_next(struct sst_zygote *zygote,
+                                           int64_t deadline_ns);
+/* Make it: SST_CHILD in the child, 0 in the zygote; SST_EOF: the owner is gone. */
+SST_API SST_MUST_CHECK int sst_zygote_make(struct sst_zygote *zygote);
+
+/* Child: what it is to do. Descriptors are the receiver's; the data is the zygote
+ * object's, until it is closed. */
 struct sst_zygote_job {
-    uint32_t die_with_parent;
     uint32_t fd_count;
     int32_t parent_pid;
     int32_t tether;
     int32_t fds[SST_JOB_FDS_MAX];
+    const void *data;
+    uint64_t size;
 };
-struct sst_zygote;
-/* Serve the owner at the other end of the tether; `arena` is joined. */
-SST_API SST_MUST_CHECK int sst_zygote_open(struct sst_arena *arena, int tether,
-                                           struct sst_zygote **out,
-                                           struct sst_error *err);
-/* The next job. SST_EOF: the owner is gone; SST_EINTR. */
-SST_API SST_MUST_CHECK int sst_zygote_next(struct sst_zygote *zygote,
-                                           struct sst_zygote_job *job,
-                                           int64_t deadline_ns);
-/* Make the child and tell the owner: SST_CHILD in the child, where *zygote is closed, 0
- * in the zygote. */
-SST_API SST_MUST_CHECK int sst_zygote_make(struct sst_zygote **zygote,
-                                           struct sst_zygote_job *job);
+/* Child: say that we are ready, and sleep until there is a job. 0; SST_EOF when there
+ * is none for us: exit; SST_EINTR: call again. */
+SST_API SST_MUST_CHECK int sst_zygote_ready(struct sst_zygote *zygote,
+                                            struct sst_zygote_job *job);
 SST_API struct sst_zygote *sst_zygote_close(struct sst_zygote *zygote);
 
 /* Threads of this process, 0 when nobody can say; and its pid. */

@@ -89,7 +89,7 @@ int ssti_os_signal(int pidfd, int signal);
 void ssti_os_kill_pid(int pid);
 
 enum {
-    SSTI_OS_HANGUPS_MAX = 4,
+    SSTI_OS_HANGUPS_MAX = 31,
 };
 
 /* Sleep until one of the descriptors hangs up, or is readable when its bit is in
@@ -116,17 +116,25 @@ enum {
 
 struct ssti_os_packet {
     void *data;
-    uint64_t size; /* room; then the size of what came */
+    uint64_t size; /* room; then the size of what came, or was sent */
+    void *more;    /* a second part behind it; NULL: none */
+    uint64_t more_size;
     int *fds;      /* passed, or room for SSTI_OS_PASS_MAX of them */
     uint32_t fd_count;
+    bool now;       /* receive: SST_EAGAIN instead of waiting */
     int sender_pid; /* as the kernel says; 0 when it does not */
     uint32_t sender_uid;
 };
 
-/* 0; SST_EPIPE, SST_EINTR. Never SIGPIPE. */
-int ssti_os_packet_send(int fd, const struct ssti_os_packet *packet);
+/* 0; SST_EPIPE, SST_EINTR. Never SIGPIPE. Over a stream socket `size` is what of it was
+ * sent. */
+int ssti_os_packet_send(int fd, struct ssti_os_packet *packet);
 /* 0; SST_EOF; SST_EINTR. Descriptors that come are close-on-exec and the caller's. */
 int ssti_os_packet_receive(int fd, struct ssti_os_packet *packet);
+/* Receiving from there waits so long at most, then it says SST_EAGAIN; 0: for ever. */
+int ssti_os_receive_patience(int fd, uint32_t ms);
+/* The other end's sends fail from now on; what it has sent can still be received. */
+void ssti_os_receive_no_more(int fd);
 /* Packets received here tell who sent them. */
 int ssti_os_packet_ask_sender(int fd);
 
@@ -135,11 +143,14 @@ int ssti_os_packet_ask_sender(int fd);
 uint64_t ssti_os_file_id(int fd);
 
 enum {
+    SSTI_OS_SIGNAL_KILL = 9,
     SSTI_OS_SIGNAL_PARENT = 3, /* SIGRTMAX - 3 says that the parent has died */
 };
 
 /* From now on die when that process does, which should be our parent. */
 int ssti_os_die_with_parent(int parent_pid);
+/* Live on without it after all. */
+void ssti_os_outlive_parent(void);
 
 /* Threads of this process; 0 when nobody can say. */
 uint32_t ssti_os_thread_count(void);
@@ -169,17 +180,23 @@ int64_t ssti_os_read_text(const char *path, char *out, size_t size);
 
 enum {
     SSTI_OS_FD_MAX = 1 << 20, /* where a search without close_range gives up */
-    SSTI_OS_GROUPS_MAX = 1024,
+    SSTI_OS_LIMITS = 16,
 };
 
-/* Who this process is to the kernel; compare with memcmp. */
-struct ssti_os_credentials {
+/* ---- What a process hands down (os_standing.c) ---- */
+
+/* What a child inherits and cannot be given later; compare with memcmp. */
+struct ssti_os_standing {
     uint32_t uid[3];
     uint32_t gid[3];
-    uint32_t group_count;
-    uint32_t groups[SSTI_OS_GROUPS_MAX];
+    uint64_t status; /* hash: groups, capabilities, umask, seccomp */
+    uint64_t limits;
+    uint64_t spaces; /* of names */
 };
-int ssti_os_credentials(struct ssti_os_credentials *out);
+int ssti_os_standing(struct ssti_os_standing *out);
+
+/* Memory of a process that it shares with nobody, in bytes; 0 when nobody can say. */
+uint64_t ssti_os_private_memory(int pid);
 
 /* ---- Sockets as bells (os_socket.c) ---- */
 

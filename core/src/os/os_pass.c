@@ -6,10 +6,17 @@
 #include <sidestep/sidestep.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "os/os.h"
+
+enum {
+    PARTS = 2,
+    MS_PER_S = 1000,
+    US_PER_MS = 1000,
+};
 
 /* Room for the ancillary data of one packet, aligned as the kernel wants it. */
 union control {
@@ -18,12 +25,20 @@ union control {
               CMSG_SPACE(sizeof(struct ucred))];
 };
 
+static size_t
+parts(const struct ssti_os_packet *packet, struct iovec *out)
+{
+    out[0] = (struct iovec){.iov_base = packet->data, .iov_len = packet->size};
+    out[1] = (struct iovec){.iov_base = packet->more, .iov_len = packet->more_size};
+    return packet->more != NULL ? PARTS : 1;
+}
+
 int
-ssti_os_packet_send(int fd, const struct ssti_os_packet *packet)
+ssti_os_packet_send(int fd, struct ssti_os_packet *packet)
 {
     union control control;
-    struct iovec iov = {.iov_base = packet->data, .iov_len = packet->size};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    struct iovec iov[PARTS];
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = parts(packet, iov)};
     const size_t size = sizeof(int) * packet->fd_count;
 
     if (packet->fd_count > SSTI_OS_PASS_MAX) {
@@ -41,9 +56,13 @@ ssti_os_packet_send(int fd, const struct ssti_os_packet *packet)
         header->cmsg_len = CMSG_LEN(size);
         memcpy(CMSG_DATA(header), packet->fds, size);
     }
-    if (sendmsg(fd, &msg, MSG_NOSIGNAL) < 0) {
+
+    const ssize_t rc = sendmsg(fd, &msg, MSG_NOSIGNAL);
+
+    if (rc < 0) {
         return errno == ECONNRESET ? SST_EPIPE : -errno;
     }
+    packet->size = (uint64_t)rc;
     return 0;
 }
 
@@ -79,14 +98,22 @@ int
 ssti_os_packet_receive(int fd, struct ssti_os_packet *packet)
 {
     union control control;
-    struct iovec iov = {.iov_base = packet->data, .iov_len = packet->size};
+    struct iovec iov[PARTS];
     struct msghdr msg = {
-        .msg_iov = &iov,
-        .msg_iovlen = 1,
+        .msg_iov = iov,
+        .msg_iovlen = parts(packet, iov),
         .msg_control = &control,
         .msg_controllen = sizeof(control),
     };
-    const ssize_t rc = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
+    const int flags = MSG_CMSG_CLOEXEC | (packet->now ? MSG_DONTWAIT : 0);
+    ssize_t rc = recvmsg(fd, &msg, flags);
+
+    if (rc < 0 && errno == ECONNRESET) {
+        /* The other end was closed with packets of ours unread. That is said once, and
+         * before what it has sent: that comes now. */
+        msg.msg_controllen = sizeof(control);
+        rc = recvmsg(fd, &msg, flags);
+    }
 
     if (rc < 0) {
         return errno == ECONNRESET ? SST_EOF : -errno;
@@ -104,6 +131,25 @@ ssti_os_packet_receive(int fd, struct ssti_os_packet *packet)
         }
     }
     return rc == 0 ? SST_EOF : 0;
+}
+
+int
+ssti_os_receive_patience(int fd, uint32_t ms)
+{
+    const struct timeval patience = {
+        .tv_sec = ms / MS_PER_S,
+        .tv_usec = (ms % MS_PER_S) * US_PER_MS,
+    };
+
+    return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0
+               ? -errno
+               : 0;
+}
+
+void
+ssti_os_receive_no_more(int fd)
+{
+    (void)shutdown(fd, SHUT_RD); /* fails only when the other end is gone */
 }
 
 int

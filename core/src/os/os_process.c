@@ -261,6 +261,14 @@ ssti_os_die_with_parent(int parent_pid)
     return 0;
 }
 
+void
+ssti_os_outlive_parent(void)
+{
+    /* The handler stays, and finds that it was not meant. */
+    armed_pid = 0;
+    (void)prctl(PR_SET_PDEATHSIG, 0); /* a valid argument cannot be refused */
+}
+
 uint32_t
 ssti_os_thread_count(void)
 {
@@ -424,22 +432,4 @@ ssti_os_read_text(const char *path, char *out, size_t size)
     (void)close(fd);
     out[done] = '\0';
     return (int64_t)done;
-}
-
-int
-ssti_os_credentials(struct ssti_os_credentials *out)
-{
-    memset(out, 0, sizeof(*out));
-    if (getresuid(&out->uid[0], &out->uid[1], &out->uid[2]) != 0 ||
-        getresgid(&out->gid[0], &out->gid[1], &out->gid[2]) != 0) {
-        return -errno;
-    }
-
-    const int count = getgroups(SSTI_OS_GROUPS_MAX, out->groups);
-
-    if (count < 0) {
-        return -errno;
-    }
-    out->group_count = (uint32_t)count;
-    return 0;
 }

@@ -59,17 +59,14 @@ sst_process_new(struct sst_arena *arena, const struct sst_process_options *optio
     if (process == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "no memory for a process");
     }
-    rc = ssti_os_tether(chosen->packets != 0, &process->tether, &process->tether_child);
-    if (rc < 0) {
-        process = ssti_free(process);
-        return ssti_error_set(err, rc, "cannot make the socket pair of a process");
-    }
     process->arena = arena;
     process->owner_pid = ssti_os_pid();
     process->pidfd = -1;
+    process->tether = -1;
+    process->tether_child = -1;
     process->die_with_parent = chosen->die_with_parent != 0;
     if (chosen->packets != 0) {
-        rc = ssti_zygote_remember_identity(process);
+        rc = ssti_zygote_new(process, chosen);
     }
     if (rc < 0) {
         (void)sst_process_close(process);
@@ -89,12 +86,11 @@ sst_process_close(struct sst_process *process)
         process->owner_pid == ssti_os_pid()) {
         ssti_proc_abandon(process->arena, process->gifts);
     }
-    if (process->credentials != NULL && process->owner_pid == ssti_os_pid()) {
-        ssti_zygote_farewell(process);
+    if (process->nursery != NULL) {
+        ssti_zygote_free(process);
     }
     process->tether = ssti_os_close(process->tether);
     process->tether_child = ssti_os_close(process->tether_child);
-    process->credentials = ssti_free(process->credentials);
     ssti_process_drop(process);
     return NULL;
 }
@@ -122,10 +118,23 @@ sst_process_reserve(struct sst_process *process, uint64_t *id)
     return rc;
 }
 
-int
-sst_process_tether(const struct sst_process *process)
+/* Made when it is needed: a warm child brings its own. */
+static int
+make_tether(struct sst_process *process)
 {
-    return process->tether_child;
+    if (process->tether >= 0) {
+        return 0;
+    }
+    return ssti_os_tether(process->nursery != NULL, &process->tether,
+                          &process->tether_child);
+}
+
+int
+sst_process_tether(struct sst_process *process)
+{
+    const int rc = process->pid == 0 ? make_tether(process) : 0;
+
+    return rc < 0 ? rc : process->tether_child;
 }
 
 int
@@ -182,6 +191,10 @@ sst_process_fork(struct sst_process *process, struct sst_error *err)
 
     if (rc < 0) {
         return rc;
+    }
+    rc = make_tether(process);
+    if (rc < 0) {
+        return ssti_error_set(err, rc, "cannot make the socket pair of a process");
     }
 
     const uint64_t self = ssti_proc_self(process->arena);
@@ -249,6 +262,10 @@ sst_process_spawn(struct sst_process *process, const struct sst_program *program
     rc = reserve(process);
     if (rc < 0) {
         return ssti_error_set(err, rc, "no place for another process in the arena");
+    }
+    rc = make_tether(process);
+    if (rc < 0) {
+        return ssti_error_set(err, rc, "cannot make the socket pair of a process");
     }
     count = insert_fd(fds, count, process->tether_child);
     count = insert_fd(fds, count, sst_arena_fd(process->arena));

@@ -47,19 +47,16 @@ struct sst_process {
     bool tether_spent; /* it hung up although the child is not done */
 
     /* of a zygote, guarded by the owner's lock (zygote.c) */
-    enum ssti_zygote_way way;
-    struct ssti_os_credentials *credentials; /* ours when it started, then const */
+    struct ssti_nursery *nursery; /* NULL: it is none */
 };
 
-/* What travels up the tether of a zygote's child. */
+/* What travels up the tether of a child whose parent is the zygote. */
 struct ssti_tether_note {
     uint32_t what; /* enum ssti_tether_what */
     int32_t value;
-    uint64_t seat;
 };
 enum ssti_tether_what {
-    SSTI_TETHER_BORN = 1,  /* from the child, first of all: its pid, its seat */
-    SSTI_TETHER_ENDED = 2, /* from the zygote that is its parent: its exit code */
+    SSTI_TETHER_ENDED = 2, /* its exit code */
 };
 
 /* The pid of the child is known: open its pidfd, list it for the reaper, close our copy
@@ -79,10 +76,11 @@ int ssti_process_prepare_forks(void);
 void ssti_process_fork_child(void);
 
 void ssti_zygote_fork_child(void);
-/* Who we are when the zygote starts. */
-int ssti_zygote_remember_identity(struct sst_process *zygote);
-/* It was never used: reap the child it tried its way with. */
-void ssti_zygote_farewell(struct sst_process *zygote);
+/* What a zygote has besides other processes: made with it, and its unemployed children
+ * end when it is closed. */
+int ssti_zygote_new(struct sst_process *zygote,
+                    const struct sst_process_options *options);
+void ssti_zygote_free(struct sst_process *zygote);
 
 /* In a child: remember where we come from, and close our starter's own tether. */
 void ssti_origin_set(struct sst_arena *arena, uint64_t parent_seat, int parent_pid,

@@ -25,6 +25,7 @@
 #include "base/status.h"
 #include "os/local.h"
 #include "os/os.h"
+#include "proc/nursery.h"
 #include "proc/process.h"
 #include "shm/arena.h"
 
@@ -98,6 +99,9 @@ ssti_process_fork_child(void)
         process->link = NULL;
         process->next = NULL;
         process->tether = ssti_os_close(process->tether);
+        if (process->nursery != NULL) {
+            ssti_nursery_fork_child(process->nursery);
+        }
         if (process->given_up) {
             destroy(process);
         }

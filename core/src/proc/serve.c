@@ -1,18 +1,28 @@
 /* SPDX-License-Identifier: MIT */
 
-/* The zygote's side: a loop that makes a child for each request of its owner.
+/* The zygote's side: a loop that makes the children its owner asks for.
  *
  * A child is made by clone(CLONE_PARENT): the owner is its parent, sees its exit code
  * and does not need the zygote any more. A raw clone runs no at-fork handlers, so the
  * registry's and the reaper's are called by hand; it is safe because the zygote has one
  * thread, so that no lock of libc can be held. Whether the kernel (or a sandbox around
  * us) allows it is tried once, first: a child that says hello and exits, and that the
- * owner waits for. Where it is refused, or where a preloaded module has started
- * threads, the zygote forks and is the parent: it keeps the child's end of the tether
- * open until it has reaped the child and written the exit code up the tether.
+ * owner waits for. Where it is refused, or where a preloaded module keeps threads, the
+ * zygote forks and is the parent: it keeps the child's end of the tether open until it
+ * has reaped the child and written the exit code up the tether.
+ *
+ * Threads that a module has started need not stay: numerical libraries end theirs when
+ * the process forks, and start them again when there is work. So a zygote with threads
+ * forks once for nothing, and counts again.
  *
  * The zygote dies with its owner: by the signal that tells of a parent's death, and by
- * end of file on its tether, whichever comes first. */
+ * end of file on its tether, whichever comes first.
+ *
+ * Death table (the zygote dies after ...)
+ *   reading a request      nobody was made: the owner reads end of file
+ *   making a child         the child tells the owner itself, over its copy of the
+ *                          socket, that it is ready
+ *   its note               the child does not depend on it */
 
 #include <stddef.h>
 
@@ -25,39 +35,50 @@
 
 enum {
     SLICE_NS = 20000000,
-};
-
-/* A child of ours, in the way in which we are the parents. */
-struct ward {
-    struct ward *next;
-    int pidfd;
-    int tether;
-};
-
-struct sst_zygote {
-    struct sst_arena *arena;
-    struct ward *wards;
-    int tether;
-    int owner_pid;
-    enum ssti_zygote_way way; /* of the job under way */
+    ROOM = 32 << 10, /* for a job: most are smaller */
+    WARDS_WATCHED = 8,
 };
 
 static int
 say_hello(int tether, int probe)
 {
-    struct ssti_zygote_hello hello = {.magic = SSTI_ZYGOTE_MAGIC, .probe = probe};
-    const struct ssti_os_packet packet = {.data = &hello, .size = sizeof(hello)};
+    struct ssti_zygote_note note = {
+        .magic = SSTI_ZYGOTE_MAGIC,
+        .what = SSTI_ZYGOTE_HELLO,
+        .pid = probe,
+    };
+    struct ssti_os_packet packet = {.data = &note, .size = sizeof(note)};
 
     return ssti_os_packet_send(tether, &packet);
 }
 
+static uint32_t
+count_threads(void)
+{
+    const uint32_t count = ssti_os_thread_count();
+    int code = 0;
+
+    if (count < 2) {
+        return count;
+    }
+
+    const int pid = ssti_os_fork();
+
+    if (pid == 0) {
+        ssti_os_exit(0);
+    }
+    if (pid > 0) {
+        (void)ssti_os_reap_pid(pid, &code);
+    }
+    return ssti_os_thread_count();
+}
+
 /* Make a child that says hello and exits; whatever becomes of us now, the owner learns
- * of it. When that way is closed to us (the kernel refuses, or a module that was loaded
- * has started threads), say so. */
+ * of it. When that way is closed to us, say so. */
 static int
 greet(int tether)
 {
-    if (ssti_os_thread_count() == 1) {
+    if (count_threads() == 1) {
         const int pid = ssti_os_clone_sibling();
 
         if (pid == 0) {
@@ -87,16 +108,32 @@ sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
     zygote->arena = arena;
     zygote->tether = tether;
     zygote->owner_pid = ssti_os_parent_pid();
-    rc = ssti_os_packet_ask_sender(tether);
+    zygote->job_tether = -1;
+    zygote->owner_end = -1;
+    zygote->room = ROOM;
+    zygote->buffer = ssti_alloc(ROOM);
+    rc = zygote->buffer != NULL ? ssti_os_packet_ask_sender(tether) : SST_ENOMEM;
     if (rc == 0) {
         rc = greet(tether);
     }
     if (rc < 0) {
-        zygote = ssti_free(zygote);
+        (void)sst_zygote_close(zygote);
         return ssti_error_set(err, rc, "cannot reach the owner");
     }
     *out = zygote;
     return 0;
+}
+
+static void
+forget_wards(struct sst_zygote *zygote)
+{
+    for (struct ssti_ward *ward = zygote->wards, *next; ward != NULL; ward = next) {
+        next = ward->next;
+        (void)ssti_os_close(ward->pidfd);
+        (void)ssti_os_close(ward->tether);
+        (void)ssti_free(ward);
+    }
+    zygote->wards = NULL;
 }
 
 struct sst_zygote *
@@ -105,12 +142,9 @@ sst_zygote_close(struct sst_zygote *zygote)
     if (zygote == NULL) {
         return NULL;
     }
-    for (struct ward *ward = zygote->wards, *next; ward != NULL; ward = next) {
-        next = ward->next;
-        (void)ssti_os_close(ward->pidfd);
-        (void)ssti_os_close(ward->tether);
-        (void)ssti_free(ward);
-    }
+    forget_wards(zygote);
+    (void)ssti_os_close(zygote->owner_end);
+    zygote->buffer = ssti_free(zygote->buffer);
     return ssti_free(zygote);
 }
 
@@ -118,8 +152,8 @@ sst_zygote_close(struct sst_zygote *zygote)
 static void
 report_ended(struct sst_zygote *zygote)
 {
-    for (struct ward **link = &zygote->wards; *link != NULL;) {
-        struct ward *const ward = *link;
+    for (struct ssti_ward **link = &zygote->wards; *link != NULL;) {
+        struct ssti_ward *const ward = *link;
         struct ssti_tether_note note = {.what = SSTI_TETHER_ENDED};
         int code = 0;
         const int rc = ssti_os_reap(ward->pidfd, &code);
@@ -145,13 +179,14 @@ static int
 wait_for_request(struct sst_zygote *zygote, int64_t deadline_ns)
 {
     for (;;) {
-        int fds[SSTI_OS_HANGUPS_MAX] = {zygote->tether, -1, -1, -1};
+        int fds[WARDS_WATCHED] = {zygote->tether};
         uint32_t count = 1;
         int64_t until = deadline_ns;
 
         report_ended(zygote);
-        for (const struct ward *ward = zygote->wards; ward != NULL; ward = ward->next) {
-            if (count == SSTI_OS_HANGUPS_MAX) {
+        for (const struct ssti_ward *ward = zygote->wards; ward != NULL;
+             ward = ward->next) {
+            if (count == WARDS_WATCHED) {
                 /* More than can be watched at once: this way is for sandboxes only. */
                 until = ssti_os_now_ns() + SLICE_NS;
                 break;
@@ -179,10 +214,9 @@ close_all(const int *fds, uint32_t count)
 }
 
 int
-sst_zygote_next(struct sst_zygote *zygote, struct sst_zygote_job *job,
-                int64_t deadline_ns)
+sst_zygote_next(struct sst_zygote *zygote, int64_t deadline_ns)
 {
-    for (;;) {
+    while (zygote->due == 0) {
         struct ssti_zygote_request message = {0};
         int fds[SSTI_OS_PASS_MAX];
         struct ssti_os_packet packet = {.data = &message,
@@ -196,21 +230,15 @@ sst_zygote_next(struct sst_zygote *zygote, struct sst_zygote_job *job,
         if (rc < 0) {
             return rc;
         }
-        if (packet.sender_pid != zygote->owner_pid || packet.size != sizeof(message) ||
-            message.magic != SSTI_ZYGOTE_MAGIC || packet.fd_count < 1) {
-            close_all(fds, packet.fd_count);
-            continue;
+        close_all(fds, packet.fd_count); /* none were asked for */
+        if (packet.sender_pid == zygote->owner_pid && packet.size == sizeof(message) &&
+            message.magic == SSTI_ZYGOTE_MAGIC) {
+            zygote->way = message.way;
+            zygote->due = message.count;
+            zygote->idle_ms = message.idle_ms;
         }
-        zygote->way = message.way;
-        job->die_with_parent = message.die_with_parent;
-        job->parent_pid = zygote->owner_pid;
-        job->tether = fds[0];
-        job->fd_count = packet.fd_count - 1;
-        for (uint32_t i = 0; i < job->fd_count; i++) {
-            job->fds[i] = fds[i + 1];
-        }
-        return 0;
     }
+    return 0;
 }
 
 static int
@@ -218,11 +246,10 @@ make(const struct sst_zygote *zygote)
 {
     int pid;
 
+    ssti_proc_watch_next_fork();
     if (zygote->way != SSTI_ZYGOTE_SIBLING) {
-        ssti_proc_watch_next_fork();
         return ssti_os_fork();
     }
-    ssti_proc_watch_next_fork();
     ssti_fork_prepare();
     pid = ssti_os_clone_sibling();
     if (pid == 0) {
@@ -236,66 +263,75 @@ make(const struct sst_zygote *zygote)
 }
 
 static int
-begin_child(struct sst_zygote **zygote, const struct sst_zygote_job *job)
+begin_child(struct sst_zygote *zygote)
 {
-    struct sst_arena *const arena = (*zygote)->arena;
-    const bool sibling = (*zygote)->way == SSTI_ZYGOTE_SIBLING;
-    const struct ssti_tether_note note = {
-        .what = SSTI_TETHER_BORN,
-        .value = ssti_os_pid(),
-        .seat = ssti_proc_self(arena),
-    };
+    const bool is_sibling = zygote->way == SSTI_ZYGOTE_SIBLING;
 
-    (void)ssti_os_close((*zygote)->tether);
-    *zygote = sst_zygote_close(*zygote);
-    ssti_origin_set(arena, 0, job->parent_pid, job->tether);
-    /* Read only if the zygote dies now; the owner may be gone as well. */
-    (void)ssti_os_send(job->tether, &note, sizeof(note), SST_NOW);
-    if (job->die_with_parent != 0) {
-        (void)ssti_os_die_with_parent(sibling ? job->parent_pid : ssti_os_parent_pid());
-    }
+    forget_wards(zygote);
+    /* Until it has a job it has no reason to live without the owner. Where the kernel
+     * refuses, it reads end of file. */
+    (void)ssti_os_die_with_parent(is_sibling ? zygote->owner_pid
+                                             : ssti_os_parent_pid());
     return SST_CHILD;
 }
 
 /* Keep the child's end of the tether for the report. */
 static void
-keep_ward(struct sst_zygote *zygote, struct sst_zygote_job *job, int pid)
+keep_ward(struct sst_zygote *zygote, int pid)
 {
-    struct ward *const ward = ssti_alloc(sizeof(*ward));
+    struct ssti_ward *const ward = ssti_alloc(sizeof(*ward));
 
     if (ward == NULL) {
         return; /* its end will be seen, its exit code will not */
     }
     ward->pidfd = ssti_os_pidfd_open(pid);
-    ward->tether = job->tether;
+    ward->tether = zygote->job_tether;
     ward->next = zygote->wards;
     zygote->wards = ward;
-    job->tether = -1;
+    zygote->job_tether = -1;
+}
+
+static int
+say_made(struct sst_zygote *zygote, int pid)
+{
+    struct ssti_zygote_note note = {
+        .magic = SSTI_ZYGOTE_MAGIC,
+        .what = SSTI_ZYGOTE_MADE,
+        .pid = pid,
+        .serial = zygote->serial,
+        .seat = pid > 0 ? ssti_proc_last_child(zygote->arena) : 0,
+    };
+    struct ssti_os_packet packet = {.data = &note, .size = sizeof(note)};
+    int rc;
+
+    do {
+        rc = ssti_os_packet_send(zygote->tether, &packet);
+    } while (rc == SST_EINTR);
+    return rc == SST_EPIPE ? SST_EOF : rc;
 }
 
 int
-sst_zygote_make(struct sst_zygote **zygote, struct sst_zygote_job *job)
+sst_zygote_make(struct sst_zygote *zygote)
 {
-    struct sst_zygote *const self = *zygote;
-    struct ssti_zygote_reply reply = {.magic = SSTI_ZYGOTE_MAGIC};
-    const struct ssti_os_packet packet = {.data = &reply, .size = sizeof(reply)};
-    int rc;
+    int pid;
 
-    reply.pid = make(self);
-    if (reply.pid == 0) {
-        return begin_child(zygote, job);
+    zygote->due--;
+    zygote->serial++;
+    pid = ssti_os_tether(false, &zygote->owner_end, &zygote->job_tether);
+    if (pid < 0) {
+        return say_made(zygote, pid);
     }
-    reply.seat = ssti_proc_last_child(self->arena);
-    if (reply.pid < 0) {
-        ssti_proc_abandon(self->arena, reply.seat);
+    pid = make(zygote);
+    if (pid == 0) {
+        return begin_child(zygote);
     }
-    else if (self->way != SSTI_ZYGOTE_SIBLING) {
-        keep_ward(self, job, reply.pid);
+    if (pid < 0) {
+        ssti_proc_abandon(zygote->arena, ssti_proc_last_child(zygote->arena));
     }
-    job->tether = ssti_os_close(job->tether);
-    close_all(job->fds, job->fd_count);
-    do {
-        rc = ssti_os_packet_send(self->tether, &packet);
-    } while (rc == SST_EINTR);
-    return rc == SST_EPIPE ? SST_EOF : rc;
+    else if (zygote->way != SSTI_ZYGOTE_SIBLING) {
+        keep_ward(zygote, pid);
+    }
+    zygote->owner_end = ssti_os_close(zygote->owner_end);
+    zygote->job_tether = ssti_os_close(zygote->job_tether);
+    return say_made(zygote, pid);
 }

@@ -1,30 +1,37 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Starting processes by a zygote, the owner's side. serve.c has the other.
+/* Starting processes by a zygote, the owner's side. nursery.c has the children that
+ * wait for a job, serve.c the zygote's side, job.c the child's.
  *
- *   owner                                zygote
- *     request, tether (SCM_RIGHTS)  ->
- *                                          seat for the child, clone(CLONE_PARENT)
- *     pid, seat                     <-
- *     job down the tether           ->     (the child) reads it, runs it
+ *   owner                                zygote                 child
+ *     so many children        ->
+ *                                          seat, tether,
+ *                                          clone(CLONE_PARENT)
+ *     pid, seat               <-
+ *     tether, pidfd           <-                        <-      is ready, and sleeps
+ *     job and its descriptors ->           ->           ->      runs it
  *
  * No address exists to which anybody else could connect: the zygote's socket is one of
  * a pair that it was born with. A forked child of the owner has inherited the owner's
  * end; the kernel tells the zygote who sent each packet, and it serves its owner only.
  *
- * A zygote keeps the identity it started with. When the owner's user, groups or
- * capabilities to change them are others now, it is of no use: a program that has
- * dropped its privileges must not get children that have them (SST_EPERM).
+ * A zygote keeps the standing its owner had when it was started: user, groups,
+ * capabilities, umask, limits, name spaces. When the owner's is another now, it is of
+ * no use: a program that has dropped its privileges must not get children that have
+ * them (SST_EPERM).
  *
- * Death table (the zygote dies after ...)
- *   reading the request     its copy of the tether closes: the owner reads end of file
- *                           there, and starts another zygote
- *   making the child        the child has written its pid up the tether, or will, or is
- *                           dead and the tether hangs up; the owner goes on with that
- *                           child
- *   replying                the child does not depend on it
- * (the owner dies after ...)
- *   sending the request     the child finds end of file instead of a job, and exits */
+ * How many children are kept warm. None for a program that starts one process. From the
+ * second start on there is use for them: two, and twice as many whenever a start finds
+ * none, up to the maximum. Whatever is not used ends after a while by itself, and half
+ * as many are wanted from then on. The zygote is asked for more only after the job has
+ * been handed over, so that it does not compete with it.
+ *
+ * Death table (the owner dies after ...)
+ *   sending the job        the child runs it: as any child whose starter dies
+ *   part of it             the child finds end of file in it, and exits
+ * (the child dies after ...)
+ *   part of the job        it was started, and its pidfd says how it ended
+ *   being ready            the job cannot be sent: the next one gets it */
 
 #include <stddef.h>
 #include <string.h>
@@ -33,11 +40,17 @@
 #include "base/status.h"
 #include "os/local.h"
 #include "os/os.h"
+#include "proc/nursery.h"
 #include "proc/process.h"
 #include "proc/zygote.h"
 #include "shm/arena.h"
 
-/* Request and reply belong together: held across the exchange, unlike other local
+enum {
+    IDLE_MS = 10000,
+    WARM_FIRST = 2,
+};
+
+/* Wish and child belong together: held while a child is waited for, unlike other local
  * mutexes, and therefore not taken around forks. A forked child may find it taken by a
  * thread it does not have, and makes it anew; the zygotes that child inherited serve
  * its parent only. */
@@ -49,154 +62,213 @@ ssti_zygote_fork_child(void)
     ssti_local_init(&owner_lock);
 }
 
-/* The next packet of that size. SST_EPIPE when the zygote is dead. */
-static int
-receive(const struct sst_process *zygote, void *out, uint64_t size, uint32_t *magic)
-{
-    struct ssti_os_packet packet = {.data = out};
-    int rc;
-
-    do {
-        packet.size = size;
-        rc = ssti_os_packet_receive(zygote->tether, &packet);
-    } while (rc == SST_EINTR);
-    if (rc < 0) {
-        return rc == SST_EOF ? SST_EPIPE : rc;
-    }
-    return packet.size == size && *magic == SSTI_ZYGOTE_MAGIC ? 0 : SST_EPIPE;
-}
-
-/* Wait until the zygote is ready, and learn how it makes children: if the probe it made
- * is our child, so will be the others. */
-static int
-greet(struct sst_process *zygote)
-{
-    struct ssti_zygote_hello hello = {0};
-    int code = 0;
-
-    if (zygote->way != SSTI_ZYGOTE_UNKNOWN) {
-        return 0;
-    }
-
-    const int rc = receive(zygote, &hello, sizeof(hello), &hello.magic);
-
-    if (rc < 0) {
-        return rc;
-    }
-    zygote->way =
-        hello.probe > 0 && ssti_os_reap_pid(hello.probe, &code) == 1 && code == 0
-            ? SSTI_ZYGOTE_SIBLING
-            : SSTI_ZYGOTE_CHILD;
-    return 0;
-}
-
 int
-ssti_zygote_remember_identity(struct sst_process *zygote)
+ssti_zygote_new(struct sst_process *zygote, const struct sst_process_options *options)
 {
-    zygote->credentials = ssti_alloc(sizeof(*zygote->credentials));
-    return zygote->credentials != NULL ? ssti_os_credentials(zygote->credentials)
-                                       : SST_ENOMEM;
+    struct ssti_nursery *const nursery = ssti_alloc(sizeof(*nursery));
+
+    if (nursery == NULL) {
+        return SST_ENOMEM;
+    }
+    zygote->nursery = nursery;
+    nursery->idle_ms = options->warm_idle_ms != 0 ? options->warm_idle_ms : IDLE_MS;
+    nursery->warm_max = options->warm_max != 0 ? options->warm_max : SSTI_WARM_MAX;
+    if (nursery->warm_max > SSTI_WARM_MAX) {
+        nursery->warm_max = options->warm_max == UINT32_MAX ? 0 : SSTI_WARM_MAX;
+    }
+    return ssti_os_standing(&nursery->standing);
 }
 
 void
-ssti_zygote_farewell(struct sst_process *zygote)
+ssti_zygote_free(struct sst_process *zygote)
 {
-    if (zygote->way == SSTI_ZYGOTE_UNKNOWN && zygote->state == SSTI_CHILD_ENDED) {
-        /* There is a hello, or end of file: it has nobody else to wait for. */
-        (void)greet(zygote);
+    if (zygote->owner_pid == ssti_os_pid() && zygote->pid != 0) {
+        /* Nobody will be there to hand them jobs. */
+        ssti_nursery_clear(zygote);
     }
+    zygote->nursery = ssti_free(zygote->nursery);
 }
 
 static int
-check_identity(const struct sst_process *zygote)
+check_standing(const struct ssti_nursery *nursery)
 {
-    struct ssti_os_credentials *now = ssti_alloc(sizeof(*now));
-    int rc = now != NULL ? ssti_os_credentials(now) : SST_ENOMEM;
+    struct ssti_os_standing now;
+    const int rc = ssti_os_standing(&now);
 
-    if (rc == 0 && (zygote->credentials == NULL ||
-                    memcmp(zygote->credentials, now, sizeof(*now)) != 0)) {
-        rc = SST_EPERM;
+    if (rc == 0 && memcmp(&nursery->standing, &now, sizeof(now)) != 0) {
+        return SST_EPERM;
     }
-    (void)ssti_free(now);
     return rc;
 }
 
+/* The first part with the descriptors, the rest alone. SST_EPIPE: nobody took a byte of
+ * it. */
 static int
-request(struct sst_process *zygote, const struct sst_process *process, const int *fds,
-        uint32_t fd_count)
+send_job(int tether, const struct ssti_job_header *header, const struct sst_job *job)
 {
-    struct ssti_zygote_request message = {
-        .magic = SSTI_ZYGOTE_MAGIC,
-        .way = zygote->way,
-        .die_with_parent = process->die_with_parent,
+    int fds[SSTI_OS_PASS_MAX];
+    struct ssti_os_packet packet = {
+        .data = (void *)(uintptr_t)header,
+        .size = sizeof(*header),
+        .more = (void *)(uintptr_t)job->data,
+        .more_size = job->size,
+        .fds = fds,
+        .fd_count = job->fd_count,
     };
-    int passed[SSTI_OS_PASS_MAX];
-    const struct ssti_os_packet packet = {
-        .data = &message,
-        .size = sizeof(message),
-        .fds = passed,
-        .fd_count = fd_count + 1,
-    };
-    int rc;
+    uint64_t sent;
+    int64_t rc;
 
-    passed[0] = process->tether_child;
-    for (uint32_t i = 0; i < fd_count; i++) {
-        passed[i + 1] = fds[i];
+    for (uint32_t i = 0; i < job->fd_count; i++) {
+        fds[i] = job->fds[i];
     }
     do {
-        rc = ssti_os_packet_send(zygote->tether, &packet);
+        rc = ssti_os_packet_send(tether, &packet);
     } while (rc == SST_EINTR);
-    return rc;
-}
-
-/* The zygote has died before it replied. Did it make the child? Our copy of the child's
- * end is closed, so the answer is the child's own note, or end of file. */
-static int
-ask_child(struct sst_process *process, struct ssti_zygote_reply *reply)
-{
-    struct ssti_tether_note note = {0};
-    struct ssti_os_packet packet = {.data = &note, .size = sizeof(note)};
-    int rc;
-
-    process->tether_child = ssti_os_close(process->tether_child);
-    do {
-        rc = ssti_os_packet_receive(process->tether, &packet);
-    } while (rc == SST_EINTR);
-    if (rc < 0 || packet.size != sizeof(note) || note.what != SSTI_TETHER_BORN) {
-        /* A fresh one, for another zygote. */
-        process->tether = ssti_os_close(process->tether);
-        rc = ssti_os_tether(false, &process->tether, &process->tether_child);
-        return rc < 0 ? rc : SST_EPIPE;
+    if (rc < 0) {
+        return (int)rc;
     }
-    reply->pid = note.value;
-    reply->seat = note.seat;
+    for (sent = packet.size - sizeof(*header); sent < job->size;) {
+        rc = ssti_os_send(tether, (const char *)job->data + sent, job->size - sent,
+                          SST_FOREVER);
+        if (rc == SST_EINTR) {
+            continue;
+        }
+        if (rc < 0) {
+            break; /* it has died with the job in its hands: its exit code will tell */
+        }
+        sent += (uint64_t)rc;
+    }
     return 0;
 }
 
-static int
-exchange(struct sst_process *zygote, struct sst_process *process, const int *fds,
-         uint32_t fd_count, struct ssti_zygote_reply *reply)
+/* The child is this process's now. */
+static void
+adopt(struct sst_process *process, const struct sst_process *zygote,
+      const struct ssti_warm *warm)
 {
-    int rc = greet(zygote);
+    process->pid = warm->pid;
+    process->pidfd = warm->pidfd;
+    process->seat = warm->seat;
+    process->is_foreign = zygote->nursery->way == SSTI_ZYGOTE_CHILD;
+    (void)ssti_os_close(process->tether);
+    (void)ssti_os_close(process->tether_child);
+    process->tether = warm->tether;
+    process->tether_child = -1;
+    ssti_process_started(process);
+}
 
-    if (rc == 0) {
-        rc = request(zygote, process, fds, fd_count);
+/* A warm child that is dead, or about to be: somebody reaps it. */
+static void
+give_up(const struct sst_process *zygote, struct ssti_warm *warm)
+{
+    struct sst_process *const process = ssti_alloc(sizeof(*process));
+    struct ssti_nursery *const nursery = zygote->nursery;
+
+    nursery->given_back++;
+    nursery->wanted = (nursery->wanted + 1) / 2;
+    warm->tether = ssti_os_close(warm->tether);
+    if (process == NULL) {
+        int code = 0;
+
+        ssti_os_kill_pid(warm->pid);
+        (void)ssti_os_reap_pid(warm->pid, &code);
+        warm->pidfd = ssti_os_close(warm->pidfd);
+        return;
     }
+    process->arena = zygote->arena;
+    process->owner_pid = zygote->owner_pid;
+    process->tether = -1;
+    process->tether_child = -1;
+    adopt(process, zygote, warm);
+    (void)sst_process_close(process);
+}
+
+/* Take children until one takes the job. */
+static int
+hand_over(struct sst_process *zygote, struct sst_process *process,
+          const struct sst_job *job)
+{
+    const struct ssti_job_header header = {
+        .magic = SSTI_ZYGOTE_MAGIC,
+        .die_with_parent = process->die_with_parent,
+        .size = job->size,
+    };
+    struct ssti_nursery *const nursery = zygote->nursery;
+    struct ssti_warm warm;
+
+    for (;;) {
+        while (!ssti_nursery_take(nursery, &warm)) {
+            const int rc = ssti_nursery_await(zygote);
+
+            if (rc < 0) {
+                return rc;
+            }
+        }
+
+        const int rc = send_job(warm.tether, &header, job);
+
+        if (rc == 0) {
+            adopt(process, zygote, &warm);
+            return 0;
+        }
+        give_up(zygote, &warm);
+        if (rc != SST_EPIPE) {
+            return rc;
+        }
+    }
+}
+
+/* More is wanted when a start had to wait. */
+static void
+refill(struct sst_process *zygote, bool was_warm)
+{
+    struct ssti_nursery *const nursery = zygote->nursery;
+    uint32_t have;
+
+    nursery->started++;
+    nursery->expected -= nursery->expected > 0;
+    nursery->from_warm += was_warm;
+    if (nursery->started == 1) {
+        return;
+    }
+    if (!was_warm || nursery->wanted == 0) {
+        nursery->wanted = nursery->wanted == 0 ? WARM_FIRST : nursery->wanted * 2;
+    }
+    if (nursery->wanted > nursery->warm_max) {
+        nursery->wanted = nursery->warm_max;
+    }
+    have = nursery->coming + ssti_load_rlx(&nursery->warm_count);
+    if (have < nursery->wanted) {
+        /* Should the zygote be dead, the next start that needs it will say so. */
+        (void)ssti_nursery_ask(zygote, nursery->wanted - have);
+    }
+}
+
+static int
+start_locked(struct sst_process *zygote, struct sst_process *process,
+             const struct sst_job *job)
+{
+    struct ssti_nursery *const nursery = zygote->nursery;
+    int rc = check_standing(nursery);
+    bool was_warm;
+
     if (rc < 0) {
         return rc;
     }
-    rc = receive(zygote, reply, sizeof(*reply), &reply->magic);
-    if (rc == SST_EPIPE) {
-        rc = ask_child(process, reply);
+    /* A zygote that is dead may have left children that are warm. */
+    (void)ssti_nursery_collect(zygote);
+    was_warm = ssti_load_rlx(&nursery->warm_count) > 0;
+    rc = hand_over(zygote, process, job);
+    if (rc == 0) {
+        refill(zygote, was_warm);
     }
-    return rc < 0 ? rc : reply->pid;
+    return rc;
 }
 
 int
 sst_zygote_start(struct sst_process *zygote, struct sst_process *process,
-                 const int *fds, uint32_t fd_count, struct sst_error *err)
+                 const struct sst_job *job, struct sst_error *err)
 {
-    struct ssti_zygote_reply reply = {0};
     int rc = ssti_process_check_unstarted(process, err);
 
     if (rc < 0) {
@@ -205,19 +277,79 @@ sst_zygote_start(struct sst_process *zygote, struct sst_process *process,
     if (zygote->owner_pid != ssti_os_pid()) {
         return ssti_error_set(err, SST_ESRCH, "the zygote belongs to our parent");
     }
-    if (fd_count > SST_JOB_FDS_MAX) {
+    if (zygote->nursery == NULL || zygote->pid == 0) {
+        return ssti_error_set(err, SST_EINVAL, "it is no zygote that was started");
+    }
+    if (job->fd_count > SST_JOB_FDS_MAX) {
         return ssti_error_set(err, SST_EINVAL, "too many fds");
     }
     ssti_local_lock(&owner_lock);
-    rc = check_identity(zygote);
-    if (rc == 0) {
-        rc = exchange(zygote, process, fds, fd_count, &reply);
-    }
-    process->is_foreign = zygote->way == SSTI_ZYGOTE_CHILD;
+    rc = start_locked(zygote, process, job);
     ssti_local_unlock(&owner_lock);
-    if (rc < 0) {
-        return ssti_error_set(err, rc, "the zygote cannot start the process");
+    return rc < 0 ? ssti_error_set(err, rc, "the zygote cannot start the process") : 0;
+}
+
+static int
+check_zygote(const struct sst_process *zygote)
+{
+    if (zygote->nursery == NULL || zygote->pid == 0) {
+        return SST_EINVAL;
     }
-    process->seat = reply.seat;
-    return ssti_process_adopt_pid(process, rc, err);
+    return zygote->owner_pid == ssti_os_pid() ? 0 : SST_ESRCH;
+}
+
+int
+sst_zygote_expect(struct sst_process *zygote, uint32_t count)
+{
+    int rc = check_zygote(zygote);
+
+    if (rc < 0) {
+        return rc;
+    }
+    ssti_local_lock(&owner_lock);
+    (void)ssti_nursery_collect(zygote);
+
+    struct ssti_nursery *const nursery = zygote->nursery;
+    const uint32_t have = nursery->coming + ssti_load_rlx(&nursery->warm_count);
+
+    nursery->expected = count;
+    /* Before its hello nobody knows how to ask it. */
+    if (nursery->way != SSTI_ZYGOTE_UNKNOWN && have < count) {
+        rc = ssti_nursery_ask(zygote, count - have);
+    }
+    ssti_local_unlock(&owner_lock);
+    return rc;
+}
+
+int
+sst_zygote_statistics(struct sst_process *zygote, struct sst_zygote_statistics *out)
+{
+    const uint32_t size_of = out->size_of;
+    const int rc = check_zygote(zygote);
+
+    if (rc < 0) {
+        return rc;
+    }
+    ssti_local_lock(&owner_lock);
+    (void)ssti_nursery_collect(zygote);
+
+    const struct ssti_nursery *const nursery = zygote->nursery;
+
+    *out = (struct sst_zygote_statistics){
+        .size_of = size_of,
+        .pid = zygote->pid,
+        .warm = ssti_load_rlx(&nursery->warm_count),
+        .coming = nursery->coming,
+        .wanted = nursery->wanted,
+        .is_sibling = nursery->way == SSTI_ZYGOTE_SIBLING,
+        .started = nursery->started,
+        .from_warm = nursery->from_warm,
+        .given_back = nursery->given_back,
+        .memory = ssti_os_private_memory(zygote->pid),
+    };
+    for (uint32_t i = 0; i < out->warm; i++) {
+        out->memory += ssti_os_private_memory(nursery->warm[i].pid);
+    }
+    ssti_local_unlock(&owner_lock);
+    return 0;
 }

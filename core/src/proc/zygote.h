@@ -2,35 +2,81 @@
 #ifndef SSTI_PROC_ZYGOTE_H
 #define SSTI_PROC_ZYGOTE_H
 
-/* What owner (zygote.c) and zygote (serve.c) say to each other: packets over the
- * zygote's tether. Both run the same build: the arena's layout hash has been compared
- * before. */
+/* What owner (zygote.c, nursery.c), zygote (serve.c) and child (job.c) say to each
+ * other: packets over the zygote's tether, and one job over each child's. All run the
+ * same build: the arena's layout hash has been compared before. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
+#include "proc/process.h"
+#include "sidestep/sidestep.h"
+
 enum {
-    SSTI_ZYGOTE_MAGIC = 0x7a796701,
+    SSTI_ZYGOTE_MAGIC = 0x7a796702,
 };
 
-/* To the owner, once: the zygote is ready. */
-struct ssti_zygote_hello {
-    uint32_t magic;
-    int32_t probe; /* who says it: a child made as the owner's own; 0: the zygote */
-};
-
-/* Owner to zygote, with the child's end of the tether first among the descriptors. */
+/* Owner to zygote: make so many children. */
 struct ssti_zygote_request {
     uint32_t magic;
     uint32_t way; /* enum ssti_zygote_way */
-    uint32_t die_with_parent;
-    uint32_t reserved;
+    uint32_t count;
+    uint32_t idle_ms;
 };
 
-/* Zygote to owner. */
-struct ssti_zygote_reply {
+enum ssti_zygote_what {
+    SSTI_ZYGOTE_HELLO = 1, /* first: the pid of a child made as the owner's, or 0 */
+    SSTI_ZYGOTE_MADE = 2,  /* a pid and its seat; or a status */
+    SSTI_ZYGOTE_READY = 3, /* from the child, with our end of its tether and its pidfd */
+};
+
+/* To the owner. */
+struct ssti_zygote_note {
     uint32_t magic;
-    int32_t pid; /* or a status */
+    uint32_t what;
+    int32_t pid;
+    uint32_t serial; /* of the child, among those of its zygote */
     uint64_t seat;
+};
+
+enum {
+    SSTI_READY_TETHER, /* places among the descriptors of a READY */
+    SSTI_READY_PIDFD,
+    SSTI_READY_FDS,
+};
+
+/* Owner to child, in front of the job's data, with the job's descriptors. */
+struct ssti_job_header {
+    uint32_t magic;
+    uint32_t die_with_parent;
+    uint64_t size;
+};
+
+/* A child of ours, in the way in which the zygote is the parent. */
+struct ssti_ward {
+    struct ssti_ward *next;
+    int pidfd;
+    int tether;
+};
+
+/* The zygote's own view; a child has a copy. */
+struct sst_zygote {
+    struct sst_arena *arena;
+    struct ssti_ward *wards;
+    int tether; /* to the owner */
+    int owner_pid;
+    enum ssti_zygote_way way; /* of the children asked for last */
+    uint32_t due;             /* children to be made */
+    uint32_t serial;          /* of the child made last */
+    uint32_t idle_ms;
+
+    /* of the child */
+    int job_tether; /* its end; -1 in the zygote */
+    int owner_end;  /* the owner's, until it is told */
+    void *buffer;   /* of a job, with room for one of an ordinary size */
+    uint64_t room;
+    uint64_t got;   /* bytes of it, header included */
+    struct ssti_job_header header;
 };
 
 #endif

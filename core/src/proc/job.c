@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+
+/* A child of a zygote, from its birth to its job.
+ *
+ *   ready   our end of the tether and our pidfd go to the owner; the zygote's socket is
+ *           closed, for it is not ours
+ *   job     a header, the data, and the descriptors with the first byte
+ *
+ * One that is not needed for long ends by itself. It must not take a job with it that
+ * is being sent at that moment: first it shuts its end, so that the owner's next send
+ * fails, then it looks once more for what was sent before.
+ *
+ * Death table (the child dies after ...)
+ *   being made             the owner finds it by its pid, from the zygote's note
+ *   saying that it is      nobody can send it a job; the owner takes the next child
+ *   ready
+ *   taking the job         it was started; its pidfd tells how it ended */
+
+#include <stddef.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/status.h"
+#include "os/os.h"
+#include "proc/process.h"
+#include "proc/zygote.h"
+#include "shm/arena.h"
+
+enum {
+    JOB_MAX = 1 << 30, /* bytes; more is not a job but a mistake */
+};
+
+static int
+say_ready(struct sst_zygote *zygote)
+{
+    struct ssti_zygote_note note = {
+        .magic = SSTI_ZYGOTE_MAGIC,
+        .what = SSTI_ZYGOTE_READY,
+        .pid = ssti_os_pid(),
+        .serial = zygote->serial,
+        .seat = ssti_proc_self(zygote->arena),
+    };
+    int fds[SSTI_READY_FDS] = {
+        [SSTI_READY_TETHER] = zygote->owner_end,
+        [SSTI_READY_PIDFD] = ssti_os_pidfd_open(note.pid),
+    };
+    struct ssti_os_packet packet = {
+        .data = &note,
+        .size = sizeof(note),
+        .fds = fds,
+        .fd_count = SSTI_READY_FDS,
+    };
+    int rc = ssti_os_receive_patience(zygote->job_tether, zygote->idle_ms);
+
+    if (fds[SSTI_READY_PIDFD] < 0) {
+        rc = fds[SSTI_READY_PIDFD];
+    }
+    while (rc == 0 || rc == SST_EINTR) {
+        rc = ssti_os_packet_send(zygote->tether, &packet);
+        if (rc == 0) {
+            break;
+        }
+    }
+    (void)ssti_os_close(fds[SSTI_READY_PIDFD]);
+    zygote->owner_end = ssti_os_close(zygote->owner_end);
+    zygote->tether = ssti_os_close(zygote->tether);
+    return rc == SST_EPIPE ? SST_EOF : rc;
+}
+
+static uint64_t
+size_known(const struct sst_zygote *zygote)
+{
+    return sizeof(zygote->header) +
+           (zygote->got >= sizeof(zygote->header) ? zygote->header.size : 0);
+}
+
+/* What came is counted; once the header is there, so must be the room. */
+static int
+account(struct sst_zygote *zygote, uint64_t size)
+{
+    zygote->got += size;
+    if (zygote->got < sizeof(zygote->header)) {
+        return 0;
+    }
+    if (zygote->header.magic != SSTI_ZYGOTE_MAGIC || zygote->header.size > JOB_MAX) {
+        return SST_ECORRUPT;
+    }
+    if (zygote->header.size > zygote->room) {
+        void *const buffer = ssti_realloc(zygote->buffer, zygote->header.size);
+
+        if (buffer == NULL) {
+            return SST_ENOMEM;
+        }
+        zygote->buffer = buffer;
+        zygote->room = zygote->header.size;
+    }
+    return 0;
+}
+
+/* The next bytes, wherever they belong. SST_EAGAIN: there were none for too long. */
+static int
+receive_some(struct sst_zygote *zygote, struct sst_zygote_job *job, bool now)
+{
+    const uint64_t header = sizeof(zygote->header);
+    const uint64_t body = zygote->got > header ? zygote->got - header : 0;
+    const uint64_t head = zygote->got < header ? zygote->got : header;
+    int fds[SSTI_OS_PASS_MAX];
+    struct ssti_os_packet packet = {
+        .data = (char *)&zygote->header + head,
+        .size = header - head,
+        .fds = fds,
+        .now = now,
+    };
+
+    /* Never more than the job: what follows is for the program. */
+    if (head == header) {
+        packet.data = (char *)zygote->buffer + body;
+        packet.size = zygote->header.size - body;
+    }
+
+    const int rc = ssti_os_packet_receive(zygote->job_tether, &packet);
+
+    if (rc < 0) {
+        return rc;
+    }
+    for (uint32_t i = 0; i < packet.fd_count; i++) {
+        if (job->fd_count < SST_JOB_FDS_MAX) {
+            job->fds[job->fd_count++] = fds[i];
+        }
+        else {
+            (void)ssti_os_close(fds[i]);
+        }
+    }
+    return account(zygote, packet.size);
+}
+
+static int
+receive(struct sst_zygote *zygote, struct sst_zygote_job *job)
+{
+    int rc = 0;
+
+    while (rc == 0 && zygote->got < size_known(zygote)) {
+        rc = receive_some(zygote, job, false);
+        if (rc == SST_EAGAIN && zygote->got == 0) {
+            ssti_os_receive_no_more(zygote->job_tether);
+            rc = receive_some(zygote, job, true);
+            rc = rc == SST_EAGAIN ? SST_EOF : rc;
+        }
+        else if (rc == SST_EAGAIN) {
+            rc = 0; /* of a large job: the owner is slow, and alive */
+        }
+    }
+    return rc;
+}
+
+int
+sst_zygote_ready(struct sst_zygote *zygote, struct sst_zygote_job *job)
+{
+    int rc = 0;
+
+    if (zygote->owner_end >= 0) {
+        job->fd_count = 0;
+        rc = say_ready(zygote);
+        ssti_origin_set(zygote->arena, 0, zygote->owner_pid, zygote->job_tether);
+    }
+    if (rc == 0) {
+        rc = receive(zygote, job);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    /* For the program, which may read from it as it likes. */
+    (void)ssti_os_receive_patience(zygote->job_tether, 0);
+    if (zygote->header.die_with_parent == 0) {
+        ssti_os_outlive_parent();
+    }
+    job->parent_pid = zygote->owner_pid;
+    job->tether = zygote->job_tether;
+    job->data = zygote->buffer;
+    job->size = zygote->header.size;
+    return 0;
+}
