@@ -222,13 +222,11 @@ module_exec(PyObject *module)
         sstpy_event_exec,        sstpy_barrier_exec,     sstpy_queue_exec,
         sstpy_connection_exec,   sstpy_block_exec,       sstpy_process_exec,
         sstpy_pickle_exec,       sstpy_pool_result_exec, sstpy_pool_jobs_exec,
-        sstpy_pool_engine_exec,  sstpy_pool_worker_exec,
+        sstpy_pool_engine_exec,  sstpy_pool_worker_exec, sstpy_share_exec,
     };
     static PyMethodDef *const tables[] = {
-        sstpy_arena_methods,
-        sstpy_pickle_methods,
-        sstpy_connection_methods,
-        sstpy_process_methods,
+        sstpy_arena_methods,   sstpy_pickle_methods, sstpy_connection_methods,
+        sstpy_process_methods, sstpy_share_methods,
     };
     struct sstpy_state *const state = sstpy_module_state(module);
 
@@ -280,7 +278,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->collector_type);
     Py_VISIT(state->parcel_type);
     Py_VISIT(state->view_type);
-    return 0;
+    return sstpy_share_traverse(state, visit, arg);
 }
 
 static int
@@ -322,6 +320,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->str_put_failed);
     Py_CLEAR(state->str_received);
     Py_CLEAR(state->str_count);
+    sstpy_share_clear(state);
     return 0;
 }
 

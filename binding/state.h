@@ -32,6 +32,20 @@ struct sstpy_nest_names {
     } name[SSTPY_NEST_NAMES];
 };
 
+/* The types behind share(), in the order in which Python registers its own. */
+enum sstpy_share_type {
+    SSTPY_SHARE_ROOT,
+    SSTPY_SHARE_ITERATOR,
+    SSTPY_SHARE_LIST,
+    SSTPY_SHARE_TUPLE,
+    SSTPY_SHARE_DICT,
+    SSTPY_SHARE_SET,
+    SSTPY_SHARE_FROZENSET,
+    SSTPY_SHARE_ARRAY,
+    SSTPY_SHARE_BYTES,
+    SSTPY_SHARE_TYPES,
+};
+
 struct sstpy_state {
     /* exceptions */
     PyObject *owner_died;
@@ -63,6 +77,10 @@ struct sstpy_state {
     PyObject *pool_timeout;
     PyObject *pool_pack;
     PyTypeObject *pickle_file_type;
+    PyTypeObject *share_types[SSTPY_SHARE_TYPES];
+    /* registered by Python, see share_setup */
+    PyObject *share_describe;
+    PyObject *share_restore;
     PyTypeObject *collector_type;
     PyTypeObject *parcel_type;
     PyTypeObject *view_type;
@@ -125,6 +143,11 @@ int sstpy_connection_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_block_exec(PyObject *module, struct sstpy_state *state);
 
 extern PyMethodDef sstpy_connection_methods[];
+
+extern PyMethodDef sstpy_share_methods[];
+int sstpy_share_exec(PyObject *module, struct sstpy_state *state);
+int sstpy_share_traverse(const struct sstpy_state *state, visitproc visit, void *arg);
+void sstpy_share_clear(struct sstpy_state *state);
 
 /* Every object begins like this. */
 struct sstpy_object {

@@ -45,6 +45,18 @@ _SUBMODULES = frozenset(
     }
 )
 
+# Found in _share at their first use.
+_SHARED = (
+    "SharedArray",
+    "SharedBytes",
+    "SharedDict",
+    "SharedFrozenSet",
+    "SharedList",
+    "SharedSet",
+    "SharedTuple",
+    "share",
+)
+
 _reason = unsupported_reason()
 if _reason is None:
     from . import context
@@ -110,6 +122,13 @@ if _reason is None:
         "RawArray",
         "RawValue",
         "Semaphore",
+        "SharedArray",
+        "SharedBytes",
+        "SharedDict",
+        "SharedFrozenSet",
+        "SharedList",
+        "SharedSet",
+        "SharedTuple",
         "SimpleQueue",
         "TimeoutError",
         "Value",
@@ -128,6 +147,7 @@ if _reason is None:
         "set_executable",
         "set_forkserver_preload",
         "set_start_method",
+        "share",
     ]
 else:
     use_stdlib(_reason, globals())
@@ -147,6 +167,10 @@ def __getattr__(name: str) -> Any:
     """Import a submodule at its first use; ``reducer`` is one as well."""
     if name == "reducer" and _reason is None:
         return context._default_context.reducer
+    if name in _SHARED and _reason is None:
+        from . import _share
+
+        return getattr(_share, name)
     if name in _SUBMODULES:
         from importlib import import_module
 

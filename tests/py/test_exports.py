@@ -97,7 +97,17 @@ def test_all_documented_names():
 
 
 def test_what_is_new_is_listed():
-    assert set(sidestep.__all__) - set(multiprocessing.__all__) == {"OwnerDied"}
+    assert set(sidestep.__all__) - set(multiprocessing.__all__) == {
+        "OwnerDied",
+        "SharedArray",
+        "SharedBytes",
+        "SharedDict",
+        "SharedFrozenSet",
+        "SharedList",
+        "SharedSet",
+        "SharedTuple",
+        "share",
+    }
 
 
 def test_no_other_name_is_public():
