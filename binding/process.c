@@ -271,7 +271,8 @@ zygote_serve(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     int rc;
 
     if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "zygote_serve() takes a tether and a function");
+        PyErr_SetString(PyExc_TypeError,
+                        "zygote_serve() takes a tether and a function");
         return NULL;
     }
     if (arena == NULL || sstpy_to_int(args[0], 0, &tether) < 0) {
