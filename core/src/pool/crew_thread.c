@@ -274,6 +274,8 @@ sst_crew_wake(struct sst_crew *crew)
 struct sst_crew *
 sst_crew_close(struct sst_crew *crew)
 {
+    bool has_thread;
+
     if (crew == NULL) {
         return NULL;
     }
@@ -282,9 +284,10 @@ sst_crew_close(struct sst_crew *crew)
     if (crew->owner_pid == ssti_os_pid()) {
         ssti_local_lock(&crew->lock);
         crew->is_closing = true;
+        has_thread = crew->state != CREW_NO_THREAD;
         ssti_local_unlock(&crew->lock);
         ssti_os_kick(crew->kick);
-        if (crew->state != CREW_NO_THREAD) {
+        if (has_thread) {
             ssti_os_thread_join(crew->thread);
         }
         sst_crew_terminate(crew, SIGKILL);
