@@ -27,7 +27,7 @@ struct ssti_zygote_request {
 enum ssti_zygote_what {
     SSTI_ZYGOTE_HELLO = 1, /* first: the pid of a child made as the owner's, or 0 */
     SSTI_ZYGOTE_MADE = 2,  /* a pid and its seat; or a status */
-    SSTI_ZYGOTE_READY = 3, /* from the child, with our end of its tether and its pidfd */
+    SSTI_ZYGOTE_READY = 3, /* from the child, with our tether end and its pidfd */
 };
 
 /* To the owner. */
