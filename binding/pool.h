@@ -55,11 +55,12 @@ typedef struct sstpy_jobs {
     ResultObject *first;
     ResultObject *last;
     Py_ssize_t count;
+    uint32_t empty; /* 1: nothing is unfinished any more; read without the GIL */
     PyObject *pool; /* owned while there are any: they keep their pool alive */
     struct sstpy_waiter *waiters; /* threads that sleep on locks of their own */
-    /* Get results, in this thread, until `result` has news. 1 news, 0 deadline, -1
+    /* Get results, in this thread, until *done is not 0. 1 look at it, 0 deadline, -1
      * exception. NULL: they come from other threads, by _deliver(). */
-    int (*drive)(struct sstpy_jobs *self, ResultObject *result, int64_t deadline_ns);
+    int (*drive)(struct sstpy_jobs *self, const uint32_t *done, int64_t deadline_ns);
     /* Somebody took an item of an iterator. May be NULL. */
     void (*taken)(struct sstpy_jobs *self, ResultObject *result);
     /* Frees result->feed. May be NULL. */

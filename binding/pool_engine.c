@@ -502,21 +502,34 @@ engine_join(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_TRUE;
 }
 
-PyDoc_STRVAR(engine_drain_doc, "drain($self, /)\n--\n\n"
-                               "Hand out the results that are there, after join().");
+PyDoc_STRVAR(engine_settle_doc, "settle($self, timeout=None, /)\n--\n\n"
+                                "Wait until every result is finished; False: in vain.");
 
 static PyObject *
-engine_drain(PyObject *obj, PyObject *Py_UNUSED(ignored))
+engine_settle(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
 {
     EngineObject *const self = (EngineObject *)obj;
+    int64_t duration_ns = SSTPY_FOREVER;
 
-    if (self->pool == NULL || self->over || !sstpy_engine_is_ours(self)) {
-        Py_RETURN_NONE;
-    }
-    if (sstpy_engine_drain(self) < 0) {
+    if (nargs > 1) {
+        PyErr_SetString(PyExc_TypeError, "settle() takes 1 argument");
         return NULL;
     }
-    Py_RETURN_NONE;
+    if (nargs == 1 && sstpy_to_duration(args[0], &duration_ns) < 0) {
+        return NULL;
+    }
+
+    const int64_t deadline_ns = sstpy_deadline(duration_ns);
+    while (self->jobs.count > 0 && self->pool != NULL && sstpy_engine_is_ours(self)) {
+        const int rc = sstpy_engine_drive(&self->jobs, &self->jobs.empty, deadline_ns);
+        if (rc < 0) {
+            return NULL;
+        }
+        if (rc == 0) {
+            return PyBool_FromLong(self->jobs.count == 0);
+        }
+    }
+    Py_RETURN_TRUE;
 }
 
 PyDoc_STRVAR(engine_release_doc,
@@ -613,7 +626,7 @@ static PyMethodDef engine_methods[] = {
     {"close", engine_close, METH_NOARGS, engine_close_doc},
     {"stop", engine_stop, METH_VARARGS, engine_stop_doc},
     {"join", FASTCALL(engine_join), engine_join_doc},
-    {"drain", engine_drain, METH_NOARGS, engine_drain_doc},
+    {"settle", FASTCALL(engine_settle), engine_settle_doc},
     {"release", engine_release, METH_NOARGS, engine_release_doc},
     {"on_crew_thread", engine_on_crew, METH_NOARGS, engine_on_crew_doc},
     {"statistics", engine_statistics, METH_NOARGS, engine_statistics_doc},

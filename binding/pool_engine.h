@@ -179,11 +179,9 @@ PyObject *sstpy_engine_map(PyObject *obj, PyObject *const *args, Py_ssize_t narg
 
 /* ---- pool_take.c ---- */
 
-int sstpy_engine_drive(JobsObject *jobs, ResultObject *result, int64_t deadline_ns);
+int sstpy_engine_drive(JobsObject *jobs, const uint32_t *done, int64_t deadline_ns);
 /* On the crew's thread, which leads: take what is there. */
 void sstpy_engine_take_now(EngineObject *self);
-/* Take what is there, leading for a moment. -1 with an exception. */
-int sstpy_engine_drain(EngineObject *self);
 /* Every result gets this exception, borrowed, now and from now on. */
 void sstpy_engine_break(EngineObject *self, PyObject *error);
 

@@ -23,6 +23,7 @@ sstpy_jobs_enlist(JobsObject *jobs, ResultObject *self, PyObject *pool)
     }
     jobs->last = (ResultObject *)Py_NewRef(self);
     jobs->count++;
+    jobs->empty = 0;
     self->listed = true;
 }
 
@@ -50,6 +51,7 @@ sstpy_jobs_delist(ResultObject *self)
     self->next = self->prev = NULL;
     jobs->count--;
     if (jobs->count == 0) {
+        jobs->empty = 1;
         Py_CLEAR(jobs->pool);
     }
     Py_DECREF(self);

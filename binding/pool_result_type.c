@@ -118,7 +118,7 @@ result_wait_until(ResultObject *self, int64_t deadline_ns)
         }
         sstpy_result_set_news(self, 0);
         const int rc = self->jobs->drive != NULL
-                           ? self->jobs->drive(self->jobs, self, deadline_ns)
+                           ? self->jobs->drive(self->jobs, &self->news, deadline_ns)
                            : sleep_on_lock(self, deadline_ns);
         if (rc < 0) {
             return -1;

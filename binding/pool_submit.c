@@ -321,8 +321,16 @@ sstpy_task_submit(EngineObject *self, uint64_t id,
 int
 sstpy_engine_wake(EngineObject *self)
 {
-    const int rc = self->crew != NULL ? sst_crew_wake(self->crew) : 0;
+    int rc = 0;
 
+    if (self->crew == NULL) {
+        return 0;
+    }
+    self->pins++;
+    Py_BEGIN_ALLOW_THREADS /* it may wait for the thread's end, which needs the GIL */
+    rc = sst_crew_wake(self->crew);
+    Py_END_ALLOW_THREADS
+    sstpy_engine_unpin(self);
     return rc < 0 ? sstpy_fail(self->jobs.state, rc, NULL) : 0;
 }
 

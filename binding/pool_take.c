@@ -242,9 +242,9 @@ take_call(void *context, int64_t deadline_ns)
 
 /* A callback on this thread, which leads, waits for a result. */
 static int
-drive_nested(EngineObject *self, ResultObject *result, int64_t deadline_ns)
+drive_nested(EngineObject *self, const uint32_t *done, int64_t deadline_ns)
 {
-    struct take_call call = {self->pool, &result->news, self->results, true, 0};
+    struct take_call call = {self->pool, done, self->results, true, 0};
     int rc = 0;
 
     if (self->batch_at == self->batch_count) {
@@ -260,9 +260,9 @@ drive_nested(EngineObject *self, ResultObject *result, int64_t deadline_ns)
 }
 
 static int
-drive_leading(EngineObject *self, ResultObject *result, int64_t deadline_ns)
+drive_leading(EngineObject *self, const uint32_t *done, int64_t deadline_ns)
 {
-    struct take_call call = {self->pool, &result->news, self->results, false, 0};
+    struct take_call call = {self->pool, done, self->results, false, 0};
     int rc = sstpy_wait_deadline(take_call, &call, deadline_ns);
 
     if (call.count > 0) {
@@ -277,7 +277,7 @@ drive_leading(EngineObject *self, ResultObject *result, int64_t deadline_ns)
 }
 
 int
-sstpy_engine_drive(JobsObject *jobs, ResultObject *result, int64_t deadline_ns)
+sstpy_engine_drive(JobsObject *jobs, const uint32_t *done, int64_t deadline_ns)
 {
     EngineObject *const self = (EngineObject *)jobs;
     int rc = 0;
@@ -288,8 +288,8 @@ sstpy_engine_drive(JobsObject *jobs, ResultObject *result, int64_t deadline_ns)
     }
     self->pins++;
     rc = self->leader == PyThread_get_thread_ident()
-             ? drive_nested(self, result, deadline_ns)
-             : drive_leading(self, result, deadline_ns);
+             ? drive_nested(self, done, deadline_ns)
+             : drive_leading(self, done, deadline_ns);
     settle_stuck(self);
     sstpy_engine_unpin(self);
     if (rc == SST_ETIMEDOUT) {
@@ -317,31 +317,6 @@ sstpy_engine_take_now(EngineObject *self)
     self->leader = 0;
     settle_stuck(self);
     sstpy_engine_unpin(self);
-}
-
-static int
-call_lead(void *context, int64_t deadline_ns)
-{
-    static const uint32_t never;
-
-    return sst_pool_lead(context, &never, deadline_ns);
-}
-
-int
-sstpy_engine_drain(EngineObject *self)
-{
-    if (self->leader == PyThread_get_thread_ident()) {
-        return 0; /* a callback: it will go on when that is done */
-    }
-    self->pins++;
-
-    const int rc = sstpy_wait(call_lead, self->pool, SSTPY_FOREVER);
-    if (rc == 1) {
-        sstpy_engine_take_now(self);
-        sst_pool_follow(self->pool);
-    }
-    sstpy_engine_unpin(self);
-    return rc < 0 ? sstpy_fail(self->jobs.state, rc, NULL) : 0;
 }
 
 void

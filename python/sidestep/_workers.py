@@ -180,12 +180,16 @@ class Crew:
 
     def fd(self, worker: Any) -> int:
         """Return what is readable once the worker has ended."""
-        sentinel: int = worker.sentinel
+        sentinel: int | None = getattr(worker, "sentinel", None)
+        if sentinel is None:  # somebody's own class: to be asked again and again
+            sentinel = self._always_ready = os.eventfd(1)
         return sentinel
 
     def exit_code(self, worker: Any) -> int | None:
         """Return how the worker ended, None if it has not."""
         code: int | None = worker.exitcode
+        if code is None and not isinstance(worker, process.BaseProcess):
+            return None if worker.is_alive() else 0
         return code
 
     def signal(self, worker: Any, number: int) -> None:

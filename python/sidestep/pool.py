@@ -477,13 +477,9 @@ class Pool:
 
     def _join(self, timeout: float | None) -> None:
         end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            if not self._engine.join(_left(end)):
-                raise TimeoutError
-            self._engine.drain()
-            if self._state == TERMINATE or not len(self._engine):
-                break
-            self._engine.fill()  # they left, each for a reason; there is more to do
+        # While results are to come, workers that leave are replaced; then no more.
+        if not (self._engine.settle(_left(end)) and self._engine.join(_left(end))):
+            raise TimeoutError
         self._terminate()
 
     def __enter__(self) -> Self:
