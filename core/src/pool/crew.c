@@ -139,6 +139,10 @@ missing(struct sst_crew *crew)
     uint32_t there = 0;
     uint32_t wanted;
 
+    if ((ssti_load_acq(&crew->pool->shm->flags) & SSTI_POOL_SHUT) != 0 &&
+        ssti_pool_queued(crew->pool) == 0) {
+        return 0; /* one more would find that there is nothing for it, and leave */
+    }
     ssti_local_lock(&crew->lock);
     for (uint32_t i = 0; i < crew->count; i++) {
         there += !crew->hands[i].is_dismissed;
