@@ -110,7 +110,7 @@ class _SequenceView(_View):
         return share, (view.copy(),)
 
 
-class SharedList(_SequenceView, _core.ListView, Sequence):  # type: ignore[misc]
+class SharedList(_SequenceView, _core.ListView, Sequence):  # type: ignore[type-arg]
     """A list in shared memory; slices are views of the same elements."""
 
     __slots__ = ()
@@ -119,7 +119,7 @@ class SharedList(_SequenceView, _core.ListView, Sequence):  # type: ignore[misc]
         return f"SharedList([{_shown(map(repr, self), len(self))}])"
 
 
-class SharedTuple(_SequenceView, _core.TupleView, Sequence):  # type: ignore[misc]
+class SharedTuple(_SequenceView, _core.TupleView, Sequence):  # type: ignore[type-arg]
     """A tuple in shared memory, equal to the tuple and with its hash."""
 
     __slots__ = ()
@@ -159,7 +159,7 @@ class _Items(ItemsView):  # type: ignore[type-arg]
         return self._mapping._iterate(2, 1)
 
 
-class SharedDict(_View, _core.DictView, Mapping):  # type: ignore[misc]
+class SharedDict(_View, _core.DictView, Mapping):  # type: ignore[type-arg]
     """A dict in shared memory, in the order of insertion."""
 
     __slots__ = ()
@@ -191,7 +191,7 @@ class SharedDict(_View, _core.DictView, Mapping):  # type: ignore[misc]
         return {**dict(other.items()), **dict(self.items())}
 
 
-class SharedSet(_View, _core.SetView, AbstractSet):  # type: ignore[misc]
+class SharedSet(_View, _core.SetView, AbstractSet):  # type: ignore[type-arg]
     """A set in shared memory; its operators give plain sets."""
 
     __slots__ = ()
@@ -204,7 +204,7 @@ class SharedSet(_View, _core.SetView, AbstractSet):  # type: ignore[misc]
         return f"SharedSet({{{_shown(map(repr, self), len(self))}}})"
 
 
-class SharedFrozenSet(_View, _core.FrozenSetView, AbstractSet):  # type: ignore[misc]
+class SharedFrozenSet(_View, _core.FrozenSetView, AbstractSet):  # type: ignore[type-arg]
     """A frozenset in shared memory, equal to the frozenset and with its hash."""
 
     __slots__ = ()
@@ -220,7 +220,7 @@ class SharedFrozenSet(_View, _core.FrozenSetView, AbstractSet):  # type: ignore[
         return f"SharedFrozenSet({{{_shown(map(repr, self), len(self))}}})"
 
 
-class SharedBytes(_View, _core.BytesView, Sequence):  # type: ignore[misc]
+class SharedBytes(_View, _core.BytesView, Sequence):  # type: ignore[type-arg]
     """Bytes in shared memory: ``bytes(view)`` copies, ``memoryview(view)`` does not."""
 
     __slots__ = ()
