@@ -73,7 +73,9 @@ def test_any_message(tag, payload):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9), max_size=12), st.binary())
+@given(
+    st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9), max_size=12), st.binary()
+)
 def test_any_header_of_a_message_with_buffers(words, rest):
     data = b"B" + struct.pack(f"<{len(words)}Q", *words) + rest
     for message in (data, b"B" + bytes(7) + data[1:], b"B" + rest):

@@ -431,12 +431,12 @@ SST_API uint64_t sst_block_size(const struct sst_block *block);
 /* ---- Parcels ------------------------------------------------------------------------
  *
  * A message prepared in shared memory: bytes that are written in place, so that putting
- * them on a queue copies nothing, and shared objects that it keeps alive. A parcel lives
+ * A message prepared in shared memory: bytes that are written in place, so that putting
  * as long as a process has it open, or a message that is it lies in a queue or pipe, or
  * another parcel holds it; what it holds lives as long as the parcel.
  *
- * An object that holds itself this way, as a queue in which lies a parcel that holds the
- * queue, lives as long as the tree. */
+ * An object that holds itself this way, as a queue in which lies a parcel that holds
+ * the queue, lives as long as the tree. */
 struct sst_parcel;
 
 /* A new parcel of `size` bytes, whose content is undefined, with room for `handle_max`
@@ -464,8 +464,9 @@ SST_API void sst_parcel_handle(const struct sst_parcel *parcel, struct sst_handl
 SST_API void *sst_parcel_data(const struct sst_parcel *parcel);
 SST_API uint64_t sst_parcel_size(const struct sst_parcel *parcel);
 
-/* Have the object live at least as long as the parcel. For who prepares it, before it is
- * put or sealed; by one thread at a time. The same object may be held several times.
+/* Have the object live at least as long as the parcel. For who prepares it, before it
+ * is put or sealed; by one thread at a time. The same object may be held several
+ * times.
  *
  * Returns 0; SST_ELIMIT when there are handle_max already; SST_ESTALE; SST_EINVAL for
  * the parcel itself, one that is sealed, and a handle of another arena; SST_ELAYOUT. */
@@ -488,8 +489,8 @@ SST_API struct sst_parcel *sst_parcel_close(struct sst_parcel *parcel);
  * messages may hold it instead of having a copy. Returns 0. */
 SST_API int sst_parcel_seal(struct sst_parcel *parcel);
 SST_API bool sst_parcel_is_sealed(const struct sst_parcel *parcel);
-/* Is this range of addresses inside a sealed parcel that this process has open? Then its
- * handle, and the distance of the range from the start of its bytes. */
+/* Is this range of addresses inside a sealed parcel that this process has open? Then
+ * its handle, and the distance of the range from the start of its bytes. */
 SST_API bool sst_parcel_find(struct sst_arena *arena, const void *address,
                              uint64_t size, struct sst_handle *out, uint64_t *offset);
 
@@ -866,8 +867,8 @@ struct sst_process_options {
     uint32_t size_of;
     uint32_t die_with_parent; /* SIGKILL when the starter ends, however it ends */
     uint32_t packets;         /* the tether keeps message borders; of a zygote */
-    uint32_t warm_max; /* of a zygote: children it keeps ready at most; 0: 16 */
-    uint32_t warm_idle_ms; /* and for how long without use; 0: 10 seconds */
+    uint32_t warm_max;        /* of a zygote: children it keeps ready at most; 0: 16 */
+    uint32_t warm_idle_ms;    /* and for how long without use; 0: 10 seconds */
     uint32_t reserved;
 };
 
@@ -1102,7 +1103,6 @@ SST_API int sst_cpu_count(void);
  */
 
 struct sst_pool;
-struct sst_parcel;
 
 enum {
     SST_POOL_PRIORITIES = 3,   /* 0 goes first */

@@ -119,7 +119,7 @@ struct ssti_os_packet {
     uint64_t size; /* room; then the size of what came, or was sent */
     void *more;    /* a second part behind it; NULL: none */
     uint64_t more_size;
-    int *fds;      /* passed, or room for SSTI_OS_PASS_MAX of them */
+    int *fds; /* passed, or room for SSTI_OS_PASS_MAX of them */
     uint32_t fd_count;
     bool now;       /* receive: SST_EAGAIN instead of waiting */
     int sender_pid; /* as the kernel says; 0 when it does not */

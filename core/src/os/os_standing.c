@@ -39,7 +39,7 @@ mix(uint64_t hash, const void *data, size_t size)
 static bool
 is_handed_down(const char *line)
 {
-    static const char *const names[] = {"Umask:",   "Groups:", "Cap",
+    static const char *const names[] = {"Umask:",  "Groups:",  "Cap",
                                         "NoNewPr", "Seccomp:", "CoreDump"};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -92,9 +92,14 @@ hash_spaces(void)
     /* The two that a process forks into, and may have set for its children alone, are
      * named for these. */
     static const char *const paths[] = {
-        "/proc/self/ns/user", "/proc/self/ns/mnt",    "/proc/self/ns/net",
-        "/proc/self/ns/ipc",  "/proc/self/ns/uts",    "/proc/self/ns/pid_for_children",
-        "/proc/self/ns/time_for_children", "/proc/self/ns/cgroup",
+        "/proc/self/ns/user",
+        "/proc/self/ns/mnt",
+        "/proc/self/ns/net",
+        "/proc/self/ns/ipc",
+        "/proc/self/ns/uts",
+        "/proc/self/ns/pid_for_children",
+        "/proc/self/ns/time_for_children",
+        "/proc/self/ns/cgroup",
     };
     uint64_t hash = fnv_start;
 

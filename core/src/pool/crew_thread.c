@@ -69,8 +69,7 @@ see_to_results(struct sst_crew *crew)
     if (crew->options.no_results != 0 || crew->options.on_results == NULL) {
         return false;
     }
-    ssti_store_rel(&crew->passive, 1); /* before the try: who leads now will kick */
-    ssti_fence();
+    ssti_xchg(&crew->passive, 1); /* before the try: who leads now will kick */
     if (sst_pool_lead(pool, NULL, SST_NOW) != 1) {
         return false;
     }

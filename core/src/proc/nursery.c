@@ -163,10 +163,9 @@ take_hello(struct ssti_nursery *nursery, const struct ssti_zygote_note *note)
 {
     int code = 0;
 
-    nursery->way =
-        note->pid > 0 && ssti_os_reap_pid(note->pid, &code) == 1 && code == 0
-            ? SSTI_ZYGOTE_SIBLING
-            : SSTI_ZYGOTE_CHILD;
+    nursery->way = note->pid > 0 && ssti_os_reap_pid(note->pid, &code) == 1 && code == 0
+                       ? SSTI_ZYGOTE_SIBLING
+                       : SSTI_ZYGOTE_CHILD;
 }
 
 static int
@@ -288,8 +287,8 @@ ssti_nursery_await(struct sst_process *zygote)
             rc = wait_for_news(zygote);
         }
         else if (nursery->coming == 0) {
-            rc = ssti_nursery_ask(zygote,
-                                  nursery->expected > 1 ? nursery->expected : 1);
+            rc =
+                ssti_nursery_ask(zygote, nursery->expected > 1 ? nursery->expected : 1);
         }
         else {
             rc = wait_for_news(zygote);

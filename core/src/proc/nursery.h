@@ -38,7 +38,7 @@ struct ssti_warm {
 struct ssti_nursery {
     struct ssti_os_standing standing; /* ours when the zygote started */
     enum ssti_zygote_way way;
-    uint32_t coming; /* asked for, neither ready nor known to have failed */
+    uint32_t coming;   /* asked for, neither ready nor known to have failed */
     uint32_t wanted;   /* to be kept ready */
     uint32_t expected; /* starts that were announced and are to come */
     uint32_t warm_max;

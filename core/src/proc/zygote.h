@@ -75,7 +75,7 @@ struct sst_zygote {
     int owner_end;  /* the owner's, until it is told */
     void *buffer;   /* of a job, with room for one of an ordinary size */
     uint64_t room;
-    uint64_t got;   /* bytes of it, header included */
+    uint64_t got; /* bytes of it, header included */
     struct ssti_job_header header;
 };
 

@@ -393,7 +393,7 @@ struct sst_heap_shm {
     _Atomic uint64_t intent_to_value;
     _Atomic uint32_t mask[2];              /* orders whose list is not empty; derived */
     _Atomic uint32_t list[2][SSTI_ORDERS]; /* [0] cold, [1] warm: unit + 1; derived */
-    _Atomic uint64_t idle_since; /* hints, see warmth.c; any writer */
+    _Atomic uint64_t idle_since;           /* hints, see warmth.c; any writer */
     _Atomic uint64_t idle_low;
     uint32_t padding[22];
 };
