@@ -42,9 +42,7 @@ def install(python: str) -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         print("sidestep is installed and up to date")
         return
-    run(
-        python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", "."
-    )
+    run(python, "-m", "pip", "install", "--quiet", "--force-reinstall", ".")
     stamp.write_text(wanted)
 
 

@@ -107,7 +107,8 @@ def _dumps(obj: object) -> bytes:
     # Inside the message that is being made, so that what it refers to lives as long.
     from . import context
 
-    return bytes(context.reduction.ForkingPickler.dumps(obj))
+    reduction: Any = context.reduction
+    return bytes(reduction.ForkingPickler.dumps(obj))
 
 
 def _unpack(text: str, value: str, data: bytes | None, reason: str) -> BaseException:
@@ -116,8 +117,9 @@ def _unpack(text: str, value: str, data: bytes | None, reason: str) -> BaseExcep
         return _with_traceback(MaybeEncodingError(Quoted(reason), Quoted(value)), text)
     from . import context
 
+    reduction: Any = context.reduction
     try:
-        error = _restore(*context.reduction.ForkingPickler.loads(data))
+        error = _restore(*reduction.ForkingPickler.loads(data))
     except Exception as why:  # noqa: BLE001 - the caller is told
         return _with_traceback(MaybeEncodingError(why, Quoted(value)), text)
     return _with_traceback(error, text)

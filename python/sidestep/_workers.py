@@ -341,9 +341,10 @@ def work(
     """Do what a worker does, from its first line to its last."""
     import faulthandler
 
+    core: Any = _core
     faulthandler.enable(place.crash_fd)
     try:
-        worker = _core.PoolWorker(place.handle, place.seat)
+        worker = core.PoolWorker(place.handle, place.seat)
     except (RuntimeError, OSError):
         return  # the pool is gone
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)

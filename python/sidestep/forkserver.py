@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from ._core import Buffer
+    from typing_extensions import Buffer
 
 __all__ = [
     "connect_to_new_process",

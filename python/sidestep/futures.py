@@ -187,7 +187,7 @@ class ProcessPoolExecutor(futures.Executor):
         broken = None if pool is None else pool._engine.broken
         return False if broken is None else repr(broken)
 
-    def submit(  # type: ignore[override]
+    def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> _Future:
         """Have a worker call ``fn(*args, **kwargs)``; returns the future."""
@@ -205,7 +205,7 @@ class ProcessPoolExecutor(futures.Executor):
             future._result_to_come = result
         return future
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., Any],
         *iterables: Iterable[Any],

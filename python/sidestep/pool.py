@@ -333,10 +333,11 @@ class Pool:
         **options: Any,
     ) -> MapResult:
         """Do as `map`, but return the result to come."""
-        return self._map(
+        result: MapResult = self._map(
             MapResult, _MAP, func, iterable, _ONE, chunksize, 0, callback,
             error_callback, **options,
-        )  # type: ignore[no-any-return]  # fmt: skip
+        )  # fmt: skip
+        return result
 
     def starmap_async(
         self,
@@ -348,10 +349,11 @@ class Pool:
         **options: Any,
     ) -> MapResult:
         """Do as `starmap`, but return the result to come."""
-        return self._map(
+        result: MapResult = self._map(
             MapResult, _MAP, func, iterable, _STAR, chunksize, 0, callback,
             error_callback, **options,
-        )  # type: ignore[no-any-return]  # fmt: skip
+        )  # fmt: skip
+        return result
 
     def imap(
         self,
@@ -415,9 +417,10 @@ class Pool:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be 1+, not {buffersize:n}")
-        return self._map(
+        iterator: IMapIterator = self._map(
             kind, number, func, iterable, star, chunksize, buffersize or 0, **options
-        )  # type: ignore[no-any-return]
+        )
+        return iterator
 
     def _map(
         self,
