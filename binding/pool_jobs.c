@@ -94,7 +94,7 @@ jobs_dealloc(PyObject *obj)
 
 PyDoc_STRVAR(
     jobs_result_doc,
-    "result(type, pool, kind, length, callback=None, error_callback=None, "
+    "result($self, type, pool, kind, length, callback=None, error_callback=None, "
     "chunksize=1, /)\n--\n\n"
     "A new result: kind 0 one value, 1 a list, 2 an iterator, 3 an iterator in "
     "any order.");

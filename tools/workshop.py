@@ -143,7 +143,9 @@ class Workshop:
         extras = project["project"]["optional-dependencies"]
         names = ["test", "docs", "dev"] if extra == "dev" else [extra]
         wanted = [item for name in names for item in extras[name]]
-        wanted += project["build-system"]["requires"] + project["project"]["dependencies"]
+        wanted += (
+            project["build-system"]["requires"] + project["project"]["dependencies"]
+        )
         return [item for item in wanted if not item.startswith("sidestep[")]
 
     def _install(self, inner: Path) -> None:

@@ -4,7 +4,16 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pickle import PickleBuffer
-from typing import Any, ClassVar, Literal, NoReturn, Self, SupportsIndex, TypeAlias, final
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    NoReturn,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    final,
+)
 
 from typing_extensions import Buffer, disjoint_base
 

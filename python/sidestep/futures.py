@@ -187,9 +187,7 @@ class ProcessPoolExecutor(futures.Executor):
         broken = None if pool is None else pool._engine.broken
         return False if broken is None else repr(broken)
 
-    def submit(
-        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> _Future:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> _Future:
         """Have a worker call ``fn(*args, **kwargs)``; returns the future."""
         pool = self._running_pool()
         future = _Future()
