@@ -493,6 +493,20 @@ explain(struct sst_arena *arena, int rc, uint64_t bytes, struct sst_error *err)
     return rc;
 }
 
+/* Ask the budget; before a no is final, give back what is only kept for later. */
+static int
+ask(struct sst_arena *arena, uint64_t bytes, uint64_t *granted, struct sst_error *err)
+{
+    int rc = ssti_budget_ask(bytes, granted, NULL);
+
+    if (rc != 0) {
+        ssti_heap_trim(arena, 0);
+        ssti_windows_shed(arena);
+        rc = ssti_budget_ask(bytes, granted, err);
+    }
+    return rc;
+}
+
 static int
 create(struct sst_arena *arena, uint64_t size, uint32_t held, uint64_t *offset,
        struct wish *wish, struct sst_error *err)
@@ -511,7 +525,7 @@ create(struct sst_arena *arena, uint64_t size, uint32_t held, uint64_t *offset,
         rc = create_locked(arena, wish, ssti_held_offset(arena, held), offset);
         unlock(arena);
         if (rc == SST_EAGAIN) {
-            rc = ssti_budget_ask(ssti_max(bytes, ASK_MIN), &wish->granted, err);
+            rc = ask(arena, ssti_max(bytes, ASK_MIN), &wish->granted, err);
             if (rc != 0) {
                 return rc;
             }

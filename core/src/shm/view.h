@@ -109,6 +109,8 @@ ssti_arena_is_left(const struct sst_arena *arena)
 bool ssti_arena_has_fd(const struct sst_arena *arena);
 int ssti_windows_init(struct sst_arena *arena);
 void ssti_windows_fini(struct sst_arena *arena);
+/* Unmap the large ranges that are only kept because they may be wanted again. */
+void ssti_windows_shed(struct sst_arena *arena);
 /* The offset an address of ours has; 0 when it is in no window. */
 uint64_t ssti_windows_offset(const struct sst_arena *arena, const void *address);
 

@@ -160,9 +160,9 @@ is_idle(const struct ssti_large *large)
     return large->pins == 0 && !large->is_in_use;
 }
 
-/* Unmap idle ranges, oldest first, until few and little are left. */
+/* Unmap idle ranges, oldest first, until so many and so much are left at most. */
 static void
-evict(struct sst_arena *arena)
+evict_to(struct sst_arena *arena, uint32_t count_max, uint64_t bytes_max)
 {
     for (;;) {
         struct ssti_large *oldest = NULL;
@@ -178,12 +178,26 @@ evict(struct sst_arena *arena)
                 oldest = oldest == NULL || large->use < oldest->use ? large : oldest;
             }
         }
-        if (count == 0 || (count <= LARGE_IDLE_MAX && bytes <= LARGE_IDLE_BYTES)) {
+        if (count == 0 || (count <= count_max && bytes <= bytes_max)) {
             return;
         }
         ssti_os_memory_unmap(oldest->address, oldest->size);
         *oldest = arena->large[--arena->large_count];
     }
+}
+
+static void
+evict(struct sst_arena *arena)
+{
+    evict_to(arena, LARGE_IDLE_MAX, LARGE_IDLE_BYTES);
+}
+
+void
+ssti_windows_shed(struct sst_arena *arena)
+{
+    ssti_local_lock(&arena->map_lock);
+    evict_to(arena, 0, 0);
+    ssti_local_unlock(&arena->map_lock);
 }
 
 static struct ssti_large *
@@ -203,7 +217,10 @@ map_large(struct sst_arena *arena, uint64_t offset, uint64_t size)
         arena->large_room = room;
     }
     if (map_range(arena, offset, size, &address) != 0) {
-        return NULL;
+        evict_to(arena, 0, 0); /* it may be they that leave no room */
+        if (map_range(arena, offset, size, &address) != 0) {
+            return NULL;
+        }
     }
     large = &arena->large[arena->large_count++];
     *large = (struct ssti_large){.offset = offset, .size = size, .address = address};
