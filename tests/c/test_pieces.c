@@ -3,8 +3,10 @@
 /* Messages for which there is no memory: in pieces through pipes and bounded queues,
  * refused by others. Names that begin with "threads" start no process. */
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "peers.h"
 
@@ -260,5 +262,88 @@ TEST(a_long_message_through_a_pipe)
     check_int(sst_pipe_poll(far_end, soon()), ==, 1);
     far_end = sst_pipe_close(far_end); /* nobody takes the last one */
     test_join(pid);
+    close_arena();
+}
+
+static void
+put_one_long(void *arg)
+{
+    (void)arg;
+    check_ok(put_long(shared_queue, LONG, soon()));
+}
+
+/* Nobody will ever say that it is done. */
+TEST(what_a_dead_sender_left_is_no_item)
+{
+    struct sst_message messages[2];
+    pid_t pid;
+
+    open_short();
+    shared_queue = make_bounded(5, 1);
+    pid = test_fork(put_one_long, NULL);
+    eventually(sst_queue_count(shared_queue) == 1);
+    test_kill(pid);
+    check_status(sst_queue_get(shared_queue, messages, soon()), SST_EOWNERDEAD);
+    check_int(sst_queue_unfinished(shared_queue), ==, 0);
+    check_ok(sst_queue_join(shared_queue, SST_NOW));
+    shared_queue = sst_queue_close(shared_queue);
+    close_arena();
+}
+
+/* ---- Without addresses ---- */
+
+static void
+limit_addresses(void)
+{
+    FILE *const file = fopen("/proc/self/statm", "r");
+    unsigned long long pages = 0;
+    struct rlimit limit;
+
+    check_ptr(file, !=, NULL);
+    check_int(fscanf(file, "%llu", &pages), ==, 1);
+    (void)fclose(file);
+    check_int(getrlimit(RLIMIT_AS, &limit), ==, 0);
+    limit.rlim_cur = pages * 4096 + (16 << 20); /* less than a window */
+    check_int(setrlimit(RLIMIT_AS, &limit), ==, 0);
+}
+
+static void
+use_without_addresses(void *arg)
+{
+    struct sst_message message;
+
+    (void)arg;
+    eventually(sst_queue_count(shared_queue) == 1);
+    limit_addresses();
+    check_status(sst_queue_get(shared_queue, &message, SST_NOW), SST_ENOMEM);
+    check_status(sst_queue_put(shared_queue, "x", 1, SST_NOW), SST_ENOMEM);
+}
+
+TEST(who_cannot_map_a_queue_does_not_damage_it)
+{
+    static uint8_t data[40 << 20]; /* two of them fill a window */
+    struct sst_message message;
+    struct sst_queue *other;
+    pid_t pid;
+
+    if (test_slowness() > 1) {
+        test_skip("sanitizers need addresses, too");
+    }
+    arena = arena_open();
+    check_ok(sst_arena_statistics(arena, &before));
+    shared_queue = make_queue();
+    other = make_queue();
+    pid = test_fork(use_without_addresses, NULL);
+    for (int i = 0; i < 2; i++) {
+        check_ok(sst_queue_put(other, data, sizeof data, soon()));
+    }
+    check_ok(sst_queue_put(shared_queue, "abc", 3, soon()));
+    test_join(pid);
+    check_ok(sst_arena_sweep(arena));
+    check_ok(sst_queue_get(shared_queue, &message, soon()));
+    check_int(message.size, ==, 3);
+    sst_message_free(&message);
+    other = sst_queue_close(other);
+    shared_queue = sst_queue_close(shared_queue);
     close_arena();
 }

@@ -71,6 +71,15 @@ ssti_chunk_at(struct ssti_ring *ring, uint64_t offset, uint32_t *size)
     return ssti_arena_ptr(ring->arena, offset, sizeof *chunk + *size);
 }
 
+/* Is a chunk that is not at hand damaged, or is it this process that has no addresses
+ * left to map it? */
+static bool
+can_map(struct ssti_ring *ring, uint64_t offset)
+{
+    return !ssti_arena_has(ring->arena, offset, sizeof(struct sst_chunk_shm)) ||
+           ssti_arena_ptr(ring->arena, offset, sizeof(struct sst_chunk_shm)) != NULL;
+}
+
 int
 ssti_chunk_refresh(struct ssti_ring *ring)
 {
@@ -89,6 +98,9 @@ ssti_chunk_refresh(struct ssti_ring *ring)
     ring->get = get == put ? ring->put : ssti_chunk_at(ring, get, &ring->get_size);
     if (get == put) {
         ring->get_size = ring->put_size;
+    }
+    if (!can_map(ring, put) || !can_map(ring, get)) {
+        return SST_ENOMEM;
     }
     if ((put != 0) != (ring->put != NULL) || (get != 0) != (ring->get != NULL) ||
         (put != 0) != (get != 0)) {
@@ -378,7 +390,9 @@ ssti_chunk_free(struct ssti_ring *ring, uint64_t entry)
         first != 0 ? ssti_chunk_at(ring, first, &size) : NULL;
 
     if (chunk == NULL) {
-        ssti_store_rel(&ring->shm->retired, 0);
+        if (can_map(ring, first)) { /* else somebody else may free it */
+            ssti_store_rel(&ring->shm->retired, 0);
+        }
         return false;
     }
     carry_out(ring, &(struct ssti_intent){

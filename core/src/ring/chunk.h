@@ -54,7 +54,8 @@ ssti_chunk_data(struct sst_chunk_shm *chunk, uint32_t at)
 struct sst_chunk_shm *ssti_chunk_at(struct ssti_ring *ring, uint64_t offset,
                                     uint32_t *size);
 
-/* Bring the view's pointers up to date. 0, SST_ECORRUPT. */
+/* Bring the view's pointers up to date. 0, SST_ECORRUPT; SST_ENOMEM: this process
+ * cannot map them. */
 int ssti_chunk_refresh(struct ssti_ring *ring);
 
 /* Write the header of a chunk nobody else knows yet. */

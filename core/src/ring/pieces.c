@@ -14,7 +14,8 @@
  * taker's entry. No forked child gets a share in either, for the entries are tied. The
  * sender that is alone with it knows that the announcement is gone, and the message
  * with who had it; the taker that shares it with the announcement alone knows that no
- * piece will follow. Deaths are looked for every LOOK_NS.
+ * piece will follow. Both write down who they are, too, for a death is known before it
+ * is swept, and to who cannot sweep it. Deaths are looked for every LOOK_NS.
  *
  * Until the first piece is taken the sender can withdraw, by shutting the carrier under
  * its leaf: at its deadline, or when a signal came. Who takes the announcement then
@@ -58,6 +59,11 @@ _Static_assert((PIECES_MAX + 1) * (PIECE + 8) + (int)sizeof(struct sst_chunk_shm
                    SSTI_RING_CHUNK_MIN,
                "pieces fit");
 
+enum side {
+    SENDER,
+    TAKER,
+};
+
 static int64_t
 soon(void)
 {
@@ -72,11 +78,22 @@ holders(const struct sst_queue *carrier)
     return ssti_load_acq(&slot->count);
 }
 
-/* A forked child is neither side. */
+/* This process is a side of the carrier; a child it forks is not. */
 static void
-keep_from_children(struct sst_queue *carrier)
+be_side(struct sst_queue *carrier, enum side side)
 {
     ssti_held_tie(carrier->view.arena, carrier->view.held, carrier->view.offset);
+    ssti_store_rel(&carrier->shm->side[side], ssti_proc_self(carrier->view.arena));
+}
+
+/* Has a side died? Who cannot sweep it, as its table cannot be mapped for lack of
+ * addresses, would wait for ever for its hold to go. */
+static bool
+is_dead(const struct sst_queue *carrier, enum side side)
+{
+    const uint64_t proc = ssti_load_acq(&carrier->shm->side[side]);
+
+    return proc != 0 && !ssti_proc_alive(carrier->view.arena, proc);
 }
 
 /* ---- Sending ---- */
@@ -113,7 +130,7 @@ look_after(const struct ssti_pieces_way *way, struct sst_queue *carrier, int rc,
         return rc;
     }
     (void)ssti_proc_sweep(way->arena);
-    if (holders(carrier) <= 1) {
+    if (holders(carrier) <= 1 || is_dead(carrier, TAKER)) {
         *is_over = true;
         return way->look(way->object);
     }
@@ -207,7 +224,7 @@ ssti_pieces_send(const struct ssti_pieces_way *way, const struct sst_slice *slic
     if (rc != 0) {
         return rc;
     }
-    keep_from_children(carrier);
+    be_side(carrier, SENDER);
     /* The first piece brings the chunk: if there is no memory for that, we say so. */
     first = ssti_min(PIECE, slices->size);
     rc = sst_queue_put(carrier, slices->data, first, SST_NOW);
@@ -237,7 +254,7 @@ next_piece(struct sst_queue *carrier, struct sst_message *piece)
     while ((rc = ssti_queue_take(carrier, piece, soon())) == SST_ETIMEDOUT ||
            rc == SST_EINTR) {
         (void)ssti_proc_sweep(carrier->view.arena);
-        if (holders(carrier) > 2) {
+        if (holders(carrier) > 2 && !is_dead(carrier, SENDER)) {
             continue;
         }
         rc = ssti_queue_take(carrier, piece, SST_NOW); /* it may have come since */
@@ -292,7 +309,7 @@ gather(const struct sst_parcel *parcel, char **out, uint64_t *total)
     if (rc != 0) {
         return rc;
     }
-    keep_from_children(carrier);
+    be_side(carrier, TAKER);
     *out = *total != 0 && *total <= INT64_MAX ? ssti_alloc(*total) : NULL;
     rc = *out != NULL ? take_pieces(carrier, *out, *total) : SST_ENOMEM;
     if (rc != 0) {

@@ -379,7 +379,7 @@ sst_pipe_send_slices(struct sst_pipe *pipe, const struct sst_slice *slices,
         return SST_EPIPE;
     }
     rc = ssti_deposit_init(&pipe->out, &deposit, slices, count);
-    if (rc == SST_ELIMIT) {
+    if (rc == SST_ELIMIT || rc == SST_ENOMEM) {
         const struct ssti_pieces_way way = {
             .arena = pipe->view.arena,
             .object = pipe,

@@ -255,7 +255,9 @@ sst_queue_put_slices(struct sst_queue *queue, const struct sst_slice *slices,
     }
     rc = ssti_deposit_init(&queue->ring, &deposit, slices, count);
     if (rc != 0) {
-        return rc == SST_ELIMIT ? put_pieces(queue, slices, count, deadline_ns) : rc;
+        return rc == SST_ELIMIT || rc == SST_ENOMEM
+                   ? put_pieces(queue, slices, count, deadline_ns)
+                   : rc;
     }
     rc = put_deposit(queue, &deposit, deadline_ns);
     ssti_deposit_fini(&queue->ring, &deposit);
@@ -524,11 +526,11 @@ gather(struct sst_queue *queue, struct sst_message *messages, int count)
         if (rc == 0) {
             move_message(&messages[whole++], &messages[i]);
         }
-        else {
+        else if (rc != SST_EAGAIN || failed == 0) {
             failed = rc;
         }
-        if (rc == SST_EAGAIN && queue->joinable) {
-            /* What was withdrawn is no item; it was counted, so this cannot fail. */
+        if (rc != 0 && queue->joinable) {
+            /* What nobody gets is no item; it was counted, so this cannot fail. */
             (void)!sst_queue_task_done(queue);
         }
     }

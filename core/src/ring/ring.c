@@ -80,7 +80,9 @@ enter(struct ssti_ring *ring)
     }
     if (__builtin_expect(ssti_load_rlx(&ring->shm->generation) != ring->generation,
                          0)) {
-        return ssti_chunk_refresh(ring) != 0 ? damaged(ring) : 0;
+        const int rc = ssti_chunk_refresh(ring);
+
+        return rc == SST_ECORRUPT ? damaged(ring) : rc;
     }
     return 0;
 }
@@ -604,7 +606,8 @@ ssti_ring_repair_locked(struct ssti_ring *ring)
         return;
     }
     redo(ring);
-    if (enter(ring) == 0 && recount(ring) != 0) {
+    /* Who cannot map the chunks cannot count either, and nobody else would. */
+    if (enter(ring) != 0 || recount(ring) != 0) {
         (void)damaged(ring);
     }
 }

@@ -27,6 +27,10 @@ void *ssti_arena_ptr(struct sst_arena *arena, uint64_t offset, uint64_t size);
  * window. */
 void ssti_arena_unmap_large(struct sst_arena *arena, uint64_t offset);
 
+/* Is that a range of the arena at all? If so, and it has no address, it cannot be
+ * mapped in this process. */
+bool ssti_arena_has(const struct sst_arena *arena, uint64_t offset, uint64_t size);
+
 /* The same for a range that several threads may use at a time, each from pin to
  * unpin. */
 void *ssti_arena_pin(struct sst_arena *arena, uint64_t offset, uint64_t size);

@@ -138,9 +138,12 @@ struct sst_queue_shm {
     _Atomic uint32_t intent_taker;
     _Atomic uint32_t intent_cursor;
     _Atomic uint64_t offset; /* of this slot; const */
+    /* of a carrier (ring/pieces.c): ssti_proc_self() of who sends and who takes; each
+     * written by itself, once; 0 = not yet */
+    _Atomic uint64_t side[2];
     struct sst_bell_shm bell[SSTI_QUEUE_BELLS];
 };
-_Static_assert(sizeof(struct sst_queue_shm) == 480, "queue layout");
+_Static_assert(sizeof(struct sst_queue_shm) == 496, "queue layout");
 
 /* One end of a pipe, in the pipe. Guarded by the pipe's leaf, but for the const
  * ones. */

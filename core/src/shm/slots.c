@@ -368,7 +368,8 @@ ssti_slot_hold_into(struct sst_arena *arena, const struct sst_handle *handle,
         return ssti_error_set(err, SST_EINVAL,
                               "the handle names no object of this arena");
     }
-    if (slot == NULL) {
+    /* A count without its word would never be dropped. */
+    if (slot == NULL || ssti_arena_word(arena, entry_offset) == NULL) {
         return ssti_error_set(err, SST_ENOMEM, "the slot's memory cannot be mapped");
     }
     class = &arena->control->classes[index];

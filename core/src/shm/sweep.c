@@ -118,7 +118,7 @@ ssti_proc_is_dead(struct sst_arena *arena, struct sst_process_shm *seat)
 /* ---- Undoing ---- */
 
 /* The object an entry is tied to redoes what its dead owner was about. False when its
- * kind is unknown here. */
+ * kind is unknown here, or it cannot be mapped. */
 static bool
 settle(struct sst_arena *arena, struct sst_held_shm *entry)
 {
@@ -132,6 +132,9 @@ settle(struct sst_arena *arena, struct sst_held_shm *entry)
     slot = object % SSTI_SLOT_SIZE_MIN == 0
                ? ssti_arena_ptr(arena, object, SSTI_SLOT_SIZE_MIN)
                : NULL;
+    if (slot == NULL && ssti_arena_has(arena, object, SSTI_SLOT_SIZE_MIN)) {
+        return false; /* not here, where it cannot be mapped */
+    }
     if (slot != NULL && ssti_load_acq(&slot->state) != SSTI_SLOT_FREE) {
         ops = ssti_kind_ops(ssti_load_rlx(&slot->kind));
         if (ops == NULL) {

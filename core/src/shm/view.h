@@ -85,9 +85,6 @@ struct sst_arena {
 
 /* ---- segment.c ---- */
 
-/* True when [offset, offset + size) lies within the arena. */
-bool ssti_arena_has(const struct sst_arena *arena, uint64_t offset, uint64_t size);
-
 /* An 8-byte word somewhere in the arena, by an offset that was read from shared memory;
  * NULL when that is no place for one. */
 _Atomic uint64_t *ssti_arena_word(struct sst_arena *arena, uint64_t offset);
