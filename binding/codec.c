@@ -155,6 +155,10 @@ encode_pickle(struct sstpy_state *state, PyObject *obj, struct sstpy_encoded *ou
     else {
         rc = encode_pickled(state, pickled, TAG_PICKLE, out);
     }
+    if (rc < 0 || out->parcel != NULL) {
+        /* a traceback, or a pickler that lives on, has it, too: let go of buffers */
+        sstpy_collector_clear(collector);
+    }
     Py_DECREF(collector);
     return rc;
 }

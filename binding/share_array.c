@@ -76,12 +76,21 @@ fill_dims(ArrayView *self, const uint64_t *shape, uint64_t size)
 static int
 fill_format(ArrayView *self, uint64_t word)
 {
-    PyObject *const format = sstpy_share_object(self->view.share, word);
+    ShareObject *const share = self->view.share;
+    uint64_t offset = 0;
 
+    /* looked at first: the format of a damaged array might be that array */
+    if (!share_is(word, SHARE_TAG_BYTES) &&
+        share_head_kind(sstpy_share_head(share, word, &offset)) != SHARE_KIND_BYTES) {
+        sstpy_share_damaged();
+        return -1;
+    }
+
+    PyObject *const format = sstpy_share_object(share, word);
     if (format == NULL) {
         return -1;
     }
-    if (!PyBytes_CheckExact(format) || PyBytes_GET_SIZE(format) == 0) {
+    if (PyBytes_GET_SIZE(format) == 0) {
         Py_DECREF(format);
         sstpy_share_damaged();
         return -1;

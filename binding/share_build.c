@@ -505,6 +505,8 @@ step_dict(struct builder *builder, struct frame *frame)
         return step_value(builder, frame);
     }
     Py_CLEAR(frame->key);
+
+    const Py_ssize_t before = frame->position;
     if (!PyDict_Next(frame->obj, &frame->position, &key, &value)) {
         return frame->index == frame->count ? 0 : raise_changed();
     }
@@ -515,6 +517,8 @@ step_dict(struct builder *builder, struct frame *frame)
     const uint64_t entry = (uint64_t)frame->index++;
     uint64_t *const cell = &frame->cells[2 * entry];
     const size_t at = builder->frame_count - 1;
+    Py_ssize_t again = before;
+    PyObject *still = NULL;
     Py_INCREF(key);
     frame->value = Py_NewRef(value);
     const int rc = table_index(builder, frame, entry, key);
@@ -523,6 +527,10 @@ step_dict(struct builder *builder, struct frame *frame)
     }
     if (rc < 0 || put_any(builder, key, cell) < 0) {
         return -1;
+    }
+    /* what put_any called may have dropped it */
+    if (!PyDict_Next(builder->frames[at].obj, &again, &still, NULL) || still != key) {
+        return raise_changed();
     }
     builder->frames[at].key = Py_NewRef(key); /* for the path in an error */
     return 1;

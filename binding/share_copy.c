@@ -5,8 +5,9 @@
  * Records that more than one word may name carry a flag; for these the object that was
  * made is remembered by its offset, so that what was one object becomes one again. A
  * list or dict is remembered before it is filled, so that it may contain itself; a
- * tuple too, which only a cycle through a list or dict can reach so early. Depth is
- * bounded by Python's recursion limit. */
+ * tuple too, which only a cycle through a list or dict can reach so early: as part of a
+ * key, which would be hashed, it is damage. Depth is bounded by Python's recursion
+ * limit. */
 
 #include "share.h"
 
@@ -64,6 +65,29 @@ copy_sequence(struct copier *copier, const SequenceView *view, uint64_t offset,
     return obj;
 }
 
+/* Refuse a key with a tuple in it that is not finished: it cannot be hashed. */
+static int
+check_key(PyObject *key)
+{
+    int rc = 0;
+
+    if (!PyTuple_CheckExact(key)) {
+        return 0;
+    }
+    if (Py_EnterRecursiveCall(" while copying a share") != 0) {
+        return -1; /* nor one that contains itself */
+    }
+    for (Py_ssize_t i = PyTuple_GET_SIZE(key); i > 0 && rc == 0; i--) {
+        PyObject *const item = PyTuple_GET_ITEM(key, i - 1); /* filled from the front */
+        rc = item != NULL ? check_key(item) : -1;
+        if (item == NULL) {
+            sstpy_share_damaged();
+        }
+    }
+    Py_LeaveRecursiveCall();
+    return rc;
+}
+
 static int
 copy_entry(struct copier *copier, const struct share_table *table, uint64_t index,
            PyObject *obj)
@@ -71,7 +95,8 @@ copy_entry(struct copier *copier, const struct share_table *table, uint64_t inde
     PyObject *const key = copy_cell(copier, sstpy_share_table_cell(table, index, 0));
     int rc = -1;
 
-    if (key == NULL) {
+    if (key == NULL || check_key(key) < 0) {
+        Py_XDECREF(key);
         return -1;
     }
     if (table->stride == 1) {

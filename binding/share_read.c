@@ -223,6 +223,22 @@ text_matches(const struct share_text *text, const struct share_needle *needle)
            memcmp(text->data, needle->data, text->length * text->width) == 0;
 }
 
+/* By making the object. */
+static int
+object_matches(ShareObject *share, struct share_cell cell,
+               const struct share_needle *needle)
+{
+    PyObject *const obj = sstpy_share_cell_object(share, cell);
+
+    if (obj == NULL) {
+        return -1;
+    }
+
+    const int rc = PyObject_RichCompareBool(obj, needle->obj, Py_EQ);
+    Py_DECREF(obj);
+    return rc;
+}
+
 /* Is the text that a word stands for the one looked for? 1, 0, -1. */
 static int
 str_matches(ShareObject *share, uint64_t word, const struct share_needle *needle)
@@ -238,8 +254,11 @@ str_matches(ShareObject *share, uint64_t word, const struct share_needle *needle
 
     const uint64_t head = sstpy_share_head(share, word, &offset);
     struct share_text text;
+    if (share_head_kind(head) == SHARE_KIND_ARRAY) {
+        return object_matches(share, (struct share_cell){word, false}, needle);
+    }
     if (share_head_kind(head) != SHARE_KIND_STR) {
-        return 0; /* an exact str equals nothing else */
+        return 0; /* an exact str equals nothing else, but numpy's str */
     }
     if (!share_text_read(&share->span, offset, head, &text)) {
         sstpy_share_damaged();
@@ -263,13 +282,5 @@ sstpy_share_matches(ShareObject *share, struct share_cell cell,
             return share_int_value(cell.bits) == needle->number;
         }
     }
-
-    PyObject *const obj = sstpy_share_cell_object(share, cell);
-    if (obj == NULL) {
-        return -1;
-    }
-
-    const int rc = PyObject_RichCompareBool(obj, needle->obj, Py_EQ);
-    Py_DECREF(obj);
-    return rc;
+    return object_matches(share, cell, needle);
 }

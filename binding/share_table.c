@@ -229,6 +229,22 @@ dict_reversed(PyObject *obj, PyObject *Py_UNUSED(ignored))
 
 /* ---- Comparing ---- */
 
+/* A new reference to what the other has under a key; NULL when there is nothing, or
+ * with an exception set. A dict is not asked what it would make of a missing key. */
+static PyObject *
+other_value(PyObject *other, PyObject *key)
+{
+    if (PyDict_Check(other) && PyDict_Contains(other, key) <= 0) {
+        return NULL;
+    }
+
+    PyObject *const value = PyObject_GetItem(other, key);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        PyErr_Clear();
+    }
+    return value;
+}
+
 /* Has the other dict what this entry has? 1, 0, -1. */
 static int
 entry_is_in(const TableView *self, Py_ssize_t entry, PyObject *other)
@@ -238,14 +254,10 @@ entry_is_in(const TableView *self, Py_ssize_t entry, PyObject *other)
         return -1;
     }
 
-    PyObject *const theirs = PyObject_GetItem(other, key);
+    PyObject *const theirs = other_value(other, key);
     Py_DECREF(key);
     if (theirs == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
-            return -1;
-        }
-        PyErr_Clear();
-        return 0;
+        return PyErr_Occurred() ? -1 : 0;
     }
 
     struct share_needle needle;

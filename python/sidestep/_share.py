@@ -60,11 +60,9 @@ def share(obj: Any) -> Any:
 
 def _hold(handle: bytes) -> bool:
     """Have the message being made, or the child being started, keep a share."""
-    if _core.message_hold(handle):
-        return True
     popen = context.get_spawning_popen()
     if popen is None:
-        return False
+        return _core.message_hold(handle)
     popen.hold(handle)
     return True
 
@@ -232,6 +230,9 @@ class SharedBytes(_View, _core.BytesView, Sequence):  # type: ignore[type-arg]
     def __iter__(self) -> Iterator[int]:
         return iter(memoryview(self))
 
+    def __contains__(self, item: Any) -> bool:
+        return item in self.copy()  # also what is longer than one
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (SharedBytes, bytes, bytearray, memoryview)):
             return NotImplemented
@@ -304,7 +305,10 @@ def _memoryview_copy(view: memoryview) -> memoryview:
     plain = memoryview(view.tobytes())
     if view.format == "B" and view.ndim == 1:
         return plain
-    return plain.cast(view.format, view.shape)  # type: ignore[call-overload,no-any-return]
+    try:
+        return plain.cast(view.format, view.shape)  # type: ignore[call-overload,no-any-return]
+    except (TypeError, ValueError):
+        return view  # no cast makes zeros in a shape, nor formats of other machines
 
 
 # -- Arrays -----------------------------------------------------------------------------
@@ -388,6 +392,8 @@ def _numpy_view(view: SharedArray) -> Any:
         dtype = numpy.dtype(descr)
     else:
         dtype = numpy.lib.format.descr_to_dtype(descr)
+    if dtype.hasobject:  # addresses, which nobody shares
+        raise RuntimeError("shared memory is damaged: this is not what share() wrote")
     _register_ndarray(numpy.ndarray)
     return numpy.ndarray(shape, dtype, view, order=order)
 
@@ -429,7 +435,25 @@ def _reduce_ndarray(obj: Any) -> Any:
         handle, word = base._reference()
         if _hold(handle):
             return _open, (handle, word)
-    return obj.__reduce_ex__(5)
+    if obj.dtype.hasobject:
+        return obj.__reduce__()
+    return _same, (_Unshared(obj),)
+
+
+class _Unshared:
+    """An array by value, in the protocol of whichever pickler asks."""
+
+    __slots__ = ("_array",)
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._array.__reduce_ex__(protocol)
+
+
+def _same(obj: Any) -> Any:
+    return obj
 
 
 def _register_ndarray(ndarray: type) -> None:

@@ -93,6 +93,9 @@ class BaseContext:
         """Return two connections, joined to each other."""
         from .connection import Pipe
 
+        # Unlike a queue, a pipe does not settle on the default start method.
+        if self._method_so_far() != "fork":
+            expect_strangers()
         return Pipe(duplex)
 
     def Lock(self) -> Lock:
@@ -271,6 +274,9 @@ class BaseContext:
     def reducer(self, reduction: ModuleType) -> None:
         globals()["reduction"] = reduction
 
+    def _method_so_far(self) -> str | None:
+        return self._name
+
     def _check_available(self) -> None:
         pass
 
@@ -322,6 +328,9 @@ class DefaultContext(BaseContext):
                 return None
             self._actual_context = self._default_context
         return self._actual_context._name
+
+    def _method_so_far(self) -> str | None:
+        return (self._actual_context or self._default_context)._name
 
     def get_all_start_methods(self) -> list[str]:
         """Return a list of the supported start methods, default first."""

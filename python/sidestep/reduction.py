@@ -125,7 +125,7 @@ class _Attempt:
 
     def reset(self) -> None:
         """Undo what reducers did for a try that failed."""
-        _core.message_reset()
+        raise NotImplementedError
 
     def second_try(self, error: Exception) -> Any:
         """Pickle by value after all, or raise saying where it cannot be pickled."""
@@ -214,6 +214,9 @@ class _ForMessage(_Attempt):
         pickler(file, callback, unknown_main=unknown_main).dump(self.obj)
         return file
 
+    def reset(self) -> None:
+        _core.message_reset()
+
 
 class _ForChild(_Attempt):
     root = ""
@@ -236,7 +239,7 @@ class _ForChild(_Attempt):
         return file.getbuffer()
 
     def reset(self) -> None:
-        super().reset()
+        # Not the message: a reducer of one may be what starts the child.
         del self._fds[self._fd_count :]
 
     def locate(self, path: str) -> str:

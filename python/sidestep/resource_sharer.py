@@ -64,7 +64,13 @@ class DupFd(_Offer):
         def send(conn: Connection, pid: int) -> None:
             reduction.send_handle(conn, duplicate, pid)
 
-        self._id = _resource_sharer.register(send, lambda: os.close(duplicate), self)
+        try:
+            self._id = _resource_sharer.register(
+                send, lambda: os.close(duplicate), self
+            )
+        except BaseException:
+            os.close(duplicate)
+            raise
 
     def detach(self) -> int:
         """Take the descriptor; possible once. OwnerDied when its sender has ended."""
@@ -291,9 +297,9 @@ class _ResourceSharer:
             backlog=128,
             authkey=process.current_process().authkey,
         )
-        self._address = self._listener.address
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+        self._address = self._listener.address  # only now: there may be no threads left
 
     def _serve(self) -> None:
         # Signals belong to the program's own threads.

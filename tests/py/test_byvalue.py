@@ -547,6 +547,69 @@ def test_a_failed_try_leaves_nothing(no_leaked_descriptors):
     sidestep.resource_sharer.stop()
 
 
+def test_a_failed_put_lets_go_of_buffers():
+    class Data:
+        def __init__(self):
+            self.bytes = bytearray(100_000)
+
+        def __reduce_ex__(self, protocol):
+            return bytearray, (pickle.PickleBuffer(self.bytes),)
+
+    class Broken:
+        def __reduce__(self):
+            raise ValueError("broken")
+
+    data = Data()
+    with pytest.raises(ValueError, match="broken") as info:
+        sidestep.Queue().put([data, Broken()])
+    data.bytes.append(1)  # although there is a traceback
+    del info
+
+
+class StartsAChild:
+    def __reduce__(self):
+        process = sidestep.get_context("spawn").Process(target=lambda: None)
+        process.start()
+        process.join()
+        return int, (process.exitcode,)
+
+
+def test_a_child_started_by_a_reducer_leaves_the_message_alone():
+    data = pickle.PickleBuffer(b"d" * 10_000)
+    received, lock, exitcode = through([data, sidestep.Lock(), StartsAChild()])
+    assert (bytes(received), exitcode) == (b"d" * 10_000, 0)
+    with lock:
+        pass
+
+
+def test_pipes_of_a_session(tmp_path):
+    program = """
+import sidestep
+ctx = sidestep.get_context("spawn")
+def double(x):
+    return 2 * x
+def call(conn):
+    conn.send(conn.recv()(21))
+here, there = ctx.Pipe()
+here.send(double)
+process = ctx.Process(target=call, args=(there,))
+process.start()
+there.close()
+print(here.recv())
+process.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=program,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "42\n"
+
+
 def test_objects_held_by_a_second_try_travel():
     lock, function = through((sidestep.Lock(), lambda: 1))
     assert lock.acquire(timeout=5)

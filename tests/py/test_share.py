@@ -4,9 +4,11 @@
 import array
 import collections
 import copy
+import ctypes
 import gc
 import os
 import pickle
+import struct
 import sys
 
 import numpy as np
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sidestep
-from sidestep import _core, share
+from sidestep import _core, _share, share
 
 KEYS = st.recursive(
     st.none()
@@ -240,6 +242,117 @@ def test_damage_is_an_error():
     for offset in (8, 1 << 40, (1 << 48) - 8, 65):
         with pytest.raises(RuntimeError, match="damaged"):
             _core.share_open(handle, (word >> 48 << 48) | offset)
+
+
+BYTES = 70_000  # they lie behind everything, as they are
+
+
+def forged(*words):
+    """Open the first record of a share that share() did not write."""
+    start = share([bytes(BYTES)]).statistics()["size"] - BYTES
+    cells = [
+        start + word[0] * 8 | RECORD if type(word) is list else word for word in words
+    ]
+    content = struct.pack(f"<{len(cells)}Q", *cells).ljust(BYTES, b"\0")
+    shared = share([content])
+    handle, _ = shared._reference()
+    return _core.share_open(handle, start | RECORD)
+
+
+RECORD = 0xFFFD << 48
+TUPLE, LIST, SET, ARRAY = 6, 7, 9, 11
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # a tuple of a set of that tuple; the tuple is not finished when it is hashed
+        (TUPLE | 2 << 16, [3], [3], SET | 1 << 16, 0, [0]),
+        # a list of a tuple of itself, and of a set of that
+        (LIST | 2 << 16, [3], [5], TUPLE | 1 << 16, [3], SET | 1 << 16, 0, [3]),
+        (
+            LIST | 2 << 16,
+            [3],
+            [5],
+            TUPLE | 1 << 8 | 1 << 16,
+            [3],
+            SET | 1 << 16,
+            0,
+            [3],
+        ),
+    ],
+)
+def test_keys_that_cannot_be(words):
+    view = forged(*words)
+    with pytest.raises(RuntimeError, match=r"damaged|recursion"):
+        view.copy()
+
+
+def test_a_format_that_is_the_array():
+    with pytest.raises(RuntimeError, match="damaged"):
+        forged(ARRAY, 1, 64, 1, [0], [0])
+
+
+def test_dicts_are_asked_for_what_they_have():
+    other = collections.defaultdict(int, {"b": 0})
+    assert share({"a": 0}) != other
+    assert other == {"b": 0}
+    assert share({"a": 0}) != collections.Counter(b=1)
+    assert share({"b": 0}) == other
+
+
+def test_text_of_numpy():
+    keys = list(np.array(["a", "bb", "ccc"]))
+    shared = share({key: i for i, key in enumerate(keys)})
+    assert [shared[str(key)] for key in keys] == [0, 1, 2]
+    assert "bb" in share(keys)
+    assert share(keys) == ["a", "bb", "ccc"]
+
+
+def test_memory_that_no_cast_makes():
+    for plain in (np.zeros((0, 3)), np.zeros(3, ">f8"), (ctypes.c_int * 3)(1, 2, 3)):
+        view = memoryview(plain)
+        copied = share([view]).copy()[0]
+        assert (copied.format, copied.shape) == (view.format, view.shape)
+        assert copied.tobytes() == view.tobytes()
+
+
+def test_bytes_in_bytes():
+    shared = share(b"abc")
+    assert b"bc" in shared
+    assert b"cb" not in shared
+    assert 97 in shared
+
+
+@pytest.mark.parametrize("protocol", [None, 2, 4, 5])
+def test_plain_arrays_pickle_in_any_protocol(protocol):
+    keep = share(np.arange(4.0))
+    plain, itself = np.arange(5000.0), np.empty(1, object)
+    itself[0] = itself
+    dumps = sidestep.reduction.ForkingPickler.dumps
+    assert (pickle.loads(dumps(plain, protocol)) == plain).all()
+    again = pickle.loads(dumps(itself, protocol))
+    assert again[0] is again
+    del keep
+
+
+def test_a_key_that_goes_while_it_is_described(monkeypatch):
+    value = object()
+    changing = {np.float64(1.5): value}
+    describe = _share._describe
+
+    def change(obj):
+        answer = describe(obj)
+        changing.clear()
+        changing["other"] = value
+        return answer
+
+    _core.share_setup(_share._VIEWS, change, _share._restore)
+    try:
+        with pytest.raises(RuntimeError, match="changed while"):
+            share(changing)
+    finally:
+        _core.share_setup(_share._VIEWS, describe, _share._restore)
 
 
 def test_ten_million(request):

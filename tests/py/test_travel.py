@@ -5,6 +5,7 @@ import copy
 import gc
 import os
 import pickle
+import resource
 import socket
 import threading
 
@@ -440,6 +441,20 @@ def test_no_file_is_left(sharer):
     os.close(dup.detach())
     os.close(r)
     os.close(w)
+
+
+def test_an_offer_without_a_socket_keeps_nothing(sharer, no_leaked_descriptors):
+    source = os.open(os.devnull, os.O_RDONLY)
+    free = os.dup(source)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            resource_sharer.DupFd(source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(source)
 
 
 def test_many_threads(sharer):
