@@ -281,11 +281,17 @@ ssti_kind_register(enum sst_kind kind, const struct ssti_kind_ops *ops)
     kinds[kind] = ops;
 }
 
+bool
+ssti_arena_has(const struct sst_arena *arena, uint64_t offset, uint64_t size)
+{
+    (void)arena;
+    return offset != 0 && offset + size <= SIM_BUFFER_SIZE;
+}
+
 void *
 ssti_arena_ptr(struct sst_arena *arena, uint64_t offset, uint64_t size)
 {
-    (void)arena;
-    return offset == 0 || offset + size > SIM_BUFFER_SIZE ? NULL : sim_buffer + offset;
+    return ssti_arena_has(arena, offset, size) ? sim_buffer + offset : NULL;
 }
 
 uint64_t
