@@ -87,4 +87,28 @@ in_ms(int64_t milliseconds)
     return sst_deadline_after(milliseconds * 1000000);
 }
 
+/* Bytes that tell where they belong, for messages of any size. */
+static inline void
+bytes_fill(void *data, uint64_t size)
+{
+    uint8_t *const bytes = data;
+
+    for (uint64_t i = 0; i < size; i++) {
+        bytes[i] = (uint8_t)(size * 31 + i * 7 + (i >> 8));
+    }
+}
+
+static inline void
+bytes_check(const void *data, uint64_t size)
+{
+    const uint8_t *const bytes = data;
+
+    for (uint64_t i = 0; i < size; i++) {
+        if (bytes[i] != (uint8_t)(size * 31 + i * 7 + (i >> 8))) {
+            test_fail(__FILE__, __LINE__, "byte %llu of %llu", (unsigned long long)i,
+                      (unsigned long long)size);
+        }
+    }
+}
+
 #endif

@@ -58,29 +58,6 @@ make(uint64_t size, uint32_t handle_max)
     return parcel;
 }
 
-static void
-fill(void *data, uint64_t size)
-{
-    uint8_t *const bytes = data;
-
-    for (uint64_t i = 0; i < size; i++) {
-        bytes[i] = (uint8_t)(size * 31 + i * 7 + (i >> 8));
-    }
-}
-
-static void
-check_filled(const void *data, uint64_t size)
-{
-    const uint8_t *const bytes = data;
-
-    for (uint64_t i = 0; i < size; i++) {
-        if (bytes[i] != (uint8_t)(size * 31 + i * 7 + (i >> 8))) {
-            test_fail(__FILE__, __LINE__, "byte %llu of %llu", (unsigned long long)i,
-                      (unsigned long long)size);
-        }
-    }
-}
-
 static struct sst_handle
 make_event(struct sst_event **out)
 {
@@ -141,13 +118,13 @@ TEST(threads_any_size_and_number_of_holds)
             struct sst_handle found;
 
             check_int(address % (sizes[i] >= 4096 ? 64 : 16), ==, 0);
-            fill(sst_parcel_data(parcel), sizes[i] < 1 << 20 ? sizes[i] : 4096);
+            bytes_fill(sst_parcel_data(parcel), sizes[i] < 1 << 20 ? sizes[i] : 4096);
             for (uint32_t n = 0; n < counts[k]; n++) {
                 check_ok(sst_parcel_hold(parcel, &handle, NULL));
             }
             check_status(sst_parcel_hold(parcel, &handle, NULL), SST_ELIMIT);
             check_int(sst_parcel_count(parcel), ==, counts[k]);
-            check_filled(sst_parcel_data(parcel), sizes[i] < 1 << 20 ? sizes[i] : 0);
+            bytes_check(sst_parcel_data(parcel), sizes[i] < 1 << 20 ? sizes[i] : 0);
             for (uint32_t n = 0; n < counts[k]; n++) {
                 check_ok(sst_parcel_handle_at(parcel, n, &found));
                 check_mem(&found, &handle, sizeof found);
@@ -218,7 +195,7 @@ TEST(threads_through_a_queue)
         struct sst_parcel *parcel = make(sizes[i], 1);
         struct sst_message message;
 
-        fill(sst_parcel_data(parcel), sizes[i] % 1000000);
+        bytes_fill(sst_parcel_data(parcel), sizes[i] % 1000000);
         check_ok(sst_parcel_hold(parcel, &handle, NULL));
         put(queue, parcel);
         check_int(sst_queue_count(queue), ==, 1);
@@ -226,7 +203,7 @@ TEST(threads_through_a_queue)
 
         check_ok(sst_queue_get(queue, &message, SST_NOW));
         check_int(message.size, ==, sizes[i]);
-        check_filled(message.data, sizes[i] % 1000000);
+        bytes_check(message.data, sizes[i] % 1000000);
         parcel = sst_message_parcel(&message);
         check_ptr(parcel, !=, NULL);
         check_ptr(sst_parcel_data(parcel), ==, message.data);
@@ -277,12 +254,12 @@ TEST(threads_among_others)
         struct sst_parcel *parcel;
 
         if (i % 3 == 0) {
-            fill(data, size);
+            bytes_fill(data, size);
             check_ok(sst_queue_put(queue, data, size, SST_NOW));
             continue;
         }
         parcel = make(size, i % 2);
-        fill(sst_parcel_data(parcel), size);
+        bytes_fill(sst_parcel_data(parcel), size);
         put(queue, parcel);
     }
     while (taken < COUNT) {
@@ -291,7 +268,7 @@ TEST(threads_among_others)
         check_int(count, >, 0);
         for (int i = 0; i < count; i++, taken++) {
             check_int(messages[i].size, ==, taken * 13 % sizeof data);
-            check_filled(messages[i].data, messages[i].size);
+            bytes_check(messages[i].data, messages[i].size);
             check((sst_message_parcel(&messages[i]) != NULL) == (taken % 3 != 0));
             sst_message_free(&messages[i]);
         }
@@ -309,12 +286,12 @@ TEST(threads_through_a_pipe)
     open_arena();
     check_ok(sst_pipe_create(arena, true, &near, &far, NULL));
     parcel = make(5000, 0);
-    fill(sst_parcel_data(parcel), 5000);
+    bytes_fill(sst_parcel_data(parcel), 5000);
     check_ok(sst_pipe_send_parcel(near, &parcel, SST_NOW));
     check_ptr(parcel, ==, NULL);
     check_ok(sst_pipe_recv(far, &message, SST_NOW));
     check_int(message.size, ==, 5000);
-    check_filled(message.data, 5000);
+    bytes_check(message.data, 5000);
     check_ptr(sst_message_parcel(&message), !=, NULL);
     sst_message_free(&message);
 
@@ -521,12 +498,12 @@ TEST(threads_attach)
     open_arena();
     wrong = make_event(&event);
     parcel = make(10000, 0);
-    fill(sst_parcel_data(parcel), 10000);
+    bytes_fill(sst_parcel_data(parcel), 10000);
     sst_parcel_handle(parcel, &handle);
     check_status(sst_parcel_attach(arena, &wrong, &other, NULL), SST_EINVAL);
     check_ok(sst_parcel_attach(arena, &handle, &other, NULL));
     parcel = sst_parcel_close(parcel);
-    check_filled(sst_parcel_data(other), 10000);
+    bytes_check(sst_parcel_data(other), 10000);
     other = sst_parcel_close(other);
     check_status(sst_parcel_attach(arena, &handle, &other, NULL), SST_ESTALE);
     event = sst_event_close(event);
@@ -547,7 +524,7 @@ put_one_and_die(void *arg)
     struct sst_parcel *parcel = make(100000, 1);
 
     (void)arg;
-    fill(sst_parcel_data(parcel), 100000);
+    bytes_fill(sst_parcel_data(parcel), 100000);
     check_ok(sst_parcel_hold(parcel, &handle, NULL));
     put(shared_queue, parcel);
     parcel = make(200000, 1); /* and this one in hand */
@@ -570,7 +547,7 @@ TEST(a_message_is_a_holder_when_its_sender_is_dead)
     check_ok(sst_arena_sweep(arena));
     check_int(live_slots(), ==, 3);
     check_ok(sst_queue_get(shared_queue, &message, soon()));
-    check_filled(message.data, 100000);
+    bytes_check(message.data, 100000);
     check_ok(sst_parcel_handle_at(sst_message_parcel(&message), 0, &handle));
     check(exists(&handle));
     sst_message_free(&message);
@@ -586,8 +563,8 @@ read_what_was_inherited(void *arg)
 
     (void)arg;
     eventually(word(GO) == 1);
-    check_filled(sst_parcel_data(shared_parcel), 100000);
-    check_filled(shared_message.data, 5000);
+    bytes_check(sst_parcel_data(shared_parcel), 100000);
+    bytes_check(shared_message.data, 5000);
     check_ok(sst_parcel_handle_at(sst_message_parcel(&shared_message), 0, &handle));
     check(exists(&handle));
     sst_message_free(&shared_message);
@@ -608,9 +585,9 @@ TEST(a_forked_child_has_its_own_share)
     shared_queue = make_queue();
     handle = make_event(&event);
     shared_parcel = make(100000, 0);
-    fill(sst_parcel_data(shared_parcel), 100000);
+    bytes_fill(sst_parcel_data(shared_parcel), 100000);
     parcel = make(5000, 1);
-    fill(sst_parcel_data(parcel), 5000);
+    bytes_fill(sst_parcel_data(parcel), 5000);
     check_ok(sst_parcel_hold(parcel, &handle, NULL));
     event = sst_event_close(event);
     put(shared_queue, parcel);

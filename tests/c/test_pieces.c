@@ -35,29 +35,6 @@ close_arena(void)
     arena_close(arena);
 }
 
-static void
-fill(void *data, uint64_t size)
-{
-    uint8_t *const bytes = data;
-
-    for (uint64_t i = 0; i < size; i++) {
-        bytes[i] = (uint8_t)(size * 31 + i * 7 + (i >> 8));
-    }
-}
-
-static void
-check_filled(const void *data, uint64_t size)
-{
-    const uint8_t *const bytes = data;
-
-    for (uint64_t i = 0; i < size; i++) {
-        if (bytes[i] != (uint8_t)(size * 31 + i * 7 + (i >> 8))) {
-            test_fail(__FILE__, __LINE__, "byte %llu of %llu", (unsigned long long)i,
-                      (unsigned long long)size);
-        }
-    }
-}
-
 static struct sst_queue *
 make_queue(void)
 {
@@ -109,7 +86,7 @@ put_long(struct sst_queue *queue, uint64_t size, int64_t deadline_ns)
     int rc;
 
     check_ptr(data, !=, NULL);
-    fill(data, size);
+    bytes_fill(data, size);
     rc = sst_queue_put_slices(queue, slices, 4, deadline_ns);
     free(data);
     return rc;
@@ -176,7 +153,7 @@ take_long(void *arg)
 
     (void)arg;
     while ((rc = sst_queue_get(shared_queue, &message, soon())) == 0) {
-        check_filled(message.data, message.size);
+        bytes_check(message.data, message.size);
         check_ptr(sst_message_parcel(&message), ==, NULL);
         word_add(SEEN, message.size > 100 ? 1 : 0);
         sst_message_free(&message);
@@ -194,7 +171,7 @@ put_long_ones(void *arg)
 
     for (uint64_t i = 0; i < LONG_EACH; i++) {
         check_ok(put_long(shared_queue, LONG + 1000 * me + i, soon()));
-        fill(small, i);
+        bytes_fill(small, i);
         check_ok(sst_queue_put(shared_queue, small, i, soon()));
     }
     shared_queue = sst_queue_close(shared_queue);
@@ -234,7 +211,7 @@ send_long(void *arg)
 
     (void)arg;
     far_end = sst_pipe_close(far_end);
-    fill(data, LONG);
+    bytes_fill(data, LONG);
     check_ok(sst_pipe_send(near_end, data, LONG, SST_FOREVER));
     check_ok(sst_pipe_send(near_end, "abc", 3, SST_FOREVER));
     check_status(sst_pipe_send(near_end, data, LONG, SST_FOREVER), SST_EPIPE);
@@ -254,7 +231,7 @@ TEST(a_long_message_through_a_pipe)
     near_end = sst_pipe_close(near_end);
     check_ok(sst_pipe_recv(far_end, &message, soon()));
     check_int(message.size, ==, LONG);
-    check_filled(message.data, LONG);
+    bytes_check(message.data, LONG);
     sst_message_free(&message);
     check_ok(sst_pipe_recv(far_end, &message, soon()));
     check_int(message.size, ==, 3);
