@@ -10,7 +10,6 @@ this moment; the ratios travel better.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
@@ -18,12 +17,9 @@ import platform
 import re
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 import rows
-
-PACKAGES = ("multiprocessing", "sidestep")
 
 
 def measure(
@@ -44,12 +40,12 @@ def measure(
 
 def line(row: rows.Row, result: dict[str, Any]) -> str:
     cells = [f"{row.name:36}"]
-    for name in PACKAGES:
+    for name in rows.PACKAGES:
         if name in result:
             cells.append(f"{result[name]['min']:11.2f} {result[name]['median']:11.2f}")
         else:
             cells.append(" " * 23)
-    if len(result) == len(PACKAGES):
+    if len(result) == len(rows.PACKAGES):
         ratio = result["multiprocessing"]["min"] / result["sidestep"]["min"]
         cells.append(f"{ratio:8.1f}x")
     else:
@@ -58,22 +54,8 @@ def line(row: rows.Row, result: dict[str, Any]) -> str:
     return " ".join(cells)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--only", default="", help="a regular expression over the names"
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--quick", action="store_true", help="3 rounds, a fifth of the operations"
-    )
-    parser.add_argument("--json", type=Path, help="write the results there, too")
-    parser.add_argument("--packages", default=",".join(PACKAGES))
-    return parser.parse_args()
-
-
 def main() -> int:
-    options = parse()
+    options = rows.parser(__doc__, "a fifth").parse_args()
     rounds, scale = (3, 0.2) if options.quick else (options.rounds, 1.0)
     packages = options.packages.split(",")
     cpus = len(os.sched_getaffinity(0))

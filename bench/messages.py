@@ -29,7 +29,6 @@ from typing import Any
 
 import rows
 
-PACKAGES = ("multiprocessing", "sidestep")
 MB = 1_000_000
 MICROSECONDS, MILLISECONDS, MEGABYTES = "us", "ms", "MB"
 FACTORS = {MICROSECONDS: 1e6, MILLISECONDS: 1e3, MEGABYTES: 1.0}
@@ -368,12 +367,12 @@ def measure(
 
 def show(entry: Line, result: dict[str, Any]) -> str:
     cells = [f"{entry.name:32} {entry.unit:2}"]
-    for name in PACKAGES:
+    for name in rows.PACKAGES:
         if name in result:
             cells.append(f"{result[name]['min']:11.2f} {result[name]['median']:11.2f}")
         else:
             cells.append(" " * 23)
-    if len(result) == len(PACKAGES):
+    if len(result) == len(rows.PACKAGES):
         ours = max(result["sidestep"]["min"], 1e-9)
         cells.append(f"{result['multiprocessing']['min'] / ours:8.1f}x")
     else:
@@ -386,16 +385,7 @@ def show(entry: Line, result: dict[str, Any]) -> str:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--only", default="", help="a regular expression over the names"
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--quick", action="store_true", help="3 rounds, a tenth of the operations"
-    )
-    parser.add_argument("--json", type=Path, help="write the results there, too")
-    parser.add_argument("--packages", default=",".join(PACKAGES))
+    parser = rows.parser(__doc__, "a tenth")
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -8,19 +8,37 @@ start; they say through a plain pipe of the system that they are there.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+PACKAGES = ("multiprocessing", "sidestep")
 SMALL_DICT = {"id": 7, "name": "item", "value": 1.5, "tags": ["a", "b"]}
 PAUSE = 300e-6
 BIG = 100_000_000
 
 Measure = Callable[[Any, int], float]
+
+
+def parser(doc: str | None, part: str) -> argparse.ArgumentParser:
+    """The options of every table; ``part`` is what `--quick` leaves of the operations."""
+    options = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    options.add_argument(
+        "--only", default="", help="a regular expression over the names"
+    )
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument(
+        "--quick", action="store_true", help=f"3 rounds, {part} of the operations"
+    )
+    options.add_argument("--json", type=Path, help="write the results there, too")
+    options.add_argument("--packages", default=",".join(PACKAGES))
+    return options
 
 
 @dataclass(frozen=True)

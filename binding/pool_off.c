@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* In place of pool_engine.c and its siblings where the core has no dispatcher: there
- * are pools of threads only. See process_pools in meson.build. */
+/* In place of pool_engine.c and its siblings where they are not built: there are pools
+ * of threads only. See process_pools in meson.build. */
 
 #include "pool.h"
 
