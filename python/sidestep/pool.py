@@ -203,13 +203,6 @@ class Pool:
 
     def _make_engine(self) -> Callable[[], object]:
         """Make the engine, start the workers; return what ends them."""
-        if not hasattr(_core, "PoolEngine"):
-            raise NotImplementedError(
-                "sidestep.Pool comes in a later version; until then use "
-                "concurrent.futures.ProcessPoolExecutor(mp_context="
-                "sidestep.get_context()), sidestep.Process with queues, or "
-                "sidestep.pool.ThreadPool"
-            )
         crew = _workers.Crew(self, self._ctx, self._initializer, self._initargs, {})
         self._engine = crew.engine = _core.PoolEngine(
             crew, self._processes, self._maxtasksperchild or 0
