@@ -81,8 +81,9 @@ PyObject *sstpy_message_take(struct sstpy_state *state, struct sst_message *mess
                              uint64_t offset, uint64_t size);
 
 /* The object in a message of this kind. Takes what it needs of the message, as
- * sstpy_decode. NULL with an exception set. */
-PyObject *sstpy_buffers_decode(struct sstpy_state *state, struct sst_message *message);
+ * sstpy_decode. `again` as of sstpy_unpickle_whole. NULL with an exception set. */
+PyObject *sstpy_buffers_decode(struct sstpy_state *state, struct sst_message *message,
+                               bool again);
 
 int sstpy_buffers_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_buffers_open_exec(PyObject *module, struct sstpy_state *state);

@@ -341,7 +341,7 @@ reader_pickle(struct reader *reader)
 }
 
 PyObject *
-sstpy_buffers_decode(struct sstpy_state *state, struct sst_message *message)
+sstpy_buffers_decode(struct sstpy_state *state, struct sst_message *message, bool again)
 {
     struct reader reader = {
         .state = state,
@@ -361,7 +361,7 @@ sstpy_buffers_decode(struct sstpy_state *state, struct sst_message *message)
     if (buffers != NULL || reader.head.count == 0) {
         PyObject *const pickle = reader_pickle(&reader);
         if (pickle != NULL) {
-            obj = sstpy_unpickle(state, pickle, buffers);
+            obj = sstpy_unpickle_whole(state, pickle, buffers, again);
             Py_DECREF(pickle);
         }
     }

@@ -352,7 +352,7 @@ sstpy_copy_bytes(const void *data, uint64_t size)
 
 /* A large message takes itself along; a small one is copied, which is cheaper. */
 static PyObject *
-decode_pickle(struct sstpy_state *state, struct sst_message *message)
+decode_pickle(struct sstpy_state *state, struct sst_message *message, bool again)
 {
     PyObject *buffer = NULL;
 
@@ -372,7 +372,7 @@ decode_pickle(struct sstpy_state *state, struct sst_message *message)
         return NULL;
     }
 
-    PyObject *const obj = sstpy_unpickle(state, buffer, NULL);
+    PyObject *const obj = sstpy_unpickle_whole(state, buffer, NULL, again);
     Py_DECREF(buffer);
     return obj;
 }
@@ -413,7 +413,7 @@ decode_fixed(const struct sst_message *message, enum tag tag)
 }
 
 static PyObject *
-decode_any(struct sstpy_state *state, struct sst_message *message)
+decode_any(struct sstpy_state *state, struct sst_message *message, bool again)
 {
     const char *const data = message->data;
     const uint64_t size = message->size;
@@ -436,26 +436,38 @@ decode_any(struct sstpy_state *state, struct sst_message *message)
     case TAG_BYTES:
         return sstpy_copy_bytes(data + 1, size - 1);
     case TAG_BUFFERS:
-        return sstpy_buffers_decode(state, message);
+        return sstpy_buffers_decode(state, message, again);
     case TAG_NEST:
         return sstpy_nest_decode(state, data + 1, size - 1);
     case TAG_PICKLE:
     case TAG_RAW: /* the stdlib's recv() unpickles what send_bytes() sent */
-        return decode_pickle(state, message);
+        return decode_pickle(state, message, again);
     default:
         return decode_bad(message);
     }
 }
 
-PyObject *
-sstpy_decode(struct sstpy_state *state, struct sst_message *message)
+static PyObject *
+decode_and_free(struct sstpy_state *state, struct sst_message *message, bool again)
 {
-    PyObject *const obj = decode_any(state, message);
+    PyObject *const obj = decode_any(state, message, again);
 
     if (message->data != NULL) {
         sst_message_free(message);
     }
     return obj;
+}
+
+PyObject *
+sstpy_decode(struct sstpy_state *state, struct sst_message *message)
+{
+    return decode_and_free(state, message, false);
+}
+
+PyObject *
+sstpy_decode_whole(struct sstpy_state *state, struct sst_message *message)
+{
+    return decode_and_free(state, message, true);
 }
 
 bool

@@ -72,6 +72,10 @@ sstpy_encoded_send(struct sstpy_encoded *encoded, struct sst_pipe *pipe,
 /* The object in a message, which is freed in any case. NULL with an exception set. */
 PyObject *sstpy_decode(struct sstpy_state *state, struct sst_message *message);
 
+/* The same, and what a signal handler raises meanwhile does not cost the object: it is
+ * held (interrupt.h). */
+PyObject *sstpy_decode_whole(struct sstpy_state *state, struct sst_message *message);
+
 /* The bytes that the stdlib's recv_bytes would give: raw bytes as they are, objects as
  * their pickle. Takes the message as sstpy_decode. `size_max` < 0: any; otherwise a
  * longer one gives NULL without an exception. */

@@ -129,3 +129,20 @@ sstpy_fail(const struct sstpy_state *state, int status, const struct sst_error *
     (void)sstpy_raise(state, status, err);
     return -1;
 }
+
+PyObject *
+sstpy_take_exception(void)
+{
+    PyObject *type = NULL;
+    PyObject *value = NULL;
+    PyObject *traceback = NULL;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        (void)PyException_SetTraceback(value, traceback);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}

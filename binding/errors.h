@@ -23,4 +23,7 @@ int sstpy_fail(const struct sstpy_state *state, int status,
 /* OSError (or its subclass) of a status that is -errno, with errno set. */
 PyObject *sstpy_raise_errno(int status);
 
+/* The exception that is set, as an object; it is not set any more. */
+PyObject *sstpy_take_exception(void);
+
 #endif

@@ -25,6 +25,7 @@
 #include "buffers.h"
 #include "compat.h"
 #include "errors.h"
+#include "interrupt.h"
 
 /* ---- The functions ---- */
 
@@ -108,6 +109,19 @@ sstpy_unpickle(struct sstpy_state *state, PyObject *data, PyObject *buffers)
 
     return state->loads != NULL ? pickle_call(state->loads, data, second)
                                 : pickle_loads_default(data, second);
+}
+
+PyObject *
+sstpy_unpickle_whole(struct sstpy_state *state, PyObject *data, PyObject *buffers,
+                     bool again)
+{
+    struct sstpy_retry retry = {0};
+    PyObject *object = NULL;
+
+    do {
+        object = sstpy_unpickle(state, data, buffers);
+    } while (object == NULL && again && sstpy_retry(&retry));
+    return object;
 }
 
 PyDoc_STRVAR(

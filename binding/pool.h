@@ -114,9 +114,6 @@ int sstpy_result_finish(ResultObject *result);
 void sstpy_jobs_enlist(JobsObject *jobs, ResultObject *result, PyObject *pool);
 void sstpy_jobs_delist(ResultObject *result);
 
-/* The exception that is set, as an object. */
-PyObject *sstpy_take_exception(void);
-
 /* The base of the engine, for its type. */
 int sstpy_jobs_traverse(PyObject *self, visitproc visit, void *arg);
 int sstpy_jobs_clear(PyObject *self);

@@ -18,6 +18,7 @@
 #include "args.h"
 #include "compat.h"
 #include "errors.h"
+#include "interrupt.h"
 #include "pool_engine.h"
 
 enum {
@@ -272,7 +273,11 @@ feed_submit_task(EngineObject *self, struct sstpy_feed *feed, PyObject *args,
     task->retries = (uint16_t)feed->limits.retries;
     task->mode = mode;
 
-    const int rc = sstpy_task_submit(self, id, &feed->limits);
+    struct sstpy_retry retry = {0};
+    int rc = 0;
+    do {
+        rc = sstpy_task_submit(self, id, &feed->limits);
+    } while (rc == SSTPY_RAISED && sstpy_retry(&retry));
     task = sstpy_task_find(self, id);
     if (rc < 0 && task != NULL) {
         sstpy_task_close(self, task);
@@ -301,7 +306,8 @@ feed_submit(EngineObject *self, struct sstpy_feed *feed, PyObject *args)
     }
     feed->at += count;
     if (sstpy_result_deliver(feed->result, first, count, feed->bare, false,
-                             sstpy_take_exception()) < 0) {
+                             sstpy_take_exception()) < 0 &&
+        !sstpy_interrupt_hold()) {
         PyErr_WriteUnraisable((PyObject *)feed->result);
     }
     return 0;
@@ -398,6 +404,7 @@ sstpy_feed_taken(JobsObject *jobs, ResultObject *result)
 
     if (feed != NULL && feed->listed && feed->buffer_max > 0) {
         sstpy_engine_feed((EngineObject *)jobs, false);
+        sstpy_interrupt_raise_later();
     }
 }
 
@@ -444,6 +451,9 @@ sstpy_engine_feed_foreign(PyObject *obj, PyObject *Py_UNUSED(ignored))
         self->feeder_called = false;
     }
     self->feeder_runs = false;
+    if (sstpy_interrupt_raise() < 0) {
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -587,5 +597,6 @@ sstpy_engine_map(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
     result->feed = feed;
     feed->result = result;
     feed_start(self, feed, args[3]);
+    sstpy_interrupt_raise_later();
     return (PyObject *)result;
 }

@@ -19,6 +19,7 @@
 #include "args.h"
 #include "compat.h"
 #include "errors.h"
+#include "interrupt.h"
 
 static uint64_t result_counter;
 
@@ -90,23 +91,6 @@ fail_with(ResultObject *self, PyObject *error)
     self->success = false;
     self->value = error;
     Py_XDECREF(old);
-}
-
-PyObject *
-sstpy_take_exception(void)
-{
-    PyObject *type = NULL;
-    PyObject *value = NULL;
-    PyObject *traceback = NULL;
-
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (traceback != NULL) {
-        (void)PyException_SetTraceback(value, traceback);
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-    return value;
 }
 
 static bool
@@ -271,9 +255,10 @@ sstpy_result_abandon(ResultObject *self, PyObject *error)
         }
         self->left = 0;
     }
-    if (sstpy_result_finish(self) < 0) {
+    if (sstpy_result_finish(self) < 0 && !sstpy_interrupt_hold()) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
+    sstpy_interrupt_raise_later();
     Py_DECREF(self);
 }
 

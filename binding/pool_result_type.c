@@ -170,6 +170,11 @@ raise_timeout(ResultObject *self)
 static PyObject *
 raise_value(PyObject *error)
 {
+    /* Ctrl-C reaches us and the worker, whose answer may be faster: ours comes first. */
+    if (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) &&
+        PyErr_CheckSignals() < 0) {
+        return NULL;
+    }
     PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     return NULL;
 }

@@ -359,7 +359,7 @@ pack_call(PyObject *func, PyObject *args, PyObject *kwds, bool posted, uint8_t *
 }
 
 /* It could not be submitted: the exception that is set, or that of the status, is its
- * outcome. */
+ * outcome. One that is no Exception means the program: -1. */
 static int
 fail_call(EngineObject *self, uint64_t id, ResultObject *result, int rc)
 {
@@ -369,11 +369,18 @@ fail_call(EngineObject *self, uint64_t id, ResultObject *result, int rc)
         (void)sstpy_raise(self->jobs.state, rc, NULL);
     }
 
+    const bool interrupted = !PyErr_ExceptionMatches(PyExc_Exception);
     PyObject *const error = sstpy_take_exception();
     if (task != NULL) {
         sstpy_task_close(self, task);
     }
-    return sstpy_result_deliver(result, 0, 1, true, false, error);
+    if (!interrupted) {
+        return sstpy_result_deliver(result, 0, 1, true, false, error);
+    }
+    sstpy_result_abandon(result, error);
+    PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_DECREF(error);
+    return -1;
 }
 
 static int

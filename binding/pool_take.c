@@ -6,20 +6,45 @@
  * and tops up the feeds. That is a thread that waits for a result, or, while nobody
  * does, the crew's. So the caller of apply() meets the answer himself: nobody has to be
  * woken to wake him. Callbacks run on the thread that leads; one that waits for a
- * result of the same pool takes results in its turn. */
+ * result of the same pool takes results in its turn.
+ *
+ * On the main thread a signal handler may raise at any moment of this: it is held until
+ * all is handed out (interrupt.h), and then raised by whoever waits there. */
 
 #include "args.h"
 #include "compat.h"
 #include "errors.h"
+#include "interrupt.h"
 #include "pool_engine.h"
 #include "wait.h"
 
 /* ---- Outcomes ---- */
 
-/* What hooks.method(...) returns, an exception; or that which it raised. */
+/* What hooks.method(*args) returns. Takes `args`. */
 static PyObject *
-exception_from(PyObject *result)
+call_hook(EngineObject *self, const char *method, PyObject *args)
 {
+    PyObject *const bound =
+        args != NULL ? PyObject_GetAttrString(self->hooks, method) : NULL;
+    struct sstpy_retry retry = {0};
+    PyObject *result = NULL;
+
+    if (bound != NULL) {
+        do {
+            result = PyObject_CallObject(bound, args);
+        } while (result == NULL && sstpy_retry(&retry));
+    }
+    Py_XDECREF(bound);
+    Py_XDECREF(args);
+    return result;
+}
+
+/* The same for one that returns an exception; or that which it raised. */
+static PyObject *
+exception_from(EngineObject *self, const char *method, PyObject *args)
+{
+    PyObject *result = call_hook(self, method, args);
+
     if (result != NULL && !PyExceptionInstance_Check(result)) {
         PyErr_Format(PyExc_TypeError, "%R is no exception", result);
         Py_CLEAR(result);
@@ -30,22 +55,18 @@ exception_from(PyObject *result)
 static PyObject *
 value_of(EngineObject *self, struct sst_pool_result *core, bool *ok)
 {
-    PyObject *const value = sstpy_decode(self->jobs.state, &core->message);
+    PyObject *const value = sstpy_decode_whole(self->jobs.state, &core->message);
 
-    if (value != NULL && core->code == SSTPY_CODE_VALUE) {
-        *ok = true;
+    *ok = value != NULL && core->code == SSTPY_CODE_VALUE;
+    if (*ok || (value != NULL && PyExceptionInstance_Check(value))) {
         return value;
     }
-    *ok = false;
     if (value != NULL) {
-        return exception_from(value);
+        PyErr_Format(PyExc_TypeError, "%R is no exception", value);
+        Py_DECREF(value);
     }
-
-    PyObject *const error = sstpy_take_exception();
-    PyObject *const wrapped =
-        exception_from(PyObject_CallMethod(self->hooks, "not_rebuilt", "O", error));
-    Py_DECREF(error);
-    return wrapped;
+    return exception_from(self, "not_rebuilt",
+                          Py_BuildValue("(N)", sstpy_take_exception()));
 }
 
 static PyObject *
@@ -57,11 +78,12 @@ function_of(const struct sstpy_task *task)
 static PyObject *
 loss_of(EngineObject *self, const struct sst_pool_result *core, struct sstpy_task *task)
 {
-    return exception_from(
-        PyObject_CallMethod(self->hooks, "lost", "iiiLOOi", (int)core->pid,
-                            (int)core->code, (int)core->reason,
-                            (long long)(core->ended_ns - core->started_ns),
-                            function_of(task), task->args, (int)task->mode));
+    return exception_from(self, "lost",
+                          Py_BuildValue("(iiiLOOi)", (int)core->pid, (int)core->code,
+                                        (int)core->reason,
+                                        (long long)(core->ended_ns - core->started_ns),
+                                        function_of(task), task->args,
+                                        (int)task->mode));
 }
 
 /* Whether a lost task is run again: its worker ended by itself, and it is allowed. */
@@ -81,6 +103,7 @@ try_again(EngineObject *self, const struct sst_pool_result *core,
         limits = feed->limits;
     }
 
+    struct sstpy_retry retry = {0};
     const uint64_t id = sstpy_task_open(self, old.result, old.args, old.function);
     struct sstpy_task *const again =
         id != UINT64_MAX ? sstpy_task_find(self, id) : NULL;
@@ -96,7 +119,12 @@ try_again(EngineObject *self, const struct sst_pool_result *core,
     if (old.result->kind == SSTPY_RESULT_APPLY) {
         old.result->chunk = (uint32_t)id;
     }
-    if (sstpy_task_submit(self, id, &limits) < 0) {
+
+    int rc = 0;
+    do {
+        rc = sstpy_task_submit(self, id, &limits);
+    } while (rc == SSTPY_RAISED && sstpy_retry(&retry));
+    if (rc < 0) {
         struct sstpy_task *const failed = sstpy_task_find(self, id);
         PyErr_Clear();
         if (failed != NULL) {
@@ -150,14 +178,13 @@ take_task(EngineObject *self, struct sst_pool_result *core)
 static int
 take_note(EngineObject *self, struct sst_pool_result *core)
 {
-    PyObject *const value = sstpy_decode(self->jobs.state, &core->message);
+    PyObject *const value = sstpy_decode_whole(self->jobs.state, &core->message);
     PyObject *const done =
-        value != NULL
-            ? PyObject_CallMethod(self->hooks, "note", "KiO",
-                                  (unsigned long long)core->tag, (int)core->pid, value)
-            : NULL;
+        value != NULL ? call_hook(self, "note",
+                                  Py_BuildValue("(KiN)", (unsigned long long)core->tag,
+                                                (int)core->pid, value))
+                      : NULL;
 
-    Py_XDECREF(value);
     if (done == NULL) {
         PyErr_WriteUnraisable((PyObject *)self);
         return 0;
@@ -174,35 +201,27 @@ settle_stuck(EngineObject *self)
         return;
     }
 
-    PyObject *const error =
-        exception_from(PyObject_CallMethod(self->hooks, "stuck", NULL));
+    PyObject *const error = exception_from(self, "stuck", PyTuple_New(0));
     sstpy_engine_break(self, error);
     Py_DECREF(error);
 }
 
 /* Hand out what was taken: `batch_at` says how far we are, for a callback that waits
- * for a result takes over from there. -1: a callback interrupted the program; what
- * there was is handed out nevertheless. */
+ * for a result takes over from there. SSTPY_RAISED: something interrupted the program;
+ * what there was is handed out nevertheless. */
 static int
 hand_out(EngineObject *self)
 {
-    PyObject *error = NULL;
-
     while (self->batch_at < self->batch_count) {
         struct sst_pool_result *const core = &self->results[self->batch_at++];
         const int rc =
             core->kind == SST_POOL_NOTE ? take_note(self, core) : take_task(self, core);
-        if (rc < 0) {
-            Py_XSETREF(error, sstpy_take_exception());
+        if (rc < 0 && !sstpy_interrupt_hold()) {
+            PyErr_WriteUnraisable((PyObject *)self);
         }
     }
     sstpy_engine_feed(self, false);
-    if (error == NULL) {
-        return 0;
-    }
-    PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    Py_DECREF(error);
-    return SSTPY_RAISED;
+    return sstpy_interrupt_raise() < 0 ? SSTPY_RAISED : 0;
 }
 
 /* ---- Leading ---- */

@@ -5,7 +5,10 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
+
+import sidestep
 
 
 def square(x):
@@ -163,7 +166,46 @@ def recall(_=None):
 
 
 def nested(method):
-    import sidestep
-
     with sidestep.get_context(method).Pool(2) as pool:
         return pool.map(square, range(5))
+
+
+INTERRUPTED = set()
+
+
+def interrupt_once(name):
+    """Press Ctrl-C, for each name once: in the parent, where signal handlers run."""
+    if (
+        name not in INTERRUPTED
+        and sidestep.parent_process() is None
+        and threading.current_thread() is threading.main_thread()
+    ):
+        INTERRUPTED.add(name)
+        signal.raise_signal(signal.SIGINT)
+
+
+def rebuild(name, payload):
+    interrupt_once(name)
+    return Interrupted(name, payload)
+
+
+class Interrupted:
+    """Ctrl-C comes while this is unpickled."""
+
+    def __init__(self, name, payload=None):
+        self.name = name
+        self.payload = payload
+
+    def __reduce__(self):
+        return rebuild, (self.name, self.payload)
+
+
+class InterruptedBefore:
+    """Ctrl-C comes while this is pickled."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __reduce__(self):
+        interrupt_once(self.name)
+        return str, (self.name,)

@@ -12,6 +12,7 @@ import threading
 import warnings
 import weakref
 
+import numpy as np
 import pool_tasks as tasks
 import pytest
 
@@ -598,6 +599,34 @@ def test_ctrl_c(method, eventually):
     assert errors.count("Traceback") == 1, errors
     assert errors.rstrip().endswith("KeyboardInterrupt")
     eventually(lambda: all(map(is_gone, pids)))
+
+
+@pytest.mark.parametrize("payload", [None, bytes(100_000), np.ones(10_000)])
+def test_ctrl_c_while_a_result_is_unpickled(fork_pool, payload):
+    tasks.INTERRUPTED.clear()
+    for i in range(1000):
+        sent = tasks.Interrupted(i, payload)
+        result = fork_pool.apply_async(tasks.identity, (sent,))
+        try:
+            assert result.get().name == i  # the crew's thread has unpickled it
+        except KeyboardInterrupt:
+            break
+    assert tasks.INTERRUPTED == {i}
+    assert result.get().name == i
+    assert np.array_equal(result.get().payload, payload)
+
+
+def test_ctrl_c_while_arguments_are_pickled(fork_pool):
+    tasks.INTERRUPTED.clear()
+    with pytest.raises(KeyboardInterrupt):
+        fork_pool.apply_async(str, (tasks.InterruptedBefore("a"),))
+    items = [tasks.InterruptedBefore(str(i)) for i in range(20)]
+    tasks.INTERRUPTED.update(item.name for item in items[1:])
+    got = []
+    with pytest.raises(KeyboardInterrupt):
+        fork_pool.map_async(str, items, 1, callback=got.append).wait()
+    fork_pool.apply(str)  # everything before it is through
+    assert got == [[str(i) for i in range(20)]]
 
 
 def test_no_warnings_without_reason():
