@@ -51,14 +51,12 @@ raise_pending(void *error)
 void
 sstpy_interrupt_raise_later(void)
 {
-    /* The main thread's is the oldest state; there pending calls are made. When there is
-     * no room for one it stays held, until the thread waits for the next result. */
-    const bool main_thread = PyThreadState_Next(PyThreadState_Get()) == NULL;
-
     if (held == NULL) {
         return;
     }
-    if (!main_thread) {
+    /* The main thread's state is the oldest; there pending calls are made. Is there no
+     * room for one, it stays held until the thread waits for the next result. */
+    if (PyThreadState_Next(PyThreadState_Get()) != NULL) {
         (void)sstpy_interrupt_raise();
         PyErr_WriteUnraisable(NULL);
     }

@@ -39,7 +39,7 @@ bool sstpy_interrupt_hold(void);
 /* Set the exception that this thread holds: -1; or 0, there is none. */
 int sstpy_interrupt_raise(void);
 
-/* The same as soon as the thread is in Python again: for who has something to return. */
+/* The same once the thread is in Python again: for who has something to return. */
 void sstpy_interrupt_raise_later(void);
 
 #endif

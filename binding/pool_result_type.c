@@ -170,7 +170,7 @@ raise_timeout(ResultObject *self)
 static PyObject *
 raise_value(PyObject *error)
 {
-    /* Ctrl-C reaches us and the worker, whose answer may be faster: ours comes first. */
+    /* Ctrl-C reaches us and the worker, who may be faster: ours comes first. */
     if (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) &&
         PyErr_CheckSignals() < 0) {
         return NULL;
