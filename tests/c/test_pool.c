@@ -2,6 +2,7 @@
 
 /* Pools: tasks go out, results come back, and a death shows as a result. */
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -268,6 +269,46 @@ TEST(a_nudge_is_seen_once)
     sst_pool_follow(pool);
     check_status(sst_pool_lead(pool, NULL, SST_NOW), 1);
     sst_pool_follow(pool);
+    pool = sst_pool_close(pool);
+    arena_close(arena);
+}
+
+static bool
+is_readable(int fd)
+{
+    struct pollfd item = {.fd = fd, .events = POLLIN};
+
+    return poll(&item, 1, 0) == 1;
+}
+
+TEST(a_nudge_leaves_the_bell_armed)
+{
+    struct sst_arena *const arena = arena_open();
+    const struct sst_pool_outcome outcome = {0};
+    struct sst_pool_worker *worker;
+    struct sst_pool_result result;
+    struct sst_pool_job job;
+    uint64_t seat;
+    int fd;
+
+    check_status(sst_pool_create(arena, NULL, &pool, NULL), 0);
+    check_status(sst_pool_reserve(pool, 0, &seat), 0);
+    check_status(sst_pool_enter(pool, seat, &worker, NULL), 0);
+    fd = sst_pool_fd(pool, NULL);
+    check_int(fd, >=, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        submit(i, 0);
+        check_status(sst_pool_take(worker, &job, SST_NOW), 0);
+        sst_message_free(&job.message);
+        check(!is_readable(fd));
+        check_status(sst_pool_finish(worker, &outcome, NULL, SST_NOW), SST_EAGAIN);
+        check(is_readable(fd));
+        check_status(sst_pool_results(pool, &result, 1, SST_NOW), 1);
+        sst_message_free(&result.message);
+        sst_pool_nudge(pool);
+        check_status(sst_pool_results(pool, &result, 1, SST_NOW), SST_ETIMEDOUT);
+    }
+    check_ptr(sst_pool_leave(worker), ==, NULL);
     pool = sst_pool_close(pool);
     arena_close(arena);
 }

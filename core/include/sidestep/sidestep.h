@@ -1213,8 +1213,9 @@ struct sst_pool_result {
 };
 
 /* Take results, as many as are there; waits for the first.
- * Returns the number taken, at least 1; SST_ETIMEDOUT, SST_EINTR; SST_ENOMEM,
- * SST_ELIMIT, and they stay; SST_ECORRUPT. Blocks until the deadline; a look for some
+ * Returns the number taken, at least 1; SST_ETIMEDOUT, SST_EINTR; SST_EAGAIN, see
+ * sst_pool_nudge, but not with SST_NOW; SST_ENOMEM, SST_ELIMIT, and they stay;
+ * SST_ECORRUPT. Blocks until the deadline; a look for some
  * microseconds comes before a sleep. Any number of threads may call it, but see
  * sst_pool_lead. */
 SST_API SST_MUST_CHECK int sst_pool_results(struct sst_pool *pool,

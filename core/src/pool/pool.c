@@ -405,7 +405,9 @@ take_section(struct sst_pool *pool, struct ssti_claim *claim,
         if (rc != SSTI_RING_EMPTY || *taken != before) {
             break;
         }
-        if (ssti_load_acq(&pool->nudged) != 0 && ssti_xchg(&pool->nudged, 0) != 0) {
+        /* Who only tries looks up anyway, and is to arm the bell. */
+        if (ssti_load_acq(&pool->nudged) != 0 && ssti_xchg(&pool->nudged, 0) != 0 &&
+            deadline_ns != SST_NOW) {
             rc = SST_EAGAIN;
             break;
         }
