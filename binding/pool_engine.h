@@ -17,7 +17,7 @@ enum sstpy_pool_mode {
     SSTPY_MODE_CALL,       /* args */
     SSTPY_MODE_KEYWORDS,   /* (args, kwds) */
     SSTPY_MODE_ITEM,       /* the argument */
-    SSTPY_MODE_CHUNK,      /* a list of arguments; gives a list */
+    SSTPY_MODE_CHUNK,      /* a list or range of arguments; gives a list */
     SSTPY_MODE_STAR_CHUNK, /* a list of argument tuples; gives a list */
     SSTPY_MODE_INLINE = 8, /* a flag: (function, what the mode says): not posted */
 };
@@ -65,7 +65,7 @@ struct sstpy_pool_limits {
 struct sstpy_feed {
     struct sstpy_feed *next;
     ResultObject *result; /* borrowed: it owns us */
-    PyObject *items;      /* tuple, or NULL */
+    PyObject *items;      /* tuple or range, or NULL */
     PyObject *iterator;   /* or NULL */
     PyObject *held;       /* pulled, and there was no memory to submit it */
     struct sstpy_function *function;

@@ -13,7 +13,8 @@
  *
  * Without a chunk size we choose. The first tasks have one item each; then a chunk is
  * what takes CHUNK_NS by the measure of those done, and never more than a share of what
- * is left, so that workers end together whatever the items cost. */
+ * is left, so that workers end together whatever the items cost; but no less than what
+ * takes FLOOR_NS, for a task costs the parent a wake-up. */
 
 #include "args.h"
 #include "compat.h"
@@ -25,7 +26,9 @@ enum {
     WINDOW_TASKS = 128, /* ahead of each worker, when the caller chose the chunks */
     WINDOW_CHUNKS = 3,  /* ahead of each worker, when we did */
     CHUNK_NS = 2000000,
+    FLOOR_NS = 50000,
     CHUNK_MAX = 65536,
+    RANGE_MIN = 64, /* items of a range that travel as a range: its pickle has a price */
     SHARE = 3, /* of what is left, over the number of workers: one chunk */
 };
 
@@ -101,6 +104,15 @@ sstpy_feed_done(EngineObject *self, const struct sstpy_task *task, int64_t durat
     }
 }
 
+/* How many items take so long, as far as we know. */
+static uint64_t
+items_in(const struct sstpy_feed *feed, int64_t duration_ns)
+{
+    const double count = (double)duration_ns / feed->item_ns;
+
+    return count < 1 ? 1 : count < CHUNK_MAX ? (uint64_t)count : CHUNK_MAX;
+}
+
 static uint32_t
 feed_chunk(const EngineObject *self, const struct sstpy_feed *feed)
 {
@@ -113,11 +125,10 @@ feed_chunk(const EngineObject *self, const struct sstpy_feed *feed)
 
     const uint64_t left = feed->length - feed->at;
     const uint64_t share = left / ((uint64_t)SHARE * self->worker_count) + 1;
-    const double timely = CHUNK_NS / feed->item_ns;
-    uint64_t chunk = timely < 1 ? 1 : timely < CHUNK_MAX ? (uint64_t)timely : CHUNK_MAX;
+    const uint64_t least = items_in(feed, FLOOR_NS);
+    const uint64_t most = items_in(feed, CHUNK_NS);
 
-    chunk = chunk < share ? chunk : share;
-    return (uint32_t)chunk;
+    return (uint32_t)(share < least ? least : share < most ? share : most);
 }
 
 static bool
@@ -134,24 +145,52 @@ feed_has_room(const EngineObject *self, const struct sstpy_feed *feed)
 
 /* ---- Pulling ---- */
 
-/* Up to `count` items as a list, or the one. NULL at the end, or with an exception. */
+/* A part of a range, as a range: it is a few bytes, however many items it has. */
+static PyObject *
+pull_range(const struct sstpy_feed *feed, Py_ssize_t first, Py_ssize_t size)
+{
+    PyObject *const start = PyLong_FromSsize_t(first);
+    PyObject *const stop = PyLong_FromSsize_t(first + size);
+    PyObject *const slice =
+        start != NULL && stop != NULL ? PySlice_New(start, stop, NULL) : NULL;
+    PyObject *const part =
+        slice != NULL ? PyObject_GetItem(feed->items, slice) : NULL;
+
+    Py_XDECREF(slice);
+    Py_XDECREF(stop);
+    Py_XDECREF(start);
+    return part;
+}
+
+/* Up to `count` items as a list or a range, or the one. NULL at the end, or with an
+ * exception. */
 static PyObject *
 pull_items(struct sstpy_feed *feed, uint32_t count)
 {
+    const Py_ssize_t first = (Py_ssize_t)feed->at;
     const uint64_t left = feed->length - feed->at;
+    const bool is_range = PyRange_Check(feed->items);
 
     if (left == 0) {
         return NULL;
     }
     if (feed->bare) {
-        return Py_NewRef(PyTuple_GET_ITEM(feed->items, (Py_ssize_t)feed->at));
+        return PySequence_GetItem(feed->items, first);
     }
 
     const Py_ssize_t size = (Py_ssize_t)(count < left ? count : left);
+    if (is_range && size >= RANGE_MIN) {
+        return pull_range(feed, first, size);
+    }
+
     PyObject *const list = PyList_New(size);
     for (Py_ssize_t i = 0; list != NULL && i < size; i++) {
-        PyObject *const item = PyTuple_GET_ITEM(feed->items, (Py_ssize_t)feed->at + i);
-        PyList_SET_ITEM(list, i, Py_NewRef(item));
+        PyObject *const item = PySequence_GetItem(feed->items, first + i);
+        if (item == NULL) {
+            Py_DECREF(list);
+            return NULL;
+        }
+        PyList_SET_ITEM(list, i, item);
     }
     return list;
 }
@@ -289,7 +328,7 @@ feed_submit_task(EngineObject *self, struct sstpy_feed *feed, PyObject *args,
 static int
 feed_submit(EngineObject *self, struct sstpy_feed *feed, PyObject *args)
 {
-    const uint32_t count = feed->bare ? 1 : (uint32_t)PyList_GET_SIZE(args);
+    const uint32_t count = feed->bare ? 1 : (uint32_t)PySequence_Size(args);
     const uint64_t first = feed->at;
     const int rc = feed_submit_task(self, feed, args, count);
 
@@ -499,6 +538,7 @@ static struct sstpy_feed *
 feed_new(PyObject *iterable, bool iterate)
 {
     struct sstpy_feed *const feed = PyMem_Calloc(1, sizeof(*feed));
+    Py_ssize_t length = 0;
 
     if (feed == NULL) {
         PyErr_NoMemory();
@@ -510,11 +550,13 @@ feed_new(PyObject *iterable, bool iterate)
         feed->iterator = PyObject_GetIter(iterable);
     }
     else {
-        feed->items = PySequence_Tuple(iterable);
-        feed->length =
-            feed->items != NULL ? (uint64_t)PyTuple_GET_SIZE(feed->items) : 0;
+        feed->items = PyRange_Check(iterable) ? Py_NewRef(iterable)
+                                              : PySequence_Tuple(iterable);
+        length = feed->items != NULL ? PySequence_Size(feed->items) : 0;
+        feed->length = (uint64_t)length;
     }
-    if (feed->items == NULL && feed->iterator == NULL) {
+    if ((feed->items == NULL && feed->iterator == NULL) || length < 0) {
+        Py_XDECREF(feed->items);
         PyMem_Free(feed);
         return NULL;
     }

@@ -68,32 +68,45 @@ worker_function(WorkerObject *self, uint64_t number)
 /* ---- One task ---- */
 
 static PyObject *
+call_item(PyObject *func, PyObject *item, bool star)
+{
+    if (!star) {
+        return PyObject_CallOneArg(func, item);
+    }
+
+    PyObject *const args = PySequence_Tuple(item);
+    PyObject *const value = args != NULL ? PyObject_CallObject(func, args) : NULL;
+
+    Py_XDECREF(args);
+    return value;
+}
+
+static PyObject *
 call_each(PyObject *func, PyObject *items, bool star)
 {
-    if (!PyList_CheckExact(items)) {
+    if (!PyList_CheckExact(items) && !PyRange_Check(items)) {
         PyErr_SetString(PyExc_RuntimeError, "the task is not ours");
         return NULL;
     }
 
-    const Py_ssize_t count = PyList_GET_SIZE(items);
-    PyObject *const values = PyList_New(count);
+    const Py_ssize_t count = PySequence_Size(items);
+    PyObject *const iterator = count >= 0 ? PyObject_GetIter(items) : NULL;
+    PyObject *values = iterator != NULL ? PyList_New(count) : NULL;
     for (Py_ssize_t i = 0; values != NULL && i < count; i++) {
-        PyObject *const item = PyList_GET_ITEM(items, i);
-        PyObject *value = NULL;
+        PyObject *const item = PyIter_Next(iterator);
+        PyObject *const value = item != NULL ? call_item(func, item, star) : NULL;
 
-        if (star) {
-            PyObject *const args = PySequence_Tuple(item);
-            value = args != NULL ? PyObject_CallObject(func, args) : NULL;
-            Py_XDECREF(args);
+        Py_XDECREF(item);
+        if (value != NULL) {
+            PyList_SET_ITEM(values, i, value);
         }
         else {
-            value = PyObject_CallOneArg(func, item);
+            Py_CLEAR(values);
         }
-        if (value == NULL) {
-            Py_DECREF(values);
-            return NULL;
-        }
-        PyList_SET_ITEM(values, i, value);
+    }
+    Py_XDECREF(iterator);
+    if (values == NULL && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_RuntimeError, "the items of the task went away");
     }
     return values;
 }

@@ -25,11 +25,6 @@ from sidestep.pool import (
     WorkerLost,
 )
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(sidestep._core, "PoolEngine"), reason="built without process pools"
-)
-
-
 @pytest.fixture(scope="module", params=["fork", "spawn", "forkserver"])
 def pool(request):
     made = sidestep.get_context(request.param).Pool(2)
@@ -80,6 +75,19 @@ def test_maps(pool):
     assert pool.starmap_async(tasks.add, [(1, 2)] * 9, 4).get() == [3] * 9
     with pytest.raises(ValueError, match="3"):
         pool.map(tasks.raise_value_error, [3], chunksize=1)
+
+
+def test_ranges(pool):
+    for items in (range(-7, 5000, 3), range(10**30, 10**30 + 300), range(9, -900, -2)):
+        squares = [x * x for x in items]
+        assert pool.map(tasks.square, items) == squares
+        assert pool.map(tasks.square, items, 64) == squares
+        assert pool.map(tasks.square, items, 63) == squares
+        assert list(pool.imap(tasks.square, items, 100)) == squares
+    with pytest.raises(TypeError, match="not iterable"):
+        pool.starmap(tasks.add, range(200), 100)
+    with pytest.raises((OverflowError, MemoryError)):
+        pool.map(tasks.square, range(10**30))
 
 
 def test_iterators(pool):
