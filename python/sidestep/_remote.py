@@ -15,8 +15,6 @@ exception's repr and its traceback.
 
 from __future__ import annotations
 
-import traceback
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -80,6 +78,8 @@ def shorten(value: object, limit: int = 200) -> str:
 
 def text_of(error: BaseException, limit: int | None = None) -> str:
     """Return what the stdlib puts into a `RemoteTraceback`."""
+    import traceback  # a pool in which nothing goes wrong does without
+
     lines = traceback.format_exception(type(error), error, error.__traceback__, limit)
     return f'\n"""\n{"".join(lines)}"""'
 

@@ -3,17 +3,19 @@
 
 `Crew` has the methods that ``_core.PoolEngine`` calls for all that is Python about a
 worker; it knows the pool by a weak reference only. `work` is a worker's main function.
-``docs/internals/pool_python.rst`` tells the whole.
+``docs/internals/pool_python.rst`` tells the whole. What a worker needs is imported here,
+so that forked workers have it already.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import threading
 import weakref
 
-from . import _core, _remote, context, process
+from . import _core, _remote, context, process, reduction
 from ._remote import MaybeEncodingError, Quoted, shorten
 
 TYPE_CHECKING = False
@@ -103,8 +105,6 @@ class _Place:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only ever pickled for a child that is being started.
-        from . import reduction
-
         handle = context.hold(self, self.handle)
         return _rebuild_place, (handle, self.seat, reduction.DupFd(self.crash_fd))
 
@@ -115,21 +115,21 @@ def _rebuild_place(handle: bytes, seat: int, crash_file: Any) -> _Place:
 
 def _memory_kills() -> int | None:
     """Count the processes of our control group that the kernel killed for memory."""
-    from pathlib import Path
-
     try:
-        groups = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+        groups = _lines("/proc/self/cgroup")
         group = next(line[3:] for line in groups if line.startswith("0::"))
-        events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text(
-            encoding="ascii"
-        )
-        return next(
-            int(line[9:])
-            for line in events.splitlines()
-            if line.startswith("oom_kill ")
-        )
+        events = _lines(f"/sys/fs/cgroup{group}/memory.events")
+        return next(int(line[9:]) for line in events if line.startswith("oom_kill "))
     except (OSError, ValueError, StopIteration):
         return None
+
+
+def _lines(path: str) -> list[str]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65536).decode("ascii").splitlines()
+    finally:
+        os.close(fd)
 
 
 class Crew:
@@ -339,8 +339,6 @@ def work(
     options: dict[str, Any],
 ) -> None:
     """Do what a worker does, from its first line to its last."""
-    import faulthandler
-
     core: Any = _core
     faulthandler.enable(place.crash_fd)
     try:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import traceback
 import warnings
 
 from . import _core, _workers, get_context, util
@@ -82,6 +81,8 @@ class ExceptionWithTraceback:
     """An exception that keeps its traceback, as text, when it is pickled."""
 
     def __init__(self, exc: BaseException, tb: Any) -> None:
+        import traceback
+
         text = "".join(traceback.format_exception(type(exc), exc, tb))
         self.exc = exc
         self.tb = f'\n"""\n{text}"""'

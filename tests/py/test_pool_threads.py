@@ -273,9 +273,3 @@ def test_tasks_leave_nothing_behind():
         del things
         gc.collect()
         assert [reference() for reference in references] == [None] * 4
-
-
-def test_pool_of_processes_says_that_it_comes_later():
-    for make in (sidestep.Pool, pool_module.Pool):
-        with pytest.raises(NotImplementedError, match="ProcessPoolExecutor"):
-            make(2)
