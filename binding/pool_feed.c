@@ -28,8 +28,8 @@ enum {
     CHUNK_NS = 2000000,
     FLOOR_NS = 50000,
     CHUNK_MAX = 65536,
-    RANGE_MIN = 64, /* items of a range that travel as a range: its pickle has a price */
-    SHARE = 3, /* of what is left, over the number of workers: one chunk */
+    RANGE_MIN = 64, /* items of a range that travel as one: its pickle has a price */
+    SHARE = 3,      /* of what is left, over the number of workers: one chunk */
 };
 
 /* ---- Feeds ---- */
@@ -153,8 +153,7 @@ pull_range(const struct sstpy_feed *feed, Py_ssize_t first, Py_ssize_t size)
     PyObject *const stop = PyLong_FromSsize_t(first + size);
     PyObject *const slice =
         start != NULL && stop != NULL ? PySlice_New(start, stop, NULL) : NULL;
-    PyObject *const part =
-        slice != NULL ? PyObject_GetItem(feed->items, slice) : NULL;
+    PyObject *const part = slice != NULL ? PyObject_GetItem(feed->items, slice) : NULL;
 
     Py_XDECREF(slice);
     Py_XDECREF(stop);
@@ -550,8 +549,8 @@ feed_new(PyObject *iterable, bool iterate)
         feed->iterator = PyObject_GetIter(iterable);
     }
     else {
-        feed->items = PyRange_Check(iterable) ? Py_NewRef(iterable)
-                                              : PySequence_Tuple(iterable);
+        feed->items =
+            PyRange_Check(iterable) ? Py_NewRef(iterable) : PySequence_Tuple(iterable);
         length = feed->items != NULL ? PySequence_Size(feed->items) : 0;
         feed->length = (uint64_t)length;
     }

@@ -25,6 +25,7 @@ from sidestep.pool import (
     WorkerLost,
 )
 
+
 @pytest.fixture(scope="module", params=["fork", "spawn", "forkserver"])
 def pool(request):
     made = sidestep.get_context(request.param).Pool(2)

@@ -11,7 +11,6 @@ import warnings
 import pytest
 
 import sidestep
-from sidestep import pool as pool_module
 
 
 @pytest.fixture
