@@ -339,10 +339,9 @@ def work(
     options: dict[str, Any],
 ) -> None:
     """Do what a worker does, from its first line to its last."""
-    core: Any = _core
     faulthandler.enable(place.crash_fd)
     try:
-        worker = core.PoolWorker(place.handle, place.seat)
+        worker = _core.PoolWorker(place.handle, place.seat)
     except (RuntimeError, OSError):
         return  # the pool is gone
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
