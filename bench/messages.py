@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import rows
@@ -236,13 +235,8 @@ def share_dict(_context: Any, count: int) -> float:
 
 
 def pss(pids: list[int]) -> float:
-    """Memory of these processes in MB, shared pages counted by halves, thirds, ..."""
-    total = 0
-    for pid in pids:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-        total += int(found[1]) if found else 0
-    return total * 1024 / MB
+    """Memory of these processes in MB."""
+    return rows.pss(pids) / MB
 
 
 @contextmanager

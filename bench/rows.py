@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -104,6 +105,16 @@ def sparse(count: int, operation: Callable[[], object]) -> float:
         operation()
         total += time.perf_counter() - begin
     return total / count
+
+
+def pss(pids: list[int]) -> int:
+    """Memory of these processes in bytes, shared pages counted by halves, thirds, ..."""
+    total = 0
+    for pid in pids:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+        total += int(found[1]) * 1024 if found else 0
+    return total
 
 
 # -- Flow -------------------------------------------------------------------------------
