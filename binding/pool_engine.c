@@ -321,16 +321,32 @@ engine_clear(PyObject *obj)
     return sstpy_jobs_clear(obj);
 }
 
+/* Before anything is cleared: to end workers that are left takes the hooks. */
+static void
+engine_finalize(PyObject *obj)
+{
+    EngineObject *const self = (EngineObject *)obj;
+    PyObject *const error = PyErr_Occurred() ? sstpy_take_exception() : NULL;
+
+    self->over = self->stopped = true;
+    if (self->pool != NULL && sstpy_engine_is_ours(self)) {
+        engine_close_core(self);
+    }
+    if (error != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+}
+
 static void
 engine_dealloc(PyObject *obj)
 {
     EngineObject *const self = (EngineObject *)obj;
 
-    PyObject_GC_UnTrack(obj);
-    self->over = self->stopped = true;
-    if (self->pool != NULL && sstpy_engine_is_ours(self)) {
-        engine_close_core(self);
+    if (PyObject_CallFinalizerFromDealloc(obj) < 0) {
+        return; /* a hook has kept it */
     }
+    PyObject_GC_UnTrack(obj);
     if (self->jobs.weakrefs != NULL) {
         PyObject_ClearWeakRefs(obj);
     }
@@ -652,6 +668,7 @@ static PyType_Slot engine_slots[] = {
     {Py_tp_doc, "The owner's side of a pool of processes."},
     {Py_tp_new, engine_new},
     {Py_tp_init, engine_init},
+    {Py_tp_finalize, engine_finalize},
     {Py_tp_dealloc, engine_dealloc},
     {Py_tp_traverse, engine_traverse},
     {Py_tp_clear, engine_clear},

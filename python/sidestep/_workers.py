@@ -170,11 +170,11 @@ class Crew:
             worker.daemon = True
             if isinstance(worker, process.BaseProcess):
                 worker._die_with_parent = True
-            self._workers.append(worker)
             _start_undisturbed(worker)
         except BaseException:
             os.close(crash_fd)
             raise
+        self._workers.append(worker)
         self._crash_fds[worker] = crash_fd
         return worker
 

@@ -211,12 +211,7 @@ class Pool:
         try:
             self._engine.fill()
         except BaseException:
-            for worker in self._pool:
-                if worker.exitcode is None:
-                    worker.terminate()
-            for worker in self._pool:
-                worker.join()
-            self._engine.release()
+            crew.terminate()
             raise
         return util.Finalize(self, crew.terminate, exitpriority=15)
 

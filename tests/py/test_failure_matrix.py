@@ -5,8 +5,12 @@ Each row by each start method: the caller gets an error that says what happened,
 pool works on.
 """
 
+import errno
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 
 import pool_tasks as tasks
@@ -147,6 +151,33 @@ def test_one_loss_in_a_map_of_many(pool, tmp_path):
             outcomes.append("lost")
     assert outcomes.count("lost") == 1
     assert outcomes.count("done") == 19
+
+
+def test_no_descriptors_for_so_many_workers(tmp_path):
+    """The error is the system's; what was started is ended, the next pool works."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent("""
+            import gc, resource, sidestep
+            if __name__ == "__main__":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+                for method in "fork", "forkserver", "spawn":
+                    context = sidestep.get_context(method)
+                    for _ in range(2):
+                        try:
+                            context.Pool(60)
+                        except OSError as error:
+                            print(error.errno, sidestep.active_children())
+                        gc.collect()
+                        with context.Pool(2) as pool:
+                            print(sum(pool.map(abs, range(100))))
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout == f"{errno.EMFILE} []\n4950\n" * 6
 
 
 def test_descriptors_in_the_parent():
