@@ -27,7 +27,12 @@ sst_pool_lead(struct sst_pool *pool, const uint32_t *done, int64_t deadline_ns)
             return 0;
         }
         if (ssti_cas(&pool->leading, &nobody, 1)) {
-            return 1;
+            if (flag == NULL || ssti_load_acq(flag) == 0) {
+                return 1;
+            }
+            /* The last leader set it after our look, and led no longer. */
+            sst_pool_follow(pool);
+            return 0;
         }
         if (rc == SST_ETIMEDOUT || rc == SST_EINTR) {
             return rc;
