@@ -198,6 +198,21 @@ sst_pool_close(struct sst_pool *pool)
 
 /* ---- Ending ---- */
 
+/* A task is dropped: true unless it was cancelled before. It cannot be any more. */
+static bool
+drop_locked(struct sst_pool *pool, uint64_t id)
+{
+    _Atomic uint32_t *const mark = ssti_mark_locked(pool, id);
+    const uint32_t generation = (uint32_t)(id >> 32);
+
+    if (mark == NULL ||
+        (ssti_load_rlx(mark) & ~SSTI_POOL_MARK_CANCELLED) >= generation) {
+        return mark == NULL;
+    }
+    ssti_store_rel(mark, generation | SSTI_POOL_MARK_CANCELLED);
+    return true;
+}
+
 /* Empty a lane: how many records, but those cancelled. */
 static uint64_t
 drop_lane(struct sst_pool *pool, uint32_t lane)
@@ -212,12 +227,7 @@ drop_lane(struct sst_pool *pool, uint32_t lane)
         ssti_view_lock(&pool->view);
         rc = ssti_lane_front_locked(pool, lane, &claim);
         if (rc == 0) {
-            const _Atomic uint32_t *const mark =
-                lane != SSTI_POOL_RESULTS ? ssti_mark_locked(pool, claim.head.id)
-                                          : NULL;
-
-            count += mark == NULL || (ssti_load_rlx(mark) & ~SSTI_POOL_MARK_CANCELLED) <
-                                         claim.head.id >> 32;
+            count += lane == SSTI_POOL_RESULTS || drop_locked(pool, claim.head.id);
             rc = ssti_lane_take_locked(pool, lane, &claim, SSTI_SEAT_NONE, &message);
         }
         ssti_pool_unlock(pool);
