@@ -98,9 +98,10 @@ generation_of(uint64_t id)
     return id >> 32;
 }
 
-/* The owner notes that a task is on its way. */
+/* The owner notes that a task is on its way: under the leaf, so that nobody takes its
+ * result, and finds that there are no deadlines any more, in between. */
 static void
-note_task(struct sst_pool *pool, const struct sst_pool_task *task)
+note_task_locked(struct sst_pool *pool, const struct sst_pool_task *task)
 {
     uint64_t shortest = ssti_load_rlx(&pool->shortest_ns);
     const int64_t deadlines[2] = {task->soft_ns, task->hard_ns};
@@ -140,8 +141,10 @@ is_sane(const struct sst_pool_task *task)
 
 /* One attempt under the leaf: 0, SSTI_RING_FULL, SSTI_RING_CHUNK, a status. */
 static int
-put_locked(struct sst_pool *pool, uint32_t lane, struct ssti_cargo *cargo)
+put_locked(struct sst_pool *pool, const struct sst_pool_task *task,
+           struct ssti_cargo *cargo)
 {
+    const uint32_t lane = task->priority;
     int rc;
 
     if ((ssti_load_rlx(&pool->shm->flags) & SSTI_POOL_SHUT) != 0) {
@@ -153,13 +156,14 @@ put_locked(struct sst_pool *pool, uint32_t lane, struct ssti_cargo *cargo)
     rc = ssti_lane_fit_locked(pool, lane, cargo);
     if (rc == 0) {
         ssti_lane_put_locked(pool, lane, cargo, SSTI_SEAT_NONE);
+        note_task_locked(pool, task);
     }
     return rc;
 }
 
 static int
-put_section(struct sst_pool *pool, uint32_t lane, struct ssti_cargo *cargo,
-            int64_t deadline_ns)
+put_section(struct sst_pool *pool, const struct sst_pool_task *task,
+            struct ssti_cargo *cargo, int64_t deadline_ns)
 {
     struct ssti_leaf_sleep sleep = {
         .class = SSTI_LEAF_C,
@@ -170,7 +174,7 @@ put_section(struct sst_pool *pool, uint32_t lane, struct ssti_cargo *cargo,
     int rc;
 
     ssti_view_lock(&pool->view);
-    while ((rc = put_locked(pool, lane, cargo)) == SSTI_RING_FULL) {
+    while ((rc = put_locked(pool, task, cargo)) == SSTI_RING_FULL) {
         if (slept != 0) {
             rc = slept;
             break;
@@ -204,19 +208,15 @@ sst_pool_submit(struct sst_pool *pool, const struct sst_pool_task *task,
         return rc;
     }
     fill_head(&cargo.head, task);
-    note_task(pool, task);
     do {
-        rc = put_section(pool, lane, &cargo, deadline_ns);
+        rc = put_section(pool, task, &cargo, deadline_ns);
         if (rc == SSTI_RING_CHUNK) {
             rc = ssti_ring_make_chunk(&pool->lane[lane], &cargo.deposit);
             rc = rc == 0 ? SSTI_RING_CHUNK : rc;
         }
     } while (rc == SSTI_RING_CHUNK);
     ssti_cargo_fini(pool, &cargo, lane);
-    if (rc != 0) {
-        ssti_fetch_sub(&pool->outstanding, 1);
-    }
-    else if (task->parcel != NULL) {
+    if (rc == 0 && task->parcel != NULL) {
         *task->parcel = NULL;
     }
     return rc;
@@ -258,10 +258,9 @@ put_run(struct sst_pool *pool, const struct sst_pool_task *tasks, uint32_t count
             break;
         }
         fill_head(&cargo.head, task);
-        if (put_locked(pool, task->priority, &cargo) != 0) {
+        if (put_locked(pool, task, &cargo) != 0) {
             break;
         }
-        note_task(pool, task); /* nobody takes a result before the unlock */
         bytes += cargo.head.size;
         done++;
     }
