@@ -12,6 +12,7 @@ import machine
 from workshop import Outcome, Stage, Workshop, count_junit
 
 SIM_SEEDS = 20_000
+SIM_PROGRAMS = ("sim", "sim_pool")
 
 
 # -- Reading the sources ----------------------------------------------------------------
@@ -138,15 +139,19 @@ def simulation(shop: Workshop) -> Outcome:
 
 
 def run_simulation(shop: Workshop, first: int) -> Outcome:
-    """Seeds of every scenario; the outcome counts runs of the program, the notes seeds."""
-    build = shop.c_build("plain", targets=("tests/sim/sim",))
-    program = build / "tests" / "sim" / "sim"
+    """Seeds of every scenario; the outcome counts runs of programs, the notes seeds."""
+    folder = Path("tests", "sim")
+    targets = tuple(str(folder / name) for name in SIM_PROGRAMS)
+    build = shop.c_build("plain", targets=targets)
     seeds = ["--seeds", str(SIM_SEEDS), "--first", str(first)]
-    code, output = shop.call(program, *seeds, seconds=1800)
-    counted = Outcome.read(output)
-    outcome = Outcome.of(code == 0 and counted is not None and counted.passed > 0)
-    if counted:
-        outcome.notes.append(f"{counted.passed} seeds passed, {counted.failed} failed")
+    outcome = Outcome()
+    for target in targets:
+        code, output = shop.call(build / target, *seeds, seconds=1800)
+        counted = Outcome.read(output)
+        outcome.add(Outcome.of(code == 0 and counted is not None and counted.passed > 0))
+        if counted:
+            seen = f"{counted.passed} seeds passed, {counted.failed} failed"
+            outcome.notes.append(f"{Path(target).name}: {seen}")
     return outcome
 
 

@@ -15,12 +15,7 @@
 #include "sim.h"
 #include "sim_scenarios.h"
 
-static const struct sim_scenario *const scenarios[] = {
-    &sim_leaf,      &sim_mutex, &sim_pipe,      &sim_queue,
-    &sim_semaphore, &sim_event, &sim_condition, &sim_barrier,
-};
 enum {
-    SCENARIO_COUNT = sizeof(scenarios) / sizeof(scenarios[0]),
     FAILURES_SHOWN = 10,
 };
 
@@ -38,8 +33,8 @@ usage(void)
 {
     (void)fprintf(stderr, "usage: sim [--seeds N] [--first S] [--trace] [--find] "
                           "[scenario ...]\nscenarios:");
-    for (int i = 0; i < SCENARIO_COUNT; i++) {
-        (void)fprintf(stderr, " %s", scenarios[i]->name);
+    for (int i = 0; sim_scenarios[i] != NULL; i++) {
+        (void)fprintf(stderr, " %s", sim_scenarios[i]->name);
     }
     (void)fputc('\n', stderr);
     return 2;
@@ -75,9 +70,9 @@ parse(int argc, char **argv)
 static const struct sim_scenario *
 scenario_named(const char *name)
 {
-    for (int i = 0; i < SCENARIO_COUNT; i++) {
-        if (strcmp(scenarios[i]->name, name) == 0) {
-            return scenarios[i];
+    for (int i = 0; sim_scenarios[i] != NULL; i++) {
+        if (strcmp(sim_scenarios[i]->name, name) == 0) {
+            return sim_scenarios[i];
         }
     }
     return NULL;
@@ -123,13 +118,13 @@ main(int argc, char **argv)
             return usage();
         }
     }
-    for (int i = 0; i < SCENARIO_COUNT; i++) {
+    for (int i = 0; sim_scenarios[i] != NULL; i++) {
         bool wanted = options.name_count == 0;
 
         for (int n = 0; n < options.name_count; n++) {
-            wanted = wanted || scenario_named(options.names[n]) == scenarios[i];
+            wanted = wanted || scenario_named(options.names[n]) == sim_scenarios[i];
         }
-        if (wanted && !run_seeds(scenarios[i])) {
+        if (wanted && !run_seeds(sim_scenarios[i])) {
             return 0;
         }
     }

@@ -27,6 +27,10 @@ def leaf(name: str, *changes: tuple[str, str]) -> Mutant:
     return Mutant("leaf-" + name, "shm/leaf.c", "leaf", changes)
 
 
+def pool(name: str, source: str, *changes: tuple[str, str]) -> Mutant:
+    return Mutant("pool-" + name, f"pool/{source}.c", "pool", changes)
+
+
 MUTANTS = [
     leaf(
         "take-without-waiters",  # I2
@@ -401,6 +405,141 @@ MUTANTS = [
                 "        if (rc != SSTI_RING_EMPTY && !wait->has_hung_up) {\n            break;\n        }\n        if (wait->has_hung_up) {\n            rc = SST_EOF;",
             ),
         ),
+    ),
+    pool(
+        "put-without-redo",  # L1: a result, and a lease that will be lost
+        "lane",
+        (
+            "== cursor) {\n        apply_put(pool, seat, entry);\n",
+            "== cursor) {\n        ;\n",
+        ),
+    ),
+    pool(
+        "take-without-redo",  # L1: neither queued nor leased
+        "lane",
+        (
+            "                map_block_locked(pool, block);\n            }\n            apply_take(pool, seat, id);\n",
+            "                map_block_locked(pool, block);\n            }\n",
+        ),
+    ),
+    pool(
+        "take-rolled-back-by-half",  # L2: the payload belongs to two
+        "lane",
+        (
+            "        else if (entry != 0) {\n            ssti_held_set(pool->view.arena, entry, 0);\n        }\n    }\n    intended(shm);\n}",
+            "    }\n    intended(shm);\n}",
+        ),
+    ),
+    pool(
+        "intent-before-its-fields",
+        "lane",
+        (
+            "    ssti_store_rlx(&shm->intent_lane, lane);\n",
+            "    ssti_store_rel(&shm->intent, (uint32_t)kind);\n    ssti_store_rlx(&shm->intent_lane, lane);\n",
+        ),
+    ),
+    pool(
+        "lease-without-a-record",  # committed before the lease, and nothing says so
+        "lane",
+        (
+            "    intend(shm, POOL_TAKE, lane, seat, ssti_load_rlx(&ring->shm->get_cursor), entry);\n",
+            "",
+        ),
+    ),
+    pool(
+        "mark-not-noted",  # cancelled, and run
+        "lane",
+        ("        ssti_store_rel(mark, (uint32_t)generation_of(id));\n", ""),
+    ),
+    pool(
+        "untied",  # the sweeper frees what a lane owns
+        "pool_life",
+        (".destroy = destroy, .settle = settle", ".destroy = destroy"),
+    ),
+    pool(
+        "dropped-without-a-mark",  # and cancelled once more
+        "pool_life",
+        ("    ssti_store_rel(mark, generation | SSTI_POOL_MARK_CANCELLED);\n", ""),
+    ),
+    pool(
+        "old-generation-runs",
+        "worker",
+        ("    return marked > generation ||\n           (marked", "    return (marked"),
+    ),
+    pool(
+        "condemned-may-finish",  # L3
+        "worker",
+        ("rc = ssti_load_rlx(&seat->condemned) != 0\n", "rc = false\n"),
+    ),
+    pool(
+        "owner-unwatched",
+        "worker",
+        ("if (worker->owner != 0 &&", "if (false &&"),
+    ),
+    pool("wakes-no-worker", "pool", ("        wake |= SSTI_LEAF_A;\n", "")),  # L4
+    pool("wakes-no-waiter", "pool", ("        wake |= SSTI_LEAF_B;\n", "")),
+    pool("wakes-no-submitter", "pool", ("        wake |= SSTI_LEAF_C;\n", "")),
+    pool(
+        "bell-after-the-result",  # a ringer that dies leaves it unheard
+        "pool",
+        (
+            "    if (rc == 0 && ssti_bell_is_wanted(&pool->bell)) {\n        rc = ssti_bell_ring_locked(&pool->bell);\n    }\n    if (rc == 0) {\n        ssti_lane_put_locked(pool, SSTI_POOL_RESULTS, cargo, seat);\n    }\n",
+            "    if (rc == 0) {\n        ssti_lane_put_locked(pool, SSTI_POOL_RESULTS, cargo, seat);\n    }\n    if (rc == 0 && ssti_bell_is_wanted(&pool->bell)) {\n        (void)ssti_bell_ring_locked(&pool->bell);\n    }\n",
+        ),
+    ),
+    pool(
+        "deadline-noted-early",  # and forgotten with another's result
+        "pool",
+        (
+            "        note_task_locked(pool, task);\n    }\n    return rc;\n",
+            "    }\n    return rc;\n",
+        ),
+        (
+            "    fill_head(&cargo.head, task);\n    do {\n",
+            "    fill_head(&cargo.head, task);\n    note_task_locked(pool, task);\n    do {\n",
+        ),
+        (
+            "    if (rc == 0 && task->parcel != NULL) {\n",
+            "    if (rc != 0) {\n        ssti_fetch_sub(&pool->outstanding, 1);\n    }\n    if (rc == 0 && task->parcel != NULL) {\n",
+        ),
+        (
+            "        bytes += cargo.head.size;\n",
+            "        note_task_locked(pool, task);\n        bytes += cargo.head.size;\n",
+        ),
+    ),
+    pool(
+        "dismissed-in-silence",
+        "seats",
+        (
+            "    ssti_view_unlock(&pool->view, SSTI_LEAF_ALL, SSTI_LEAF_EVERYBODY);\n",
+            "    ssti_pool_unlock(pool);\n",
+        ),
+    ),
+    pool(
+        "buried-with-its-lease",  # no result says that it was lost
+        "seats",
+        (
+            "    if (lost_head(shm, index, code, &cargo->head)) {",
+            "    if (lost_head(shm, index, code, &cargo->head) && code == 0) {",
+        ),
+    ),
+    pool(
+        "leads-without-a-look",  # its result was handed out before
+        "lead",
+        ("if (flag == NULL || ssti_load_acq(flag) == 0) {", "if (true) {"),
+    ),
+    pool(
+        "stops-leading-in-silence",
+        "lead",
+        (
+            "    ssti_store_rel(&pool->leading, 0);\n    sst_pool_handed_out(pool);\n",
+            "    ssti_store_rel(&pool->leading, 0);\n",
+        ),
+    ),
+    pool(
+        "nudge-unheard",
+        "lead",
+        ("    ssti_xchg(&pool->nudged, 1);\n", ""),
     ),
 ]
 

@@ -186,6 +186,12 @@ ssti_os_futex_wake(_Atomic uint32_t *word, int count)
     return woken;
 }
 
+int
+ssti_os_pid(void)
+{
+    return (int)sim_shm_pid(sim.current->process);
+}
+
 /* ---- Death ---- */
 
 /* handle_futex_death. True when a sleeper has to be woken, in a step of its own. */
