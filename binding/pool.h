@@ -114,6 +114,9 @@ int sstpy_result_finish(ResultObject *result);
 void sstpy_jobs_enlist(JobsObject *jobs, ResultObject *result, PyObject *pool);
 void sstpy_jobs_delist(ResultObject *result);
 
+/* Give all results up, with this exception, borrowed. */
+void sstpy_jobs_abandon(JobsObject *jobs, PyObject *error);
+
 /* The base of the engine, for its type. */
 int sstpy_jobs_traverse(PyObject *self, visitproc visit, void *arg);
 int sstpy_jobs_clear(PyObject *self);

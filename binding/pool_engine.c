@@ -16,7 +16,8 @@
  * GIL only inside a callback. The crew holds a lock of its own while it calls back; so
  * whoever calls a function of the crew that may take this lock lets go of the GIL.
  *
- * Pool and crew are closed by close(), or when the last call that uses them ends. */
+ * Pool and crew are closed by release(), or when the last call that uses them ends; and
+ * that waits for the crew's thread, which may have callbacks in hand. */
 
 #include "pool_engine.h"
 
@@ -290,9 +291,24 @@ engine_close_core(EngineObject *self)
     sstpy_tasks_fini(self);
 }
 
+static bool
+is_crew_thread(const EngineObject *self)
+{
+    return self->crew_thread == PyThread_get_thread_ident();
+}
+
+void
+sstpy_engine_pin(EngineObject *self)
+{
+    self->pins += is_crew_thread(self) ? 0 : 1;
+}
+
 void
 sstpy_engine_unpin(EngineObject *self)
 {
+    if (is_crew_thread(self)) {
+        return;
+    }
     self->pins--;
     if (self->pins == 0 && self->over && self->pool != NULL) {
         engine_close_core(self);
@@ -384,7 +400,7 @@ engine_fill(PyObject *obj, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     Py_CLEAR(self->start_error);
-    self->pins++;
+    sstpy_engine_pin(self);
     Py_BEGIN_ALLOW_THREADS
     rc = sst_crew_fill(self->crew);
     Py_END_ALLOW_THREADS
@@ -417,7 +433,7 @@ engine_resize(PyObject *obj, PyObject *arg)
         return NULL;
     }
     self->worker_count = (uint32_t)workers;
-    self->pins++;
+    sstpy_engine_pin(self);
     Py_BEGIN_ALLOW_THREADS
     rc = sst_crew_resize(self->crew, (uint32_t)workers);
     Py_END_ALLOW_THREADS
@@ -465,7 +481,7 @@ engine_stop(PyObject *obj, PyObject *args)
         Py_RETURN_NONE;
     }
     self->closing = self->shut = self->stopped = true;
-    self->pins++;
+    sstpy_engine_pin(self);
     Py_BEGIN_ALLOW_THREADS
     sst_pool_shutdown(self->pool, true);
     sst_crew_terminate(self->crew, number);
@@ -505,7 +521,7 @@ engine_join(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
     if (self->pool == NULL || self->over || !sstpy_engine_is_ours(self)) {
         Py_RETURN_TRUE;
     }
-    self->pins++;
+    sstpy_engine_pin(self);
     const int rc =
         sstpy_wait_until(engine_call_join, self->crew, sstpy_deadline(duration_ns));
     sstpy_engine_unpin(self);
@@ -560,7 +576,7 @@ engine_release(PyObject *obj, PyObject *Py_UNUSED(ignored))
 
     if (self->pool != NULL && sstpy_engine_is_ours(self)) {
         self->over = true;
-        self->pins++;
+        sstpy_engine_pin(self);
         sstpy_engine_unpin(self);
     }
     Py_RETURN_NONE;
@@ -573,9 +589,7 @@ PyDoc_STRVAR(engine_on_crew_doc,
 static PyObject *
 engine_on_crew(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
-    const EngineObject *const self = (EngineObject *)obj;
-
-    return PyBool_FromLong(self->crew_thread == PyThread_get_thread_ident());
+    return PyBool_FromLong(is_crew_thread((const EngineObject *)obj));
 }
 
 PyDoc_STRVAR(engine_statistics_doc, "statistics($self, /)\n--\n\n"

@@ -126,7 +126,9 @@ sstpy_engine_is_ours(const EngineObject *self)
 
 /* ---- pool_engine.c ---- */
 
-/* End a call that counted itself in `pins`. */
+/* Around a call that uses pool and crew, perhaps without the GIL. The crew's own thread
+ * pins nothing: they are closed behind its back, but not before it has ended. */
+void sstpy_engine_pin(EngineObject *self);
 void sstpy_engine_unpin(EngineObject *self);
 
 /* ---- pool_submit.c ---- */

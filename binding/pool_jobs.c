@@ -57,6 +57,28 @@ sstpy_jobs_delist(ResultObject *self)
     Py_DECREF(self);
 }
 
+/* One whose callback runs is finished, and still listed. */
+static ResultObject *
+first_unfinished(const JobsObject *self)
+{
+    ResultObject *result = self->first;
+
+    while (result != NULL && result->finished) {
+        result = result->next;
+    }
+    return result;
+}
+
+void
+sstpy_jobs_abandon(JobsObject *self, PyObject *error)
+{
+    ResultObject *result = NULL;
+
+    while ((result = first_unfinished(self)) != NULL) {
+        sstpy_result_abandon(result, error);
+    }
+}
+
 int
 sstpy_jobs_traverse(PyObject *obj, visitproc visit, void *arg)
 {
@@ -172,9 +194,7 @@ jobs_abandon(PyObject *obj, PyObject *error)
         PyErr_SetString(PyExc_TypeError, "abandon() takes an exception");
         return NULL;
     }
-    while (self->first != NULL) {
-        sstpy_result_abandon(self->first, error);
-    }
+    sstpy_jobs_abandon(self, error);
     Py_RETURN_NONE;
 }
 

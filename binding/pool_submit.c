@@ -122,7 +122,10 @@ function_post(EngineObject *self, struct sstpy_function *function)
     if (rc < 0) {
         return rc == SSTPY_RAISED ? -1 : 0;
     }
-    if (encoded.parcel != NULL) {
+    if (self->pool == NULL) {
+        rc = SST_ECLOSED; /* meanwhile */
+    }
+    else if (encoded.parcel != NULL) {
         rc = SST_ELIMIT; /* it holds shared objects: it travels with each task */
     }
     else {
@@ -326,7 +329,7 @@ sstpy_engine_wake(EngineObject *self)
     if (self->crew == NULL) {
         return 0;
     }
-    self->pins++;
+    sstpy_engine_pin(self);
     Py_BEGIN_ALLOW_THREADS /* it may wait for the thread's end, which needs the GIL */
     rc = sst_crew_wake(self->crew);
     Py_END_ALLOW_THREADS
@@ -505,7 +508,7 @@ kill_task(EngineObject *self, uint32_t index)
     const uint64_t id = (uint64_t)self->tasks[index].generation << 32 | index;
     int rc = 0;
 
-    self->pins++;
+    sstpy_engine_pin(self);
     Py_BEGIN_ALLOW_THREADS
     rc = sst_crew_kill(self->crew, id, SST_POOL_BY_CANCEL);
     Py_END_ALLOW_THREADS

@@ -261,9 +261,10 @@ take_call(void *context, int64_t deadline_ns)
 
 /* A callback on this thread, which leads, waits for a result. */
 static int
-drive_nested(EngineObject *self, const uint32_t *done, int64_t deadline_ns)
+drive_nested(EngineObject *self, struct sst_pool *pool, const uint32_t *done,
+             int64_t deadline_ns)
 {
-    struct take_call call = {self->pool, done, self->results, true, 0};
+    struct take_call call = {pool, done, self->results, true, 0};
     int rc = 0;
 
     if (self->batch_at == self->batch_count) {
@@ -273,15 +274,16 @@ drive_nested(EngineObject *self, const uint32_t *done, int64_t deadline_ns)
     }
     if (self->batch_count > 0) {
         rc = hand_out(self);
-        sst_pool_handed_out(self->pool);
+        sst_pool_handed_out(pool);
     }
     return rc;
 }
 
 static int
-drive_leading(EngineObject *self, const uint32_t *done, int64_t deadline_ns)
+drive_leading(EngineObject *self, struct sst_pool *pool, const uint32_t *done,
+              int64_t deadline_ns)
 {
-    struct take_call call = {self->pool, done, self->results, false, 0};
+    struct take_call call = {pool, done, self->results, false, 0};
     int rc = sstpy_wait_deadline(take_call, &call, deadline_ns);
 
     if (call.count > 0) {
@@ -290,7 +292,7 @@ drive_leading(EngineObject *self, const uint32_t *done, int64_t deadline_ns)
         self->batch_count = (uint32_t)call.count;
         rc = hand_out(self);
         self->leader = 0;
-        sst_pool_follow(self->pool);
+        sst_pool_follow(pool);
     }
     return rc;
 }
@@ -299,17 +301,21 @@ int
 sstpy_engine_drive(JobsObject *jobs, const uint32_t *done, int64_t deadline_ns)
 {
     EngineObject *const self = (EngineObject *)jobs;
+    struct sst_pool *const pool = self->pool; /* on the crew's thread it may go */
     int rc = 0;
 
-    if (self->pool == NULL) {
+    if (pool == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the pool is gone, and so is the result");
         return -1;
     }
-    self->pins++;
+    sstpy_engine_pin(self);
     rc = self->leader == PyThread_get_thread_ident()
-             ? drive_nested(self, done, deadline_ns)
-             : drive_leading(self, done, deadline_ns);
-    settle_stuck(self);
+             ? drive_nested(self, pool, done, deadline_ns)
+             : drive_leading(self, pool, done, deadline_ns);
+    if (rc != SSTPY_RAISED) {
+        settle_stuck(self);
+        rc = sstpy_interrupt_raise() < 0 ? SSTPY_RAISED : rc;
+    }
     sstpy_engine_unpin(self);
     if (rc == SST_ETIMEDOUT) {
         return 0;
@@ -320,21 +326,25 @@ sstpy_engine_drive(JobsObject *jobs, const uint32_t *done, int64_t deadline_ns)
 void
 sstpy_engine_take_now(EngineObject *self)
 {
+    struct sst_pool *const pool = self->pool;
     int count = 0;
 
-    self->pins++;
+    sstpy_engine_pin(self);
     self->leader = PyThread_get_thread_ident();
-    while ((count = sst_pool_results(self->pool, self->results, SSTPY_POOL_BATCH,
-                                     SST_NOW)) > 0) {
+    while ((count = sst_pool_results(pool, self->results, SSTPY_POOL_BATCH, SST_NOW)) >
+           0) {
         self->batch_at = 0;
         self->batch_count = (uint32_t)count;
         if (hand_out(self) < 0) {
             PyErr_WriteUnraisable((PyObject *)self);
         }
-        sst_pool_handed_out(self->pool);
+        sst_pool_handed_out(pool);
     }
     self->leader = 0;
     settle_stuck(self);
+    if (sstpy_interrupt_raise() < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
     sstpy_engine_unpin(self);
 }
 
@@ -342,9 +352,7 @@ void
 sstpy_engine_break(EngineObject *self, PyObject *error)
 {
     Py_XSETREF(self->broken, Py_NewRef(error));
-    while (self->jobs.first != NULL) {
-        sstpy_result_abandon(self->jobs.first, error);
-    }
+    sstpy_jobs_abandon(&self->jobs, error);
     if (self->pool != NULL) {
         sst_pool_nudge(self->pool);
     }

@@ -326,6 +326,32 @@ def test_states(ctx):
     assert not pool._pool
 
 
+def test_terminate_while_a_callback_runs(fork_pool, eventually):
+    begun, leave = threading.Event(), threading.Event()
+
+    def callback(_value):
+        begun.set()
+        leave.wait()
+
+    def is_released():
+        try:
+            return not fork_pool._engine.handle
+        except ValueError:
+            return True
+
+    def release():
+        eventually(is_released)
+        leave.set()
+
+    fork_pool.apply_async(tasks.square, (2,), callback=callback)
+    assert begun.wait(20)  # on the thread that looks after workers
+    helper = threading.Thread(target=release)
+    helper.start()
+    fork_pool.terminate()
+    helper.join()
+    fork_pool.join()
+
+
 def test_iterator_outlives_its_pool(ctx):
     pool = ctx.Pool(2)
     results = pool.imap(tasks.square, (x for x in range(50)))
