@@ -149,6 +149,7 @@ class Crew:
         self._workers: list[Any] = pool._pool
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._crash_fds: dict[Any, int] = {}
+        self._ready_fds: dict[Any, int] = {}
         self._stacks: dict[int | None, str | None] = {}
         self._failure: BaseException | None = None
         self._last_end: tuple[int | None, int | None] = (None, None)
@@ -182,7 +183,7 @@ class Crew:
         """Return what is readable once the worker has ended."""
         sentinel: int | None = getattr(worker, "sentinel", None)
         if sentinel is None:  # somebody's own class: to be asked again and again
-            sentinel = self._always_ready = os.eventfd(1)
+            sentinel = self._ready_fds[worker] = os.eventfd(1)
         return sentinel
 
     def exit_code(self, worker: Any) -> int | None:
@@ -196,6 +197,8 @@ class Crew:
         """Send the worker a signal."""
         if number == signal.SIGTERM:
             worker.terminate()
+            if not hasattr(worker, "sentinel"):
+                worker.join()  # nothing else would tell us of its end
         elif number == signal.SIGKILL:
             worker.kill()
         elif worker.exitcode is None:
@@ -204,11 +207,13 @@ class Crew:
     def ended(self, worker: Any, code: int, had_task: bool) -> None:
         """Forget a worker that has ended."""
         crash_fd = self._crash_fds.pop(worker, None)
-        self._last_end = (worker.pid, code)
+        self._last_end = pid, _ = getattr(worker, "pid", None), code
         if crash_fd is not None:
             if had_task:
-                self._stacks[worker.pid] = _read_stack(crash_fd)
+                self._stacks[pid] = _read_stack(crash_fd)
             os.close(crash_fd)
+        if worker in self._ready_fds:
+            os.close(self._ready_fds.pop(worker))
         worker.join()
         if worker in self._workers:
             self._workers.remove(worker)

@@ -409,6 +409,38 @@ def test_own_processes():
         assert pool.map(tasks.square, [1, 2]) == [1, 4]
 
 
+def test_processes_of_another_make():
+    class Other:
+        def __init__(self, **_kwargs):
+            self.name = "other"
+            self.exitcode = None
+            self.state = "initial"
+            others.append(self)
+
+        def start(self):
+            if len(others) > 3:
+                raise OSError("no more of these")
+            self.state = "started"
+
+        def terminate(self):
+            self.state = "stopping"
+
+        def join(self):
+            self.state = "stopped"
+
+        def is_alive(self):
+            return self.state in {"started", "stopping"}
+
+    class Context:
+        Process = Other
+
+    others = []
+    with pytest.raises(OSError, match="no more of these"):
+        sidestep.pool.Pool(5, context=Context)
+    assert len(others) == 4
+    assert not any(other.is_alive() for other in others)
+
+
 def test_tasks_leave_nothing_behind(pool):
     things = [tasks.Thing() for _ in range(3)]
     references = [weakref.ref(thing) for thing in things]
