@@ -61,10 +61,12 @@ extern "C" {
     X(EAGAIN, -11, AGAIN, "BlockingIOError", "would block")                         \
     X(ENOMEM, -12, RESOURCE, "MemoryError", "out of memory")                        \
     X(EACCES, -13, USAGE, "PermissionError", "permission denied")                   \
+    X(EEXIST, -17, USAGE, "FileExistsError", "the name is in use")                  \
     X(EINVAL, -22, USAGE, "ValueError", "invalid argument")                         \
     X(EMFILE, -24, RESOURCE, "OSError", "too many open files")                      \
     X(ENOSPC, -28, RESOURCE, "OSError", "no space left")                            \
     X(EPIPE, -32, CLOSED, "BrokenPipeError", "nobody is left to read")              \
+    X(ENAMETOOLONG, -36, USAGE, "OSError", "the name is too long")                  \
     X(ENOSYS, -38, RESOURCE, "NotImplementedError", "not supported by this kernel") \
     X(ETIMEDOUT, -110, TIMEOUT, "TimeoutError", "deadline passed")                  \
     X(EOF, -5001, CLOSED, "EOFError", "nobody is left to write")                    \
@@ -427,6 +429,67 @@ SST_API void sst_block_handle(const struct sst_block *block, struct sst_handle *
 SST_API struct sst_block *sst_block_close(struct sst_block *block);
 SST_API void *sst_block_data(const struct sst_block *block);
 SST_API uint64_t sst_block_size(const struct sst_block *block);
+
+/* ---- Named memory -------------------------------------------------------------------
+ *
+ * Memory that any process of the machine finds by its name: POSIX shared memory, as
+ * shm_open makes it, without the leading slash. It is not part of the arena, and what
+ * did not come from this library can be attached like what did.
+ *
+ * A name lives until sst_named_unlink; or until the tree of processes that made it
+ * has ended, however it did, and nobody else has it attached. It is then removed by the
+ * last process to leave in order, or else by the next process of the same user that
+ * opens an arena or attaches a name. What was mapped stays mapped. With `untracked`
+ * neither maker nor user counts: the name lives until it is unlinked. */
+
+struct sst_named;
+
+struct sst_named_options {
+    uint32_t size_of; /* sizeof(struct sst_named_options) */
+    uint32_t mode;    /* of the file, less the umask; 0 = 0600 */
+    uint64_t size;    /* in bytes, of a new one; more than 0 */
+    bool untracked;
+};
+
+/* New memory, zeroed, with pages behind every byte: there is no SIGBUS later.
+ * Returns 0, SST_EEXIST, SST_ENOSPC (no room, or no memory), SST_EINVAL (a name with a
+ * slash, or none, or no size), SST_ENAMETOOLONG, SST_EACCES, SST_EMFILE, SST_ENOMEM;
+ * SST_EPERM: another user has put something in place of our notes. Owns: *out until
+ * sst_named_close. */
+SST_API SST_MUST_CHECK int sst_named_create(struct sst_arena *arena, const char *name,
+                                            const struct sst_named_options *options,
+                                            struct sst_named **out,
+                                            struct sst_error *err);
+/* Memory that has the name, all of it. Only `untracked` counts of the options; NULL =
+ * default. Returns 0, SST_ENOENT, SST_EINVAL (as above, or empty), SST_EACCES,
+ * SST_EMFILE, SST_ENOMEM. Owns: as create. */
+SST_API SST_MUST_CHECK int sst_named_attach(struct sst_arena *arena, const char *name,
+                                            const struct sst_named_options *options,
+                                            struct sst_named **out,
+                                            struct sst_error *err);
+/* Returns NULL. Unmaps; the name stays. */
+SST_API struct sst_named *sst_named_close(struct sst_named *named);
+/* Valid until close, also when a resize has made another one. */
+SST_API void *sst_named_data(const struct sst_named *named);
+SST_API uint64_t sst_named_size(const struct sst_named *named);
+/* The descriptor, the view's own. */
+SST_API int sst_named_fd(const struct sst_named *named);
+/* Make it larger, and map all of it; others go on with what they have mapped. `size` 0:
+ * map what somebody else has made of it. Returns 0, SST_EINVAL (smaller than it is),
+ * SST_ENOSPC, SST_ENOMEM, SST_EBADF (the program has closed the descriptor). */
+SST_API SST_MUST_CHECK int sst_named_resize(struct sst_named *named, uint64_t size,
+                                            struct sst_error *err);
+/* Remove the name; whoever has it mapped goes on. Returns 0, SST_ENOENT, SST_EACCES,
+ * SST_EPERM. */
+SST_API SST_MUST_CHECK int sst_named_unlink(struct sst_arena *arena, const char *name);
+/* See that a name that was made in another way goes with this tree: a file in /dev/shm.
+ * Returns 0, SST_EINVAL, SST_ENAMETOOLONG, SST_ENOSPC, SST_EPERM, SST_EMFILE. */
+SST_API SST_MUST_CHECK int sst_named_keep(struct sst_arena *arena, const char *name);
+/* The name does not go with this tree: undoes what this process has kept or made. */
+SST_API void sst_named_forget(struct sst_arena *arena, const char *name);
+/* For the end of a process that neither detaches nor calls sst_process_exit: nothing
+ * with a name is used any more. What is mapped stays mapped. */
+SST_API void sst_named_leave(struct sst_arena *arena);
 
 /* ---- Parcels ------------------------------------------------------------------------
  *

@@ -292,6 +292,52 @@ struct ssti_os_file {
 };
 int ssti_os_file_look(int fd, struct ssti_os_file *out);
 
+/* ---- Memory with names (os_names.c) ---- */
+
+enum {
+    SSTI_OS_NAME_MAX = 255,
+};
+
+/* Can a name be like that? SST_EINVAL, SST_ENAMETOOLONG. */
+int ssti_os_name_check(const char *name);
+/* An empty file that has no name yet, or, where that cannot be, has it already. The
+ * descriptor. SST_EEXIST, SST_EACCES, SST_ENOENT (there is no place for names). */
+int ssti_os_name_make(const char *name, uint32_t mode, bool *is_named);
+/* SST_EEXIST. */
+int ssti_os_name_give(int fd, const char *name);
+/* The descriptor; SST_ENOENT, SST_EACCES. */
+int ssti_os_name_open(const char *name);
+/* Which file has the name. */
+int ssti_os_name_look(const char *name, struct ssti_os_file *out);
+int ssti_os_name_remove(const char *name);
+/* For tests: names are in that folder instead; one that does not exist: there is no
+ * place for them but the spare one. NULL: as it is. */
+void ssti_os_names_pretend(const char *folder);
+
+/* A file of this user's, for notes that outlive us. The descriptor. */
+int ssti_os_note_open(const char *name, bool make);
+void ssti_os_note_remove(const char *name);
+void ssti_os_notes_each(void (*tell)(const char *name, void *context), void *context);
+
+/* So large at least, with memory behind every byte. SST_ENOSPC. */
+int ssti_os_file_grow(int fd, uint64_t size);
+int ssti_os_file_size(int fd, uint64_t *size, bool *has_name);
+
+enum ssti_os_lock {
+    SSTI_OS_LOCK_NONE,
+    SSTI_OS_LOCK_SHARED,
+    SSTI_OS_LOCK_ALONE,
+};
+
+/* A lock of the open file, which forked children and mappings share: it goes with the
+ * last of them. SST_EAGAIN. */
+int ssti_os_file_lock(int fd, enum ssti_os_lock lock, bool wait);
+/* Another one, for short. SST_EAGAIN. */
+int ssti_os_file_guard(int fd, bool on, bool wait);
+/* Bytes read, less than `size` at the end. */
+int64_t ssti_os_file_read(int fd, uint64_t offset, void *out, uint64_t size);
+int ssti_os_file_write(int fd, uint64_t offset, const void *data, uint64_t size);
+
 /* ---- Who a process is (os_identity.c) ---- */
 
 struct ssti_os_process {

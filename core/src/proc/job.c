@@ -25,6 +25,7 @@
 #include "proc/process.h"
 #include "proc/zygote.h"
 #include "shm/arena.h"
+#include "shm/ledger.h"
 
 enum {
     JOB_MAX = 1 << 30, /* bytes; more is not a job but a mistake */
@@ -169,6 +170,7 @@ sst_zygote_ready(struct sst_zygote *zygote, struct sst_zygote_job *job)
     if (rc < 0) {
         return rc;
     }
+    ssti_ledger_join(zygote->arena);
     /* For the program, which may read from it as it likes. */
     (void)ssti_os_receive_patience(zygote->job_tether, 0);
     if (zygote->header.die_with_parent == 0) {

@@ -4,6 +4,7 @@
  *
  * Leaving in order, with no other thread alive:
  *
+ *   leave the names                           the last of the tree removes them
  *   close every descriptor but the tether     ports, locks on files and pipes are free
  *   leave the arena                           what we held is undone, code and done
  *                                             stored
@@ -24,6 +25,7 @@
 #include "os/os.h"
 #include "proc/process.h"
 #include "shm/arena.h"
+#include "shm/ledger.h"
 
 enum {
     CODE_MASK = 0xff,
@@ -90,6 +92,7 @@ sst_process_exit(struct sst_arena *arena, int code)
     if (arena != NULL && ssti_os_thread_count() == 1) {
         const int tether = tether_still_ours();
 
+        ssti_ledger_leave(arena, true);
         ssti_os_close_all_but(tether);
         ssti_proc_leave(arena, code & CODE_MASK);
         (void)ssti_os_close(tether);

@@ -32,6 +32,7 @@
 #include "proc/process.h"
 #include "proc/zygote.h"
 #include "shm/arena.h"
+#include "shm/ledger.h"
 
 enum {
     SLICE_NS = 20000000,
@@ -106,6 +107,7 @@ sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
         return ssti_error_set(err, SST_ENOMEM, "no memory for a zygote");
     }
     zygote->arena = arena;
+    ssti_ledger_stand_aside(arena); /* it and its children, until they have a job */
     zygote->tether = tether;
     zygote->owner_pid = ssti_os_parent_pid();
     zygote->job_tether = -1;

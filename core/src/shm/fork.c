@@ -113,6 +113,7 @@ prepare(struct sst_arena *arena)
     arena->child_area = NULL;
     /* Children that came before are gone by now, more often than not. */
     (void)ssti_proc_sweep(arena);
+    ssti_local_lock(&arena->ledger.lock);
     ssti_local_lock(&arena->held_lock);
     if (arena->proc != 0 && !arena->has_left &&
         ssti_proc_seat_reserve(arena, watch_next, &arena->child) != 0) {
@@ -144,6 +145,7 @@ unlock_tables(struct sst_arena *arena)
     ssti_local_unlock(&arena->map_lock);
     ssti_local_unlock(&arena->presence_lock);
     ssti_local_unlock(&arena->held_lock);
+    ssti_local_unlock(&arena->ledger.lock);
 }
 
 void
@@ -182,6 +184,9 @@ become_child(struct sst_arena *arena)
     /* Swept after having been stopped for longer than the grace: what we inherited is
      * gone, and to go on would be to use other people's objects. */
     sst_assert(rc == 0);
+    if (ssti_load_rlx(&arena->seat->left_names) == 0) {
+        ssti_ledger_join(arena);
+    }
 }
 
 void

@@ -433,7 +433,8 @@ struct sst_process_shm {
     uint64_t life_parent[8];
     _Atomic uint32_t done; /* 1 once it has left in order; slept on */
     _Atomic uint32_t exit_code;
-    uint64_t padding[7];
+    _Atomic uint32_t left_names; /* uses no name any more; single writer */
+    uint32_t padding[13];
 };
 _Static_assert(sizeof(struct sst_process_shm) == 256, "process layout");
 
@@ -488,7 +489,8 @@ enum {
 struct sst_control_shm {
     struct sst_registry_shm registry;
     struct sst_heap_shm heap;
-    uint64_t padding[16];
+    _Atomic uint64_t ledger; /* 1 once there is one (ledger.c); any writer */
+    uint64_t padding[15];
     struct sst_class_shm classes[SSTI_SLOT_CLASSES];
 };
 _Static_assert(sizeof(struct sst_control_shm) == 768 + 6 * 256, "control layout");

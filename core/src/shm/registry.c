@@ -123,8 +123,10 @@ find_free_seat(struct sst_arena *arena)
 }
 
 static void
-prepare_seat(struct sst_process_shm *seat, uint64_t parent, bool is_watched)
+prepare_seat(const struct sst_arena *arena, struct sst_process_shm *seat,
+             bool is_watched)
 {
+    const uint64_t parent = arena->proc;
     uint32_t generation = ssti_load_rlx(&seat->generation) + 1;
 
     generation += generation == 0;
@@ -142,6 +144,9 @@ prepare_seat(struct sst_process_shm *seat, uint64_t parent, bool is_watched)
     ssti_store_rlx(&seat->life_is_main, 0);
     ssti_store_rlx(&seat->done, 0);
     ssti_store_rlx(&seat->exit_code, 0);
+    /* A zygote's children stand aside like it, until they have a job. */
+    ssti_store_rlx(&seat->left_names,
+                   parent != 0 ? ssti_load_rlx(&arena->seat->left_names) : 0);
     SST_CRASHPOINT(seat_prepared);
     ssti_store_rel(&seat->state, SSTI_PROCESS_UNBORN);
 }
@@ -160,7 +165,7 @@ ssti_proc_seat_reserve(struct sst_arena *arena, bool is_watched, uint64_t *proc)
         if (index >= ssti_load_rlx(&registry->high)) {
             ssti_store_rel(&registry->high, index + 1); /* pairs with the sweep */
         }
-        prepare_seat(seat, arena->proc, is_watched);
+        prepare_seat(arena, seat, is_watched);
         SST_CRASHPOINT(seat_reserved);
         ssti_store_rlx(&registry->hint, index + 1);
         *proc = ssti_proc_id(ssti_load_rlx(&seat->generation), index);

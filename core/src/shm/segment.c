@@ -49,6 +49,7 @@ ssti_arena_word(struct sst_arena *arena, uint64_t offset)
 static struct sst_arena *
 view_free(struct sst_arena *arena)
 {
+    ssti_ledger_fini(arena);
     if (arena->windows != NULL && arena->mapped != NULL) {
         ssti_windows_fini(arena);
     }
@@ -79,6 +80,7 @@ view_new(int fd, const struct ssti_geometry *map, struct sst_arena **out)
     (void)ssti_os_file_look(fd, &arena->file); /* a descriptor that was just made */
     arena->map = *map;
     ssti_local_init(&arena->presence_lock);
+    ssti_ledger_init(arena);
     arena->waits_taken = ssti_alloc(SSTI_AREA_WAITS);
     arena->beyond_us = ssti_alloc(map->process_max * sizeof *arena->beyond_us);
     if (arena->waits_taken == NULL || arena->beyond_us == NULL) {
@@ -155,6 +157,7 @@ join(struct sst_arena *arena, uint64_t reserved, struct sst_error *err)
         }
         return ssti_error_set(err, rc, "the seat in the arena could not be taken");
     }
+    ssti_ledger_join(arena);
     return 0;
 }
 
@@ -272,6 +275,7 @@ sst_arena_create(const struct sst_arena_options *options, struct sst_arena **out
         view_free(arena);
         return rc;
     }
+    ssti_ledger_collect(); /* what others have left; a look at a folder, mostly */
     *out = arena;
     return 0;
 }
@@ -396,6 +400,7 @@ sst_arena_detach(struct sst_arena *arena)
         return NULL;
     }
     ssti_fork_unregister(arena);
+    ssti_ledger_leave(arena, false);
     if (arena->proc != 0 && !get_up(arena)) {
         /* Another thread's list of locks leads through the seat: it must stay mapped,
          * and the seat ours, until that thread ends. */

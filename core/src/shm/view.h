@@ -12,6 +12,7 @@
 #include "shm/arena.h"
 #include "shm/geometry.h"
 #include "shm/layout.h"
+#include "shm/ledger.h"
 
 enum {
     SSTI_WINDOWS_MAX = 4096, /* mapped at a time */
@@ -74,6 +75,8 @@ struct sst_arena {
     uint32_t *held_free; /* guarded by held_lock */
     uint32_t held_free_count;
     uint32_t held_free_room;
+
+    struct ssti_ledger ledger;
 
     struct ssti_local presence_lock;
     _Atomic uint8_t *waits_taken; /* SSTI_AREA_WAITS; claimed by compare and swap */
