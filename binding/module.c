@@ -223,10 +223,11 @@ module_exec(PyObject *module)
         sstpy_connection_exec,   sstpy_block_exec,       sstpy_process_exec,
         sstpy_pickle_exec,       sstpy_pool_result_exec, sstpy_pool_jobs_exec,
         sstpy_pool_engine_exec,  sstpy_pool_worker_exec, sstpy_share_exec,
+        sstpy_named_exec,
     };
     static PyMethodDef *const tables[] = {
         sstpy_arena_methods,   sstpy_pickle_methods, sstpy_connection_methods,
-        sstpy_process_methods, sstpy_share_methods,
+        sstpy_process_methods, sstpy_share_methods,  sstpy_named_methods,
     };
     struct sstpy_state *const state = sstpy_module_state(module);
 
@@ -278,6 +279,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->collector_type);
     Py_VISIT(state->parcel_type);
     Py_VISIT(state->view_type);
+    Py_VISIT(state->named_type);
     return sstpy_share_traverse(state, visit, arg);
 }
 
@@ -315,6 +317,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->collector_type);
     Py_CLEAR(state->parcel_type);
     Py_CLEAR(state->view_type);
+    Py_CLEAR(state->named_type);
     Py_CLEAR(state->str_attach);
     Py_CLEAR(state->str_closed_error);
     Py_CLEAR(state->str_put_failed);

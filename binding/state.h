@@ -84,6 +84,7 @@ struct sstpy_state {
     PyTypeObject *collector_type;
     PyTypeObject *parcel_type;
     PyTypeObject *view_type;
+    PyTypeObject *named_type;
     /* interned names */
     PyObject *str_attach;
     PyObject *str_closed_error;
@@ -143,6 +144,9 @@ int sstpy_connection_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_block_exec(PyObject *module, struct sstpy_state *state);
 
 extern PyMethodDef sstpy_connection_methods[];
+
+extern PyMethodDef sstpy_named_methods[];
+int sstpy_named_exec(PyObject *module, struct sstpy_state *state);
 
 extern PyMethodDef sstpy_share_methods[];
 int sstpy_share_exec(PyObject *module, struct sstpy_state *state);
