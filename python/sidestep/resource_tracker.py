@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Names that have to be removed when the program ends; without a tracker process.
 
-Everything sidestep makes goes with its last user, so it registers nothing here. The
-module is for programs that call ``register`` and ``unregister`` themselves, as the
-work-arounds for ``SharedMemory`` do: the names are kept in this process, and those
-that are left when the *main* process of the tree exits are removed, with a warning.
-A child removes nothing, as its names may be in use elsewhere.
+What sidestep makes it removes by itself, so it registers nothing here. The module is for
+programs that call ``register`` and ``unregister`` for names that they made in another
+way. Shared memory and semaphores that are registered go with the last process of the
+tree, however that ends, or else by the next process of this user; the *main* process
+warns of those that are left when it exits. ``unregister`` of a ``SharedMemory`` that this
+process made has it stay until ``unlink()``; of any other one it changes nothing, so that
+the work-around for the standard library's tracker does no harm.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from . import process, util
+from . import _core, process, util
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,11 +30,15 @@ def _ignore(name: str) -> None:
 
 
 def _unlink_shared_memory(name: str) -> None:
-    os.unlink("/dev/shm/" + name.removeprefix("/"))  # noqa: PTH108, S108
+    _core.named_unlink(name.lstrip("/"))
 
 
 def _unlink_semaphore(name: str) -> None:
-    os.unlink("/dev/shm/sem." + name.removeprefix("/"))  # noqa: PTH108, S108
+    _core.named_unlink("sem." + name.lstrip("/"))
+
+
+#: What stands before the name in the folder of names, for the kinds that have one there.
+_PREFIXES = {"semaphore": "sem.", "shared_memory": ""}
 
 
 _CLEANUP_FUNCS: dict[str, Callable[[str], None]] = {
@@ -75,11 +81,15 @@ class ResourceTracker:
         self._check(name, rtype)
         self.ensure_running()
         self._names.setdefault(rtype, set()).add(name)
+        if rtype in _PREFIXES:
+            _core.named_keep(_PREFIXES[rtype] + name.lstrip("/"))
 
     def unregister(self, name: str, rtype: str) -> None:
         """Forget the name."""
         self._check(name, rtype)
         self._names.setdefault(rtype, set()).discard(name)
+        if rtype in _PREFIXES:
+            _core.named_forget(_PREFIXES[rtype] + name.lstrip("/"))
 
     @staticmethod
     def _check(name: str, rtype: str) -> None:
@@ -110,6 +120,8 @@ def _remove(rtype: str, names: set[str]) -> None:
             f"objects to clean up at shutdown: {names}",
             stacklevel=2,
         )
+    if rtype in _PREFIXES:
+        return  # they go with the last process
     for name in names:
         try:
             _CLEANUP_FUNCS[rtype](name)
