@@ -289,14 +289,15 @@ start_call(void *context, int64_t Py_UNUSED(deadline_ns))
 }
 
 PyDoc_STRVAR(child_start_doc,
-             "start($self, child, data=b'', fds=(), /)\n--\n\n"
+             "start($self, child, setup, data, fds, /)\n--\n\n"
              "Have this zygote start another Child, which gets these bytes and "
-             "descriptors. BrokenPipeError: the zygote is dead; PermissionError: this "
+             "descriptors; later children have the setup beforehand. BrokenPipeError: "
+             "the zygote is dead; PermissionError: this "
              "process has changed its standing since it started the zygote.");
 
 static int
-start_child(ChildObject *self, ChildObject *child, Py_buffer *data, int *fds,
-            struct start_call *call)
+start_child(ChildObject *self, ChildObject *child, const Py_buffer *setup,
+            const Py_buffer *data, struct start_call *call)
 {
     int rc;
 
@@ -308,7 +309,8 @@ start_child(ChildObject *self, ChildObject *child, Py_buffer *data, int *fds,
     call->job.size_of = sizeof(call->job);
     call->job.data = data->buf;
     call->job.size = (uint64_t)data->len;
-    call->job.fds = fds;
+    call->job.setup = setup->buf;
+    call->job.setup_size = (uint64_t)setup->len;
     self->users++;
     child->users++;
     rc = sstpy_wait_until(start_call, call, SST_FOREVER);
@@ -322,22 +324,29 @@ child_start(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
 {
     ChildObject *const self = (ChildObject *)obj;
     struct start_call call = {0};
+    Py_buffer setup = {0};
     Py_buffer data = {0};
     int *fds = NULL;
-    int rc = 0;
+    int rc = SSTPY_RAISED;
 
-    if (nargs != 3 || !PyObject_TypeCheck(args[0], Py_TYPE(obj))) {
-        PyErr_SetString(PyExc_TypeError, "start() takes a Child, data and descriptors");
+    if (nargs != 4 || !PyObject_TypeCheck(args[0], Py_TYPE(obj))) {
+        PyErr_SetString(PyExc_TypeError,
+                        "start() takes a Child, setup, data and descriptors");
         return NULL;
     }
-    if (PyObject_GetBuffer(args[1], &data, PyBUF_SIMPLE) < 0) {
+    if (PyObject_GetBuffer(args[1], &setup, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    fds = fds_new(args[2], &call.job.fd_count);
-    rc = fds != NULL ? start_child(self, (ChildObject *)args[0], &data, fds, &call)
-                     : SSTPY_RAISED;
+    if (PyObject_GetBuffer(args[2], &data, PyBUF_SIMPLE) == 0) {
+        fds = fds_new(args[3], &call.job.fd_count);
+        call.job.fds = fds;
+    }
+    if (fds != NULL) {
+        rc = start_child(self, (ChildObject *)args[0], &setup, &data, &call);
+    }
     PyMem_Free(fds);
     PyBuffer_Release(&data);
+    PyBuffer_Release(&setup);
     if (rc < 0) {
         return sstpy_raise(self->state, rc, &call.err);
     }

@@ -228,17 +228,38 @@ ready_call(void *context, int64_t Py_UNUSED(deadline_ns))
     return sst_zygote_ready(call->zygote, &call->job);
 }
 
-/* In a child: rehearse, say that we are ready, and wait for the job. */
+/* Bytes, or None where there is no memory that they could be in. */
 static PyObject *
-be_child(struct sstpy_state *state, struct sst_zygote *zygote, PyObject *rehearse)
+bytes_or_none(const void *data, uint64_t size)
+{
+    if (data == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+}
+
+static int
+prepare(struct sst_zygote *zygote, PyObject *function)
+{
+    uint64_t size = 0;
+    const void *const setup = sst_zygote_setup(zygote, &size);
+    PyObject *const bytes = bytes_or_none(setup, size);
+    PyObject *const done = bytes != NULL ? PyObject_CallOneArg(function, bytes) : NULL;
+
+    Py_XDECREF(bytes);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
+/* In a child: prepare, say that we are ready, and wait for the job. */
+static PyObject *
+be_child(struct sstpy_state *state, struct sst_zygote *zygote, PyObject *function)
 {
     struct ready_call call = {.zygote = zygote};
-    PyObject *const done = PyObject_CallNoArgs(rehearse);
 
-    if (done == NULL) {
+    if (prepare(zygote, function) < 0) {
         return NULL;
     }
-    Py_DECREF(done);
 
     const int rc = sstpy_wait_until(ready_call, &call, SST_FOREVER);
 
@@ -248,15 +269,17 @@ be_child(struct sstpy_state *state, struct sst_zygote *zygote, PyObject *rehears
     if (rc < 0) {
         return sstpy_raise(state, rc, NULL);
     }
-    return Py_BuildValue("y#N", (const char *)call.job.data, (Py_ssize_t)call.job.size,
+    return Py_BuildValue("Ny#N", bytes_or_none(call.job.setup, call.job.setup_size),
+                         (const char *)call.job.data, (Py_ssize_t)call.job.size,
                          fds_to_tuple(call.job.fds, call.job.fd_count));
 }
 
 PyDoc_STRVAR(
     zygote_serve_doc,
-    "zygote_serve($module, tether, rehearse, /)\n--\n\n"
+    "zygote_serve($module, tether, prepare, /)\n--\n\n"
     "Make children for the owner until it is gone: None then. In each child, which "
-    "first calls `rehearse`: its job and the descriptors that came with it, or False "
+    "first calls `prepare` with the setup of the owner's jobs, or None: the setup "
+    "unless it was prepared, the job and the descriptors that came with it, or False "
     "when there is none for it.");
 
 static PyObject *

@@ -57,9 +57,9 @@ def _cloudpickle() -> Any:
 
 def main_is_unknown() -> bool:
     """Tell whether a child that is not forked lacks what is in our ``__main__``."""
-    from . import spawn
+    from . import _main
 
-    data = spawn._main_module_data()
+    data = _main.describe()
     name = data.get("init_main_from_name")
     if name is not None:
         return name == "__main__" or name.endswith(".__main__")
@@ -100,9 +100,9 @@ def _has_name(obj: Any, unknown_main: bool) -> bool:
             name
         )
     # In an interactive session after a script, the child has what the script had.
-    from . import spawn
+    from . import _main
 
-    return "init_main_from_path" in spawn._main_module_data() and _is_of_main_file(obj)
+    return "init_main_from_path" in _main.describe() and _is_of_main_file(obj)
 
 
 # ---- What forked processes have in common ----

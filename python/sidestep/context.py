@@ -54,6 +54,8 @@ class BaseContext:
 
     ``die_with_parent`` is what its processes do that were not told: with True they
     are killed when the process that started them ends, daemonic or not.
+    ``import_main`` makes children that are not forked import ``__main__`` whether or
+    not anything of it is needed in them, as the standard library's do.
     """
 
     ProcessError = ProcessError
@@ -68,6 +70,7 @@ class BaseContext:
     _name: str
     Process: type[process.BaseProcess]
     die_with_parent: bool = False
+    import_main: bool = False
 
     def cpu_count(self) -> int:
         """Return the number of CPUs that this process may use at a time.
@@ -428,6 +431,11 @@ def _die_with_parent(method: str | None) -> bool:
             or _default_context.get_context().die_with_parent
         )
     return _concrete_contexts[method].die_with_parent
+
+
+def imports_main(method: str) -> bool:
+    """Tell whether children are to import ``__main__`` without needing it."""
+    return _default_context.import_main or _concrete_contexts[method].import_main
 
 
 _tls = threading.local()

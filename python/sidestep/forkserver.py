@@ -17,7 +17,8 @@ import signal
 import sys
 import threading
 
-from . import _compat, _core, process, spawn, util
+from . import _compat, _core, context, process, spawn, util
+from . import _main as main_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ class ForkServer:
         with self._lock:
             self._running()
 
-    def start(self, child: _core.Child, data: Buffer, fds: Sequence[int]) -> None:
+    def start(
+        self, child: _core.Child, setup: Buffer, data: Buffer, fds: Sequence[int]
+    ) -> None:
         """Have the zygote make a child, in a new zygote if that is what it takes."""
         if len(fds) + 4 >= MAXFDS_TO_SEND:
             raise ValueError("too many fds")
@@ -97,7 +100,7 @@ class ForkServer:
             for _ in range(_TRIES):
                 zygote = self._running()
                 try:
-                    zygote.start(child, data, fds)
+                    zygote.start(child, setup, data, fds)
                 except (BrokenPipeError, PermissionError):
                     # Dead, or not what this process is any more.
                     self._stop_unlocked()
@@ -155,7 +158,7 @@ class ForkServer:
             return {}
         data = spawn.get_preparation_data("ignore")
         return {
-            "main_path": data.get("init_main_from_path"),
+            "main": {name: data[name] for name in data if name.startswith("init_main")},
             "sys_path": data["sys_path"],
             "alias": data["alias"],
         }
@@ -167,7 +170,7 @@ def main(
     arena_fd: int,
     process_id: int,
     preload: Iterable[str],
-    main_path: str | None = None,
+    main: dict[str, str] | None = None,
     sys_path: list[str] | None = None,
     alias: bool = False,
 ) -> None:
@@ -180,15 +183,18 @@ def main(
 
         _alias.install()
     _preload_own()
-    _preload(preload, main_path)
+    _preload(preload, main)
     util._close_stdin()
     util._flush_std_streams()
     # Ctrl-C is for the owner, who decides about its children.
     old_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The interpreter adapts its code to what it runs: now, once, and not in each child.
+    for _ in range(_REHEARSALS):
+        _rehearse()
     # What is loaded now is every child's: do not touch it, so that it stays shared.
     gc.collect()
     gc.freeze()
-    job = _core.zygote_serve(tether, _rehearse)
+    job = _core.zygote_serve(tether, _prepare)
     if job is False:
         _core.process_exit(0)
     elif job is not None:
@@ -196,12 +202,30 @@ def main(
         _serve_one(*job)
 
 
-def _rehearse() -> None:
-    """Touch what every child touches, while nobody waits for it."""
-    import pickle
+def _prepare(setup: bytes | None) -> None:
+    """In a child that waits for its job: do what can be done without it."""
+    _rehearse()
+    if setup is not None:
+        spawn.load_setup(setup)
 
-    util._flush_std_streams()
-    pickle.loads(pickle.dumps({"name": __name__, "counts": [1, 2.0, None]}))
+
+_REHEARSALS = 20
+_rehearsal = b""
+
+
+def _rehearse() -> None:
+    """Go the way of a job that does nothing: each page that it writes is ours then."""
+    global _rehearsal  # noqa: PLW0603
+    if not _rehearsal:
+        popen: Any = None
+        job = context.ForkServerProcess(target=_do_nothing, args=(b"", 0.5))
+        job._config["authkey"] = b""
+        _rehearsal = spawn.dump_task(popen, job).getvalue()
+    process.rehearse(lambda: spawn.load_task(_rehearsal))
+
+
+def _do_nothing(*args: object) -> None:
+    pass
 
 
 def _preload_own() -> None:
@@ -211,27 +235,24 @@ def _preload_own() -> None:
     from . import popen_fork, reduction  # noqa: F401
 
 
-def _preload(names: Iterable[str], main_path: str | None) -> None:
+def _preload(names: Iterable[str], main: dict[str, str] | None) -> None:
     for name in names:
         if name == "__main__":
-            if main_path is not None:
-                _preload_main(main_path)
+            if main is not None:
+                _preload_main(main)
             continue
         with contextlib.suppress(ImportError):
             __import__(name)
 
 
-def _preload_main(main_path: str) -> None:
-    process.current_process()._inheriting = True  # type: ignore[attr-defined]
-    try:
-        # What is wrong with it, each child finds out and says.
-        with contextlib.suppress(Exception):
-            spawn.import_main_path(main_path)
-    finally:
-        del process.current_process()._inheriting  # type: ignore[attr-defined]
+def _preload_main(main: dict[str, str]) -> None:
+    main_module.stand_in(main)
+    # What is wrong with it, each child that needs it finds out and says.
+    with contextlib.suppress(Exception):
+        main_module.load()
 
 
-def _serve_one(data: bytes, fds: Sequence[int]) -> None:
+def _serve_one(setup: bytes | None, data: bytes, fds: Sequence[int]) -> None:
     """Be a child of the owner; never returns."""
     from .popen_fork import exit_process
 
@@ -241,7 +262,11 @@ def _serve_one(data: bytes, fds: Sequence[int]) -> None:
         if _compat.ATEXIT_IN_CHILDREN:
             atexit._clear()
             atexit.register(util._exit_function)
-        code = spawn._run_job(data)
+        if setup is not None:
+            spawn.load_setup(setup)
+        process_obj = spawn.load_task(data)
+        _core.process_settle()
+        code = process_obj._bootstrap()
     except Exception:  # noqa: BLE001 - as for an interpreter of its own
         sys.excepthook(*sys.exc_info())
         util._flush_std_streams()

@@ -44,6 +44,7 @@ class Popen(popen_fork.Popen):
         self._child.hold(handle)
 
     def _launch(self, process_obj: BaseProcess) -> None:
-        job = spawn.dump_job(self, process_obj)
-        with job.getbuffer() as data:
-            forkserver._forkserver.start(self._child, data, self._fds)
+        setup = spawn.dump_setup(self)
+        task = spawn.dump_task(self, process_obj)
+        with task.getbuffer() as data:
+            forkserver._forkserver.start(self._child, setup, data, self._fds)

@@ -360,6 +360,30 @@ class BaseProcess:
         util._run_after_forkers()
 
 
+def rehearse(load: Callable[[], BaseProcess]) -> None:
+    """Go the way of a process object that does nothing, and leave no trace.
+
+    What is written here is not to be copied from the zygote when there is a job.
+    """
+    global _current_process, _parent_process, _process_counter, _children
+    from . import context, util
+
+    default = context._default_context
+    was = _current_process, _parent_process, _process_counter, _children
+    method, name = default._actual_context, _current_process.name
+    registries = util._finalizer_registry, util._afterfork_registry
+    util._finalizer_registry, util._afterfork_registry = {}, type(registries[1])()
+    try:
+        process_obj = load()
+        process_obj._become_current(None)
+        process_obj.run()
+        util._flush_std_streams()
+    finally:
+        util._finalizer_registry, util._afterfork_registry = registries
+        _current_process, _parent_process, _process_counter, _children = was
+        default._actual_context, _current_process.name = method, name
+
+
 def _code_of_exit(error: SystemExit) -> int:
     """Return the exit code that ``sys.exit`` of the same argument would give."""
     if error.code is None:

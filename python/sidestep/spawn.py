@@ -14,9 +14,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-import types
 
 from . import _core, context, process, util
+from . import _main as main_module
+from ._main import inheriting, old_main_modules  # noqa: F401 - a name of the stdlib's
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def import_line(module: str, name: str) -> str:
 def dump_job(popen: Popen, process_obj: BaseProcess) -> io.BytesIO:
     """Pickle what the child needs, with ``popen`` as the child it is for."""
     data = get_preparation_data(process_obj._name)
+    data["import_main"] = context.imports_main(popen.method)
     file = io.BytesIO()
     reduction = context.reduction
     context.set_spawning_popen(popen)
@@ -158,21 +160,35 @@ def _main(fd: int, parent_sentinel: int | None = None) -> int:
 
 def _load_job(file: Any) -> BaseProcess:
     """Become what the job says, and return its process object."""
-    process.current_process()._inheriting = True  # type: ignore[attr-defined]
-    try:
-        pickle = context.reduction.pickle
-        prepare(pickle.load(file))
-        process_obj: BaseProcess = pickle.load(file)
-    finally:
-        del process.current_process()._inheriting  # type: ignore[attr-defined]
+    # What loads is in C; importing the rest of pickle takes a tenth of the whole start.
+    from _pickle import load
+
+    with inheriting():
+        prepare(load(file))
+        process_obj: BaseProcess = load(file)
     return process_obj
 
 
-def _run_job(data: bytes) -> int:
-    """Run a job that is there already."""
-    process_obj = _load_job(io.BytesIO(data))
-    _core.process_settle()
-    return process_obj._bootstrap()
+def load_setup(setup: bytes) -> None:
+    """Become what all children of our owner are, before there is a task."""
+    from _pickle import loads
+
+    with inheriting():
+        prepare(loads(setup))
+
+
+def load_task(data: bytes) -> BaseProcess:
+    """Return the process object of a task, in the place and under the name it says."""
+    from _pickle import load
+
+    file = io.BytesIO(data)
+    with inheriting():
+        process.current_process().name, where, with_main = load(file)
+        os.chdir(where)
+        if with_main:
+            main_module.load()
+        process_obj: BaseProcess = load(file)
+    return process_obj
 
 
 def _check_not_importing_main() -> None:
@@ -215,25 +231,52 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     }
     if util._logger is not None:
         data["log_level"] = util._logger.getEffectiveLevel()
-    data.update(_main_module_data())
+    data.update(main_module.describe())
     return data
 
 
-def _main_module_data() -> dict[str, str]:
-    """Say how a child gets the names of ``__main__``: by module name, path, or not."""
-    main_module = sys.modules["__main__"]
-    name = getattr(main_module.__spec__, "name", None)
-    if name is not None:
-        return {"init_main_from_name": name}
-    path = getattr(main_module, "__file__", None)
-    if path is None or path == "<stdin>":
-        return {}
-    if process.ORIGINAL_DIR is not None:
-        path = os.path.join(process.ORIGINAL_DIR, path)  # noqa: PTH118
-    return {"init_main_from_path": os.path.normpath(path)}
+def dump_setup(popen: Popen) -> bytes:
+    """Pickle the part of the preparation data that the next child needs as well.
+
+    It seldom changes, and neither does its pickle then.
+    """
+    global _last_setup  # noqa: PLW0603
+    data = get_preparation_data("")
+    del data["name"], data["dir"]
+    if data != _last_setup[0]:
+        file = io.BytesIO()
+        reduction = context.reduction
+        context.set_spawning_popen(popen)
+        try:
+            reduction.dump(data, file)
+        finally:
+            context.set_spawning_popen(None)
+        # Copies: the lists are the program's.
+        kept = {
+            **data,
+            "sys_path": data["sys_path"][:],
+            "sys_argv": data["sys_argv"][:],
+        }
+        _last_setup = kept, file.getvalue()
+    return _last_setup[1]
 
 
-old_main_modules: list[types.ModuleType] = []
+_last_setup: tuple[dict[str, Any], bytes] = {}, b""
+
+
+def dump_task(popen: Popen, process_obj: BaseProcess) -> io.BytesIO:
+    """Pickle what only this child needs: its name, where it is, its process object."""
+    file = io.BytesIO()
+    pickle = context.reduction.pickle
+    where = os.getcwd()  # noqa: PTH109
+    with_main = context.imports_main("forkserver")
+    pickle.dump((process_obj._name, where, with_main), file)
+    context.set_spawning_popen(popen)
+    try:
+        context.reduction.dump(process_obj, file)
+    finally:
+        context.set_spawning_popen(None)
+    return file
 
 
 def prepare(data: dict[str, Any]) -> None:
@@ -247,10 +290,9 @@ def prepare(data: dict[str, Any]) -> None:
     _prepare_interpreter(data)
     if "start_method" in data:
         context._default_context.set_start_method(data["start_method"], force=True)
-    if "init_main_from_name" in data:
-        _fixup_main_from_name(data["init_main_from_name"])
-    elif "init_main_from_path" in data:
-        _fixup_main_from_path(data["init_main_from_path"])
+    main_module.stand_in(data)
+    if data.get("import_main"):
+        main_module.load()
 
 
 def _prepare_identity(data: dict[str, Any]) -> None:
@@ -278,59 +320,7 @@ def _prepare_interpreter(data: dict[str, Any]) -> None:
         process.ORIGINAL_DIR = data["orig_dir"]
 
 
-def _become_main(content: dict[str, Any]) -> None:
-    """Make what a main module has defined the ``__main__`` that pickles mean."""
-    main_module = types.ModuleType("__mp_main__")
-    main_module.__dict__.update(content)
-    sys.modules["__main__"] = sys.modules["__mp_main__"] = main_module
-
-
-def _fixup_main_from_name(mod_name: str) -> None:
-    """Run the module that is the parent's ``__main__``, as ``__mp_main__``."""
-    current = sys.modules["__main__"]
-    # __main__.py of packages, folders and archives is all "main only" code.
-    if mod_name == "__main__" or mod_name.endswith(".__main__"):
-        return
-    # A child of the fork server may have it already.
-    if getattr(current.__spec__, "name", None) == mod_name:
-        return
-    old_main_modules.append(current)
-    import runpy
-
-    _become_main(runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
-
-
-def _fixup_main_from_path(main_path: str) -> None:
-    """Run the script that is the parent's ``__main__``, as ``__mp_main__``."""
-    current = sys.modules["__main__"]
-    # IPython's launcher had no "if __name__ == '__main__'" for long.
-    if os.path.splitext(os.path.basename(main_path))[0] == "ipython":  # noqa: PTH119, PTH122
-        return
-    if getattr(current, "__file__", None) == main_path:
-        return
-    old_main_modules.append(current)
-    _become_main(_run_path(main_path))
-
-
-def _run_path(main_path: str) -> dict[str, Any]:
-    """Do what ``runpy.run_path`` does; a plain script needs no runpy, which is slow."""
-    if not (main_path.endswith(".py") and os.path.isfile(main_path)):  # noqa: PTH113
-        import runpy
-
-        return runpy.run_path(main_path, run_name="__mp_main__")
-    with io.open_code(main_path) as source:
-        code = compile(source.read(), main_path, "exec")
-    module = types.ModuleType("__mp_main__")
-    module.__dict__.update(__file__=main_path, __cached__=None, __package__="")
-    argv0, sys.argv[0] = sys.argv[0], main_path
-    sys.modules["__mp_main__"] = module
-    try:
-        exec(code, module.__dict__)  # noqa: S102 - it is the program
-    finally:
-        sys.argv[0] = argv0
-    return module.__dict__
-
-
 def import_main_path(main_path: str) -> None:
     """Make the script at a path the ``__main__`` of this process."""
-    _fixup_main_from_path(main_path)
+    main_module.stand_in({"init_main_from_path": main_path})
+    main_module.load()

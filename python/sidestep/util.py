@@ -390,9 +390,13 @@ def close_fds(*fds: int) -> None:
         os.close(fd)
 
 
+_empty_stdin: Any = None
+
+
 def _close_stdin() -> None:
     """Give a child an empty standard input instead of its parent's."""
-    if sys.stdin is None:
+    global _empty_stdin  # noqa: PLW0603
+    if sys.stdin is None or (sys.stdin is _empty_stdin and not sys.stdin.closed):
         return
     try:
         sys.stdin.close()
@@ -402,6 +406,7 @@ def _close_stdin() -> None:
         fd = os.open(os.devnull, os.O_RDONLY)
         try:
             sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115
+            _empty_stdin = sys.stdin
         except BaseException:
             os.close(fd)
             raise

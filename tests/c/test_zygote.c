@@ -31,7 +31,28 @@ enum order {
     ORDER_TELL_PARENT = 'p',
     ORDER_WRITE_TO_FD = 'w',
     ORDER_KILL_SELF = 'k',
+    ORDER_TELL_SETUP = 'u',
 };
+
+/* How a child tells which setup it has, and when it had it. */
+enum {
+    CODE_SETUP_BEFORE = 50,
+    CODE_SETUP_WITH_JOB = 60,
+    CODE_SETUP_NONE = 70,
+};
+
+/* The first byte of what it had before it was ready, '0' for none. */
+static char setup_before = '0';
+
+static int
+tell_setup(const struct sst_zygote_job *job)
+{
+    if (job->setup != NULL) {
+        return CODE_SETUP_WITH_JOB + *(const char *)job->setup - '0';
+    }
+    return setup_before == '0' ? CODE_SETUP_NONE
+                               : CODE_SETUP_BEFORE + setup_before - '0';
+}
 
 static int
 obey(const struct sst_zygote_job *job)
@@ -55,6 +76,8 @@ obey(const struct sst_zygote_job *job)
     case ORDER_KILL_SELF:
         (void)raise(SIGKILL);
         return 1;
+    case ORDER_TELL_SETUP:
+        return tell_setup(job);
     default:
         for (;;) {
             (void)pause();
@@ -76,6 +99,10 @@ serve(struct sst_arena *arena, int tether)
         }
     }
     if (rc == SST_CHILD) {
+        uint64_t size = 0;
+        const char *const setup = sst_zygote_setup(zygote, &size);
+
+        setup_before = setup != NULL ? *setup : '0';
         rc = sst_zygote_ready(zygote, &job);
         sst_process_exit(arena, rc == 0 ? obey(&job) : 0);
     }
@@ -185,6 +212,47 @@ TEST(its_children_are_the_owners)
         finish(start(zygote, arena, ORDER_EXIT_3), 3);
     }
     finish(start(zygote, arena, ORDER_KILL_SELF), -SIGKILL);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
+static int
+setup_seen_by(struct sst_process *zygote, struct sst_arena *arena, const void *setup,
+              uint64_t size)
+{
+    const char what = ORDER_TELL_SETUP;
+    struct sst_process *const process = child_new(arena);
+    const struct sst_job job = {.size_of = sizeof(job),
+                                .data = &what,
+                                .size = 1,
+                                .setup = setup,
+                                .setup_size = size};
+    int code = -1;
+
+    check_ok(sst_zygote_start(zygote, process, &job, NULL));
+    check_ok(sst_process_join_gone(process, SST_FOREVER));
+    check_ok(sst_process_exit_code(process, &code));
+    check_ptr(sst_process_close(process), ==, NULL);
+    return code;
+}
+
+TEST(children_have_the_setup_beforehand)
+{
+    static char large[100000] = "3";
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+
+    check_int(setup_seen_by(zygote, arena, NULL, 0), ==, CODE_SETUP_NONE);
+    for (int i = 0; i < 3; i++) {
+        check_int(setup_seen_by(zygote, arena, "1", 1), ==, CODE_SETUP_BEFORE + 1);
+    }
+    /* The two that are warm by now have the other one. */
+    check_int(setup_seen_by(zygote, arena, "2", 1), ==, CODE_SETUP_WITH_JOB + 2);
+    /* One that is too long to be told is sent whenever it is needed. */
+    for (int i = 0; i < 3; i++) {
+        check_int(setup_seen_by(zygote, arena, large, sizeof(large)), ==,
+                  CODE_SETUP_WITH_JOB + 3);
+    }
     stop(zygote);
     check_ptr(sst_arena_detach(arena), ==, NULL);
 }

@@ -91,8 +91,10 @@ def test_an_error_in_main_is_told(tmp_path, method):
 def test_missing_guard(tmp_path, method):
     text = """if 1:
         import sidestep as mp, sys
+        def work():
+            print("child")
         mp.set_start_method("%s", force=True)
-        child = mp.Process(target=print, args=("child",))
+        child = mp.Process(target=work)
         child.start()
         child.join()
         sys.exit(child.exitcode)
@@ -101,6 +103,97 @@ def test_missing_guard(tmp_path, method):
     assert done.returncode == 1
     assert done.stdout == ""
     assert "has finished its bootstrapping phase" in done.stderr
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+def test_main_is_not_imported_for_nothing(tmp_path, method):
+    """A target and arguments of other modules need no guard either."""
+    text = """if 1:
+        import sidestep as mp
+        print("main", flush=True)
+        child = mp.get_context("%s").Process(target=print, args=("child",))
+        child.start()
+        child.join()
+    """
+    assert run_script(tmp_path, text % method).stdout == "main\nchild\n"
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+def test_main_is_imported_when_asked(tmp_path, method):
+    text = """if 1:
+        import sidestep as mp
+        print(__name__, flush=True)
+        if __name__ == "__main__":
+            context = mp.get_context("%s")
+            context.import_main = True
+            for _ in range(2):
+                child = context.Process(target=print, args=("child",))
+                child.start()
+                child.join()
+    """
+    done = run_script(tmp_path, text % method)
+    assert done.stdout == "__main__\n" + 2 * "__mp_main__\nchild\n"
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+@pytest.mark.parametrize(
+    "look",
+    ["__main__.work()", "print(vars(__main__)['x'])", "print(dir(__main__)[-1])"],
+)
+def test_main_is_imported_for_who_looks(tmp_path, method, look):
+    """Once, whichever way; in the child it is called as the standard library does."""
+    (tmp_path / "other.py").write_text(
+        "def target():\n"
+        "    import __main__, sys\n"
+        "    print(__main__.__file__.rpartition('/')[2])\n"
+        f"    {look}\n"
+        "    assert sys.modules['__mp_main__'] is __main__\n"
+        "    __main__.work()\n"
+    )
+    text = """if 1:
+        import sidestep as mp, other
+        print(__name__, flush=True)
+        x = "x"
+        def work():
+            print("work")
+        if __name__ == "__main__":
+            child = mp.get_context("%s").Process(target=other.target)
+            child.start()
+            child.join()
+    """
+    done = run_script(tmp_path, text % method)
+    seen = "work" if "work" in look else "x"
+    assert done.stdout == f"__main__\nscript.py\n__mp_main__\n{seen}\nwork\n"
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+def test_main_is_run_by_one_thread(tmp_path, method):
+    """The others wait until it is complete."""
+    (tmp_path / "other.py").write_text(
+        "import threading\n"
+        "def look(barrier, seen):\n"
+        "    import __main__\n"
+        "    barrier.wait()\n"
+        "    seen.append(__main__.last)\n"
+        "def target():\n"
+        "    barrier, seen = threading.Barrier(4), []\n"
+        "    threads = [threading.Thread(target=look, args=(barrier, seen))\n"
+        "               for _ in range(4)]\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join()\n"
+        "    print(seen)\n"
+    )
+    text = """if 1:
+        import sidestep as mp, other
+        print(__name__, flush=True)
+        last = 1
+        if __name__ == "__main__":
+            child = mp.get_context("%s").Process(target=other.target)
+            child.start()
+            child.join()
+    """
+    done = run_script(tmp_path, text % method)
+    assert done.stdout == "__main__\n__mp_main__\n[1, 1, 1, 1]\n"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -398,7 +491,7 @@ def test_threads_in_the_zygote_make_it_the_parent(tmp_path):
 def test_too_many_descriptors(server):
     child = sidestep._core.Child()
     with pytest.raises(ValueError, match="too many fds"):
-        server.start(child, b"", [0] * forkserver.MAXFDS_TO_SEND)
+        server.start(child, b"", b"", [0] * forkserver.MAXFDS_TO_SEND)
     child.close()
 
 

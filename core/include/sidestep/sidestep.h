@@ -1055,13 +1055,20 @@ enum {
     SST_JOB_FDS_MAX = 250
 };
 
-/* What a child gets. Borrowed for the call. */
+/* What a child gets. Borrowed for the call.
+ *
+ * The setup is what the owner's jobs have in common. It is compared with that of the
+ * job before, and told to the zygote once: children that are made from then on have it
+ * before they get a job, and have prepared themselves. To any other child it is sent
+ * with the job. A job without one may get a child that has prepared an earlier one. */
 struct sst_job {
     uint32_t size_of;
     uint32_t fd_count;
     const int *fds; /* given to the child, beside its standard streams */
     const void *data;
     uint64_t size;
+    const void *setup;
+    uint64_t setup_size;
 };
 
 /* Owner: have the zygote (a started process with `packets`) start `process` with this
@@ -1121,7 +1128,13 @@ struct sst_zygote_job {
     int32_t fds[SST_JOB_FDS_MAX];
     const void *data;
     uint64_t size;
+    const void *setup; /* NULL: there is none, or sst_zygote_setup gave it */
+    uint64_t setup_size;
 };
+/* Child, before it is ready: the setup of its owner's jobs, for it to prepare itself.
+ * Whoever has asked is taken to have done so. NULL: none is known yet. The memory is
+ * the zygote object's. */
+SST_API const void *sst_zygote_setup(struct sst_zygote *zygote, uint64_t *size);
 /* Child: say that we are ready, and sleep until there is a job. 0; SST_EOF when there
  * is none for us: exit; SST_EINTR: call again. */
 SST_API SST_MUST_CHECK int sst_zygote_ready(struct sst_zygote *zygote,

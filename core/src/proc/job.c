@@ -4,7 +4,8 @@
  *
  *   ready   our end of the tether and our pidfd go to the owner; the zygote's socket is
  *           closed, for it is not ours
- *   job     a header, the data, and the descriptors with the first byte
+ *   job     a header, the setup unless it has prepared that one before it was ready,
+ *           the data, and the descriptors with the first byte
  *
  * One that is not needed for long ends by itself. It must not take a job with it that
  * is being sent at that moment: first it shuts its end, so that the owner's next send
@@ -40,6 +41,7 @@ say_ready(struct sst_zygote *zygote)
         .pid = ssti_os_pid(),
         .serial = zygote->serial,
         .seat = ssti_proc_self(zygote->arena),
+        .setup_serial = zygote->prepared,
     };
     int fds[SSTI_READY_FDS] = {
         [SSTI_READY_TETHER] = zygote->owner_end,
@@ -68,11 +70,18 @@ say_ready(struct sst_zygote *zygote)
     return rc == SST_EPIPE ? SST_EOF : rc;
 }
 
+/* Of what follows the header, which is here. */
+static uint64_t
+body_size(const struct sst_zygote *zygote)
+{
+    return zygote->header.setup_size + zygote->header.size;
+}
+
 static uint64_t
 size_known(const struct sst_zygote *zygote)
 {
     return sizeof(zygote->header) +
-           (zygote->got >= sizeof(zygote->header) ? zygote->header.size : 0);
+           (zygote->got >= sizeof(zygote->header) ? body_size(zygote) : 0);
 }
 
 /* What came is counted; once the header is there, so must be the room. */
@@ -83,17 +92,18 @@ account(struct sst_zygote *zygote, uint64_t size)
     if (zygote->got < sizeof(zygote->header)) {
         return 0;
     }
-    if (zygote->header.magic != SSTI_ZYGOTE_MAGIC || zygote->header.size > JOB_MAX) {
+    if (zygote->header.magic != SSTI_ZYGOTE_MAGIC || zygote->header.size > JOB_MAX ||
+        zygote->header.setup_size > JOB_MAX) {
         return SST_ECORRUPT;
     }
-    if (zygote->header.size > zygote->room) {
-        void *const buffer = ssti_realloc(zygote->buffer, zygote->header.size);
+    if (body_size(zygote) > zygote->room) {
+        void *const buffer = ssti_realloc(zygote->buffer, body_size(zygote));
 
         if (buffer == NULL) {
             return SST_ENOMEM;
         }
         zygote->buffer = buffer;
-        zygote->room = zygote->header.size;
+        zygote->room = body_size(zygote);
     }
     return 0;
 }
@@ -116,7 +126,7 @@ receive_some(struct sst_zygote *zygote, struct sst_zygote_job *job, bool now)
     /* Never more than the job: what follows is for the program. */
     if (head == header) {
         packet.data = (char *)zygote->buffer + body;
-        packet.size = zygote->header.size - body;
+        packet.size = body_size(zygote) - body;
     }
 
     const int rc = ssti_os_packet_receive(zygote->job_tether, &packet);
@@ -154,6 +164,14 @@ receive(struct sst_zygote *zygote, struct sst_zygote_job *job)
     return rc;
 }
 
+const void *
+sst_zygote_setup(struct sst_zygote *zygote, uint64_t *size)
+{
+    zygote->prepared = zygote->setup_serial;
+    *size = zygote->setup_size;
+    return zygote->setup_serial != 0 ? zygote->setup : NULL;
+}
+
 int
 sst_zygote_ready(struct sst_zygote *zygote, struct sst_zygote_job *job)
 {
@@ -178,7 +196,9 @@ sst_zygote_ready(struct sst_zygote *zygote, struct sst_zygote_job *job)
     }
     job->parent_pid = zygote->owner_pid;
     job->tether = zygote->job_tether;
-    job->data = zygote->buffer;
+    job->setup = zygote->header.setup_size > 0 ? zygote->buffer : NULL;
+    job->setup_size = zygote->header.setup_size;
+    job->data = (const char *)zygote->buffer + zygote->header.setup_size;
     job->size = zygote->header.size;
     return 0;
 }

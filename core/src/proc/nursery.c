@@ -57,11 +57,18 @@ ssti_nursery_ask(struct sst_process *zygote, uint32_t count)
     if (request.count == 0) {
         return 0;
     }
+    if (nursery->setup_serial != nursery->setup_told && nursery->setup_serial != 0) {
+        request.setup_serial = nursery->setup_serial;
+        request.setup_size = (uint32_t)nursery->setup_size;
+        packet.more = nursery->setup;
+        packet.more_size = nursery->setup_size;
+    }
     do {
         rc = ssti_os_packet_send(zygote->tether, &packet);
     } while (rc == SST_EINTR);
     if (rc == 0) {
         nursery->coming += request.count;
+        nursery->setup_told = nursery->setup_serial;
     }
     return rc;
 }
@@ -151,6 +158,7 @@ take_ready(struct ssti_nursery *nursery, const struct ssti_zygote_note *note,
         .pid = note->pid,
         .pidfd = packet->fds[SSTI_READY_PIDFD],
         .tether = packet->fds[SSTI_READY_TETHER],
+        .setup_serial = note->setup_serial,
     };
     packet->fd_count = 0;
     ssti_store_rel(&nursery->warm_count, count + 1);

@@ -30,6 +30,7 @@ struct ssti_warm {
     int pid;
     int pidfd;
     int tether;
+    uint32_t setup_serial; /* of what it has prepared */
 };
 
 /* Guarded by the owner's lock (zygote.c). A forked child reads the warm ones without:
@@ -48,6 +49,11 @@ struct ssti_nursery {
     struct ssti_birth births[SSTI_NURSERY_MAX + 1];
     _Atomic uint32_t warm_count;
     struct ssti_warm warm[SSTI_NURSERY_MAX];
+    void *setup; /* of the last job, as the zygote is told it */
+    uint64_t setup_size;
+    uint32_t setup_serial; /* 0: none, or none that can be told */
+    uint32_t setup_told;   /* the serial that the zygote knows */
+    uint32_t setups;       /* serials given out */
     uint64_t started;
     uint64_t from_warm;
     uint64_t given_back;

@@ -25,6 +25,7 @@
  *   its note               the child does not depend on it */
 
 #include <stddef.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/status.h"
@@ -114,7 +115,11 @@ sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
     zygote->owner_end = -1;
     zygote->room = ROOM;
     zygote->buffer = ssti_alloc(ROOM);
-    rc = zygote->buffer != NULL ? ssti_os_packet_ask_sender(tether) : SST_ENOMEM;
+    zygote->setup = ssti_alloc(SSTI_SETUP_MAX);
+    zygote->setup_next = ssti_alloc(SSTI_SETUP_MAX);
+    rc = zygote->buffer != NULL && zygote->setup != NULL && zygote->setup_next != NULL
+             ? ssti_os_packet_ask_sender(tether)
+             : SST_ENOMEM;
     if (rc == 0) {
         rc = greet(tether);
     }
@@ -146,6 +151,8 @@ sst_zygote_close(struct sst_zygote *zygote)
     }
     forget_wards(zygote);
     (void)ssti_os_close(zygote->owner_end);
+    zygote->setup = ssti_free(zygote->setup);
+    zygote->setup_next = ssti_free(zygote->setup_next);
     zygote->buffer = ssti_free(zygote->buffer);
     return ssti_free(zygote);
 }
@@ -215,6 +222,25 @@ close_all(const int *fds, uint32_t count)
     }
 }
 
+/* What a packet of the owner's asks for. One of nobody's sense is left alone. */
+static void
+take_request(struct sst_zygote *zygote, const struct ssti_zygote_request *request,
+             uint64_t size)
+{
+    if (request->magic != SSTI_ZYGOTE_MAGIC || request->setup_size > SSTI_SETUP_MAX ||
+        size != sizeof(*request) + request->setup_size) {
+        return;
+    }
+    zygote->way = request->way;
+    zygote->due = request->count;
+    zygote->idle_ms = request->idle_ms;
+    if (request->setup_serial != 0) {
+        memcpy(zygote->setup, zygote->setup_next, request->setup_size);
+        zygote->setup_size = request->setup_size;
+        zygote->setup_serial = request->setup_serial;
+    }
+}
+
 int
 sst_zygote_next(struct sst_zygote *zygote, int64_t deadline_ns)
 {
@@ -223,6 +249,8 @@ sst_zygote_next(struct sst_zygote *zygote, int64_t deadline_ns)
         int fds[SSTI_OS_PASS_MAX];
         struct ssti_os_packet packet = {.data = &message,
                                         .size = sizeof(message),
+                                        .more = zygote->setup_next,
+                                        .more_size = SSTI_SETUP_MAX,
                                         .fds = fds};
         int rc = wait_for_request(zygote, deadline_ns);
 
@@ -233,11 +261,8 @@ sst_zygote_next(struct sst_zygote *zygote, int64_t deadline_ns)
             return rc;
         }
         close_all(fds, packet.fd_count); /* none were asked for */
-        if (packet.sender_pid == zygote->owner_pid && packet.size == sizeof(message) &&
-            message.magic == SSTI_ZYGOTE_MAGIC) {
-            zygote->way = message.way;
-            zygote->due = message.count;
-            zygote->idle_ms = message.idle_ms;
+        if (packet.sender_pid == zygote->owner_pid) {
+            take_request(zygote, &message, packet.size);
         }
     }
     return 0;

@@ -86,6 +86,7 @@ ssti_zygote_free(struct sst_process *zygote)
         /* Nobody will be there to hand them jobs. */
         ssti_nursery_clear(zygote);
     }
+    zygote->nursery->setup = ssti_free(zygote->nursery->setup);
     zygote->nursery = ssti_free(zygote->nursery);
 }
 
@@ -101,22 +102,71 @@ check_standing(const struct ssti_nursery *nursery)
     return rc;
 }
 
+/* Remember the setup of this job, which may be another than before. */
+static int
+note_setup(struct ssti_nursery *nursery, const struct sst_job *job)
+{
+    if (job->setup_size == 0 ||
+        (job->setup_size == nursery->setup_size &&
+         memcmp(job->setup, nursery->setup, job->setup_size) == 0)) {
+        return 0;
+    }
+    nursery->setup_size = 0;
+    nursery->setup_serial = 0;
+    if (job->setup_size > SSTI_SETUP_MAX) {
+        return 0;
+    }
+
+    void *const setup = ssti_realloc(nursery->setup, job->setup_size);
+
+    if (setup == NULL) {
+        return SST_ENOMEM;
+    }
+    memcpy(setup, job->setup, job->setup_size);
+    nursery->setup = setup;
+    nursery->setup_size = job->setup_size;
+    nursery->setup_serial = ++nursery->setups;
+    return 0;
+}
+
+static bool
+has_setup(const struct ssti_nursery *nursery, const struct ssti_warm *warm)
+{
+    return nursery->setup_serial != 0 && warm->setup_serial == nursery->setup_serial;
+}
+
+/* What has not been sent yet. A child that dies with the job in its hands has been
+ * started: its exit code will tell. */
+static void
+send_rest(int tether, const void *data, uint64_t size, uint64_t sent)
+{
+    while (sent < size) {
+        const int64_t rc =
+            ssti_os_send(tether, (const char *)data + sent, size - sent, SST_FOREVER);
+
+        if (rc < 0 && rc != SST_EINTR) {
+            return;
+        }
+        sent += rc > 0 ? (uint64_t)rc : 0;
+    }
+}
+
 /* The first part with the descriptors, the rest alone. SST_EPIPE: nobody took a byte of
  * it. */
 static int
 send_job(int tether, const struct ssti_job_header *header, const struct sst_job *job)
 {
+    const bool with_setup = header->setup_size > 0;
     int fds[SSTI_OS_PASS_MAX];
     struct ssti_os_packet packet = {
         .data = (void *)(uintptr_t)header,
         .size = sizeof(*header),
-        .more = (void *)(uintptr_t)job->data,
-        .more_size = job->size,
+        .more = (void *)(uintptr_t)(with_setup ? job->setup : job->data),
+        .more_size = with_setup ? job->setup_size : job->size,
         .fds = fds,
         .fd_count = job->fd_count,
     };
-    uint64_t sent;
-    int64_t rc;
+    int rc;
 
     for (uint32_t i = 0; i < job->fd_count; i++) {
         fds[i] = job->fds[i];
@@ -125,18 +175,11 @@ send_job(int tether, const struct ssti_job_header *header, const struct sst_job 
         rc = ssti_os_packet_send(tether, &packet);
     } while (rc == SST_EINTR);
     if (rc < 0) {
-        return (int)rc;
+        return rc;
     }
-    for (sent = packet.size - sizeof(*header); sent < job->size;) {
-        rc = ssti_os_send(tether, (const char *)job->data + sent, job->size - sent,
-                          SST_FOREVER);
-        if (rc == SST_EINTR) {
-            continue;
-        }
-        if (rc < 0) {
-            break; /* it has died with the job in its hands: its exit code will tell */
-        }
-        sent += (uint64_t)rc;
+    send_rest(tether, packet.more, packet.more_size, packet.size - sizeof(*header));
+    if (with_setup) {
+        send_rest(tether, job->data, job->size, 0);
     }
     return 0;
 }
@@ -188,7 +231,7 @@ static int
 hand_over(struct sst_process *zygote, struct sst_process *process,
           const struct sst_job *job)
 {
-    const struct ssti_job_header header = {
+    struct ssti_job_header header = {
         .magic = SSTI_ZYGOTE_MAGIC,
         .die_with_parent = process->die_with_parent,
         .size = job->size,
@@ -204,6 +247,8 @@ hand_over(struct sst_process *zygote, struct sst_process *process,
                 return rc;
             }
         }
+
+        header.setup_size = has_setup(nursery, &warm) ? 0 : job->setup_size;
 
         const int rc = send_job(warm.tether, &header, job);
 
@@ -238,8 +283,10 @@ refill(struct sst_process *zygote, bool was_warm)
         nursery->wanted = nursery->warm_max;
     }
     have = nursery->coming + ssti_load_rlx(&nursery->warm_count);
-    if (have < nursery->wanted) {
-        /* Should the zygote be dead, the next start that needs it will say so. */
+    if (have <= nursery->wanted / 2) {
+        /* Several at a time: each request takes a processor from the child that has
+         * just got its job, or from whoever waits for it. Should the zygote be dead,
+         * the next start that needs it will say so. */
         (void)ssti_nursery_ask(zygote, nursery->wanted - have);
     }
 }
@@ -258,7 +305,10 @@ start_locked(struct sst_process *zygote, struct sst_process *process,
     /* A zygote that is dead may have left children that are warm. */
     (void)ssti_nursery_collect(zygote);
     was_warm = ssti_load_rlx(&nursery->warm_count) > 0;
-    rc = hand_over(zygote, process, job);
+    rc = note_setup(nursery, job);
+    if (rc == 0) {
+        rc = hand_over(zygote, process, job);
+    }
     if (rc == 0) {
         refill(zygote, was_warm);
     }

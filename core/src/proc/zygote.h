@@ -13,15 +13,19 @@
 #include "sidestep/sidestep.h"
 
 enum {
-    SSTI_ZYGOTE_MAGIC = 0x7a796702,
+    SSTI_ZYGOTE_MAGIC = 0x7a796703,
+    SSTI_SETUP_MAX = 64 << 10, /* bytes; a longer one goes with each job */
 };
 
-/* Owner to zygote: make so many children. */
+/* Owner to zygote: make so many children. A setup that it does not know follows in the
+ * same packet. */
 struct ssti_zygote_request {
     uint32_t magic;
     uint32_t way; /* enum ssti_zygote_way */
     uint32_t count;
     uint32_t idle_ms;
+    uint32_t setup_serial; /* of what follows; 0: nothing does */
+    uint32_t setup_size;
 };
 
 enum ssti_zygote_what {
@@ -37,6 +41,8 @@ struct ssti_zygote_note {
     int32_t pid;
     uint32_t serial; /* of the child, among those of its zygote */
     uint64_t seat;
+    uint32_t setup_serial; /* of what it has prepared; 0: nothing */
+    uint32_t reserved;
 };
 
 enum {
@@ -45,10 +51,12 @@ enum {
     SSTI_READY_FDS,
 };
 
-/* Owner to child, in front of the job's data, with the job's descriptors. */
+/* Owner to child, in front of the setup (if it has not prepared that) and of the job's
+ * data, with the job's descriptors. */
 struct ssti_job_header {
     uint32_t magic;
     uint32_t die_with_parent;
+    uint64_t setup_size;
     uint64_t size;
 };
 
@@ -69,13 +77,18 @@ struct sst_zygote {
     uint32_t due;             /* children to be made */
     uint32_t serial;          /* of the child made last */
     uint32_t idle_ms;
+    uint32_t setup_serial; /* 0: it has been told none */
+    uint32_t setup_size;
+    void *setup;      /* room for one of any size that it is told */
+    void *setup_next; /* the same, for what a packet brings */
 
     /* of the child */
     int job_tether; /* its end; -1 in the zygote */
     int owner_end;  /* the owner's, until it is told */
     void *buffer;   /* of a job, with room for one of an ordinary size */
     uint64_t room;
-    uint64_t got; /* bytes of it, header included */
+    uint64_t got;      /* bytes of it, header included */
+    uint32_t prepared; /* the setup that it was asked for */
     struct ssti_job_header header;
 };
 
