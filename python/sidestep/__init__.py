@@ -100,6 +100,7 @@ if _reason is None:
     set_executable = _default.set_executable
     set_forkserver_preload = _default.set_forkserver_preload
     set_start_method = _default.set_start_method
+    start_all = _default.start_all
 
     __all__ = [
         "Array",
@@ -148,6 +149,7 @@ if _reason is None:
         "set_forkserver_preload",
         "set_start_method",
         "share",
+        "start_all",
     ]
 else:
     use_stdlib(_reason, globals())

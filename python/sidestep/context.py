@@ -219,6 +219,18 @@ class BaseContext:
 
             freeze_support()
 
+    def start_all(self, processes: Iterable[process.BaseProcess]) -> None:
+        """Start these processes, in parallel where the start method can do it.
+
+        The fork server makes all the children at once; with the other methods each
+        start is short for the caller anyway. Should one of them not start, those
+        before it run, and those after it can still be started.
+        """
+        unstarted = list(processes)
+        expect_starts(each._start_method for each in unstarted)
+        for each in unstarted:
+            each.start()
+
     def get_logger(self) -> Logger:
         """Return the package's logger."""
         from .util import get_logger
@@ -421,6 +433,16 @@ _default_context = _make_default_context()
 
 def _force_start_method(method: str) -> None:
     _default_context._actual_context = _concrete_contexts[method]
+
+
+def expect_starts(methods: Iterable[str | None]) -> None:
+    """Prepare starts by these methods that are about to follow, without waiting."""
+    default = _default_context._method_so_far()
+    count = sum((method or default) == "forkserver" for method in methods)
+    if count > 1:
+        from .forkserver import _forkserver
+
+        _forkserver.expect(count)
 
 
 def _die_with_parent(method: str | None) -> bool:

@@ -16,7 +16,7 @@ import itertools
 import time
 import warnings
 
-from . import _core, _workers, get_context, util
+from . import _core, _workers, context, get_context, util
 from ._remote import MaybeEncodingError, RemoteTraceback
 from ._threads import ThreadEngine
 from ._workers import CancelledError, WorkerLost
@@ -208,6 +208,9 @@ class Pool:
         self._engine = crew.engine = _core.PoolEngine(
             crew, self._processes, self._maxtasksperchild or 0
         )
+        # A context of another make has no process of ours.
+        method = getattr(self._ctx.Process, "_start_method", "unknown")
+        context.expect_starts([method] * self._processes)
         try:
             self._engine.fill()
         except BaseException:

@@ -107,6 +107,7 @@ def test_what_is_new_is_listed():
         "SharedSet",
         "SharedTuple",
         "share",
+        "start_all",
     }
 
 

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import process_children as children
@@ -538,3 +539,30 @@ def test_who_changes_its_identity_gets_another_zygote(tmp_path):
     """
     done = run_script(tmp_path, text)
     assert done.stdout == "[]\n[1234]\n", done.stderr
+
+
+def test_start_all(ctx):
+    processes = [ctx.Process(target=children.exit_with, args=(i,)) for i in range(6)]
+    sidestep.start_all(processes)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 1, 2, 3, 4, 5]
+    assert len({process.pid for process in processes}) == 6
+    ctx.start_all([])
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+def test_start_all_stops_at_who_cannot_start(method):
+    ctx = sidestep.get_context(method)
+    first, bad, last = (
+        ctx.Process(target=children.exit_with, args=(arg,))
+        for arg in (3, threading.Lock(), 4)
+    )
+    with pytest.raises(TypeError, match="lock"):
+        ctx.start_all(iter([first, bad, last]))
+    first.join()
+    assert first.exitcode == 3
+    assert bad.pid is None
+    last.start()
+    last.join()
+    assert last.exitcode == 4
