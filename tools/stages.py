@@ -148,7 +148,9 @@ def run_simulation(shop: Workshop, first: int) -> Outcome:
     for target in targets:
         code, output = shop.call(build / target, *seeds, seconds=1800)
         counted = Outcome.read(output)
-        outcome.add(Outcome.of(code == 0 and counted is not None and counted.passed > 0))
+        outcome.add(
+            Outcome.of(code == 0 and counted is not None and counted.passed > 0)
+        )
         if counted:
             seen = f"{counted.passed} seeds passed, {counted.failed} failed"
             outcome.notes.append(f"{Path(target).name}: {seen}")

@@ -9,160 +9,21 @@
  * cancels, condemns and dismisses. Ids are used again with another generation, and lie
  * in several blocks of marks. */
 
-#include <sidestep/sidestep.h>
+#include "pool_books.h"
+
 #include <string.h>
 
 #include "os/os.h"
 #include "pool/kinds.h"
 #include "pool/pool.h"
-#include "ring/record.h"
 #include "shm/arena.h"
-#include "shm/layout.h"
-#include "sim.h"
 #include "sim_scenarios.h"
 #include "sim_shm.h"
-
-enum {
-    TASKS_MAX = 24,
-    INDEXES = 8,  /* of ids, */
-    STRIDE = 900, /* so far apart */
-    SEATS = 4,
-    STARTS_MAX = 60, /* workers in a run */
-    BODY_MAX = 150,
-    BATCH_MAX = 4,
-    NOTES_MAX = 64,
-    FUNCTION = 77,
-};
-
-enum fate {
-    NOT_YET,
-    TRIED, /* submit was called */
-    SUBMITTED,
-    CANCELLED,
-    ANSWERED,
-    DROPPED, /* by a shutdown at once */
-};
-
-struct task {
-    uint64_t id;
-    uint64_t hard_ns;
-    enum fate fate;
-    uint32_t runs;
-    bool is_condemned;
-};
-
-/* A worker as the owner sees it. */
-struct worker {
-    uint64_t seat;
-    int process;
-    bool is_there;
-};
-
-static struct {
-    struct sst_pool *pool; /* the owner's */
-    struct sst_pool_shm *shm;
-    struct sst_pool_options options;
-    struct sst_handle handle;
-    int owner;
-    struct task tasks[TASKS_MAX];
-    uint32_t task_count; /* to be submitted */
-    uint32_t begun;      /* handed to submit */
-    uint32_t generation[INDEXES];
-    uint32_t user[INDEXES]; /* task with this index, + 1 */
-    struct worker workers[SEATS];
-    uint64_t orders[SIM_PROCESSES]; /* a worker's seat */
-    uint32_t wanted, starts;
-    uint32_t worker_max; /* tasks of one worker */
-    bool told[NOTES_MAX];
-    uint32_t notes;
-    bool all_in, is_shut, is_alone;
-    uint32_t all_done;      /* no result is to come; what waiters give as their flag */
-    _Atomic uint32_t ends;  /* changes when a worker dies, or was buried */
-    _Atomic uint32_t stops; /* the undertaker and the canceller are to end */
-} p;
-
-/* ---- What sleepers are owed ---- */
-
-static uint64_t
-count_now(uint32_t lane)
-{
-    return ssti_load_rlx(&p.shm->ring[lane].put_count) -
-           ssti_load_rlx(&p.shm->ring[lane].got_count);
-}
-
-static uint64_t
-queued_now(void)
-{
-    return count_now(0) + count_now(1) + count_now(2);
-}
-
-static enum sim_need
-told_of_death(void)
-{
-    return sim.kills <= 1 && sim.kills_of_many == 0 ? SIM_MUST_LEARN_SOON
-                                                    : SIM_MUST_LEARN;
-}
-
-static struct sst_pool_seat_shm *
-seat_shm(uint32_t index)
-{
-    return (struct sst_pool_seat_shm *)(void *)(sim_buffer +
-                                                ssti_load_rlx(&p.shm->seats)) +
-           index;
-}
-
-static enum sim_need
-worker_need(void *arg)
-{
-    const uint32_t index = (uint32_t)*(const uint64_t *)arg - 1;
-
-    if (sim.processes[p.owner].dead) {
-        return told_of_death();
-    }
-    return queued_now() != 0 || ssti_load_rlx(&p.shm->flags) != 0 ||
-                   ssti_load_rlx(&seat_shm(index)->dismissed) != 0
-               ? SIM_MUST_WAKE
-               : SIM_MAY_SLEEP;
-}
-
-static enum sim_need
-submitter_need(void *arg)
-{
-    (void)arg;
-    return queued_now() < p.options.task_max || ssti_load_rlx(&p.shm->flags) != 0
-               ? SIM_MUST_WAKE
-               : SIM_MAY_SLEEP;
-}
-
-static enum sim_need
-waiter_need(void *arg)
-{
-    (void)arg;
-    return p.all_done != 0 || count_now(SSTI_POOL_RESULTS) != 0 ||
-                   ssti_load_rlx(&p.pool->leading) == 0
-               ? SIM_MUST_WAKE
-               : SIM_MAY_SLEEP;
-}
-
-static enum sim_need
-poller_need(void *arg)
-{
-    (void)arg;
-    return count_now(SSTI_POOL_RESULTS) != 0 ? SIM_MUST_WAKE : SIM_MAY_SLEEP;
-}
-
-/* Asleep on a word of the scenario's, whose changes cannot be missed. */
-static enum sim_need
-no_need(void *arg)
-{
-    (void)arg;
-    return SIM_MAY_SLEEP;
-}
 
 static void
 await_change(_Atomic uint32_t *word, uint32_t seen)
 {
-    sim_wants(no_need, NULL);
+    sim_wants(pool_no_need, NULL);
     (void)ssti_os_futex_wait(word, seen, SST_FOREVER);
     sim_wants(NULL, NULL);
 }
@@ -172,64 +33,6 @@ change(_Atomic uint32_t *word)
 {
     ssti_fetch_add(word, 1);
     (void)ssti_os_futex_wake(word, INT32_MAX);
-}
-
-/* ---- Books ---- */
-
-static uint64_t
-compose(uint8_t *body, uint32_t number, uint32_t salt)
-{
-    const uint64_t size = (number * 37 + salt * 11) % BODY_MAX;
-
-    for (uint64_t i = 0; i < size; i++) {
-        body[i] = (uint8_t)(number * 5 + salt + i);
-    }
-    return size;
-}
-
-static void
-check_body(const struct sst_message *message, uint32_t number, uint32_t salt)
-{
-    uint8_t expected[BODY_MAX];
-    uint8_t body[BODY_MAX];
-    const uint64_t size = compose(expected, number, salt);
-
-    sim_check(message->size == size);
-    ssti_copy_out(body, message->data, size);
-    sim_check(memcmp(body, expected, size) == 0);
-}
-
-static bool
-is_open(const struct task *task)
-{
-    return task->fate == TRIED || task->fate == SUBMITTED;
-}
-
-static struct task *
-task_of(uint64_t id, uint64_t tag)
-{
-    sim_check(tag < p.begun && p.tasks[tag].id == id);
-    return &p.tasks[tag];
-}
-
-/* Is everything settled? Then those who wait are told: by who settled the last. */
-static void
-look_whether_done(void)
-{
-    for (uint32_t i = 0; i < p.task_count; i++) {
-        if (p.tasks[i].fate == NOT_YET || is_open(&p.tasks[i])) {
-            return;
-        }
-    }
-    p.all_done = p.all_in;
-}
-
-static void
-settle_task(struct task *task, enum fate fate)
-{
-    sim_check(is_open(task));
-    task->fate = fate;
-    look_whether_done();
 }
 
 /* ---- Workers ---- */
@@ -249,7 +52,7 @@ static int
 finish(struct sst_pool_worker *worker, uint32_t number, struct sst_pool_job *next)
 {
     uint8_t body[BODY_MAX];
-    struct sst_slice slice = {body, compose(body, number, 3)};
+    struct sst_slice slice = {body, pool_compose(body, number, 3)};
     struct sst_pool_outcome outcome = {
         .code = (int32_t)number % 3,
         .slices = &slice,
@@ -289,14 +92,14 @@ check_deadline(const struct task *task)
 static void
 run(const struct sst_pool_job *job)
 {
-    struct task *const task = task_of(job->id, job->tag);
+    struct task *const task = pool_task(job->id, job->tag);
 
     sim_trace("runs task %u", (unsigned)job->tag);
     if (task->runs++ != 0) {
         sim_fail("task %u is run twice", (unsigned)job->tag);
     }
-    sim_check(is_open(task) && job->function == FUNCTION);
-    check_body(&job->message, (uint32_t)job->tag, 0);
+    sim_check(pool_is_open(task) && job->function == FUNCTION);
+    pool_check_body(&job->message, (uint32_t)job->tag, 0);
     check_deadline(task);
 }
 
@@ -309,7 +112,7 @@ work(struct sst_pool_worker *worker, uint64_t *seat)
     bool has_job = false;
     int rc = SST_EAGAIN;
 
-    sim_wants(worker_need, seat);
+    sim_wants(pool_worker_need, seat);
     for (;;) {
         if (!has_job) {
             rc = sst_pool_take(worker, job, SST_FOREVER);
@@ -326,7 +129,8 @@ work(struct sst_pool_worker *worker, uint64_t *seat)
         rc = finish(worker, (uint32_t)job->tag, sim_chance(1, 4) ? NULL : next);
         sst_message_free(&job->message);
         if (rc == SST_ECLOSED) {
-            sim_check(ssti_load_rlx(&seat_shm((uint32_t)*seat - 1)->condemned) != 0);
+            sim_check(ssti_load_rlx(&pool_seat_shm((uint32_t)*seat - 1)->condemned) !=
+                      0);
             return;
         }
         has_job = rc == 0;
@@ -421,7 +225,7 @@ cancel(uint32_t number)
     if (rc == 1) {
         sim_trace("task %u is cancelled", number);
         sim_check(task->runs == 0);
-        settle_task(task, CANCELLED);
+        pool_settle(task, CANCELLED);
         if (p.all_done != 0) {
             sst_pool_nudge(p.pool);
         }
@@ -438,7 +242,7 @@ condemn(uint32_t number)
         return;
     }
     sim_trace("task %u is condemned", number);
-    sim_check(is_open(task));
+    sim_check(pool_is_open(task));
     task->is_condemned = true;
     for (uint32_t i = 0; i < SEATS; i++) {
         if (p.workers[i].is_there && p.workers[i].seat == seat &&
@@ -482,23 +286,23 @@ receive(struct sst_pool_result *result)
         p.told[result->tag] = true;
         return;
     }
-    task = task_of(result->id, result->tag);
+    task = pool_task(result->id, result->tag);
     sim_trace("task %u: result %u", (unsigned)result->tag, result->kind);
-    if (!is_open(task)) {
+    if (!pool_is_open(task)) {
         sim_fail("task %u has a result, and was settled", (unsigned)result->tag);
     }
     sim_check(result->function == FUNCTION);
     if (result->kind == SST_POOL_DONE) {
         sim_check(task->runs == 1 && !task->is_condemned);
         sim_check(result->code == (int32_t)result->tag % 3);
-        check_body(&result->message, (uint32_t)result->tag, 3);
+        pool_check_body(&result->message, (uint32_t)result->tag, 3);
     }
     else {
         sim_check(result->kind == SST_POOL_LOST && result->code == -9);
         sim_check(!task->is_condemned || result->reason == SST_POOL_BY_CANCEL);
         sim_check(result->message.size == 0);
     }
-    settle_task(task, ANSWERED);
+    pool_settle(task, ANSWERED);
 }
 
 /* Take some; how many, or the status. */
@@ -524,7 +328,7 @@ take_results(int64_t deadline_ns)
 static void
 lead_once(int64_t deadline_ns)
 {
-    sim_wants(waiter_need, NULL);
+    sim_wants(pool_waiter_need, NULL);
     if (sst_pool_lead(p.pool, NULL, deadline_ns) == 1) {
         (void)take_results(deadline_ns);
         sst_pool_follow(p.pool);
@@ -532,7 +336,7 @@ lead_once(int64_t deadline_ns)
     sim_wants(NULL, NULL);
 }
 
-/* Wait until all is settled, as a thread among others. */
+/* Wait until all is pool_check_places, as a thread among others. */
 static void
 wait_for_all(void *arg)
 {
@@ -540,7 +344,7 @@ wait_for_all(void *arg)
 
     (void)arg;
     while (rc != 0 || ssti_load_acq((_Atomic uint32_t *)(void *)&p.all_done) == 0) {
-        sim_wants(waiter_need, NULL);
+        sim_wants(pool_waiter_need, NULL);
         rc = sst_pool_lead(p.pool, &p.all_done, SST_FOREVER);
         if (rc == 1) {
             (void)take_results(SST_FOREVER);
@@ -558,7 +362,7 @@ poll_for_all(void)
 
     sim_check(fd >= 0);
     while (p.all_done == 0) {
-        sim_wants(poller_need, NULL);
+        sim_wants(pool_poller_need, NULL);
         (void)sim_poll(fd, sim.now_ns + 100000);
         sim_wants(NULL, NULL);
         (void)take_results(SST_NOW);
@@ -572,7 +376,7 @@ static bool
 find_index(uint32_t *index)
 {
     for (uint32_t i = 0; i < INDEXES; i++) {
-        if (p.user[i] == 0 || !is_open(&p.tasks[p.user[i] - 1])) {
+        if (p.user[i] == 0 || !pool_is_open(&p.tasks[p.user[i] - 1])) {
             *index = i;
             return true;
         }
@@ -606,7 +410,7 @@ submit_some(void)
         const uint32_t number = first + count;
 
         slices[count] =
-            (struct sst_slice){bodies[count], compose(bodies[count], number, 0)};
+            (struct sst_slice){bodies[count], pool_compose(bodies[count], number, 0)};
         tasks[count] = (struct sst_pool_task){
             .id = new_id(index, number),
             .function = FUNCTION,
@@ -634,7 +438,7 @@ submit_some(void)
         ssti_copy_in(sst_parcel_data(parcel), bodies[0], slices[0].size);
         tasks[0].parcel = &parcel;
     }
-    sim_wants(submitter_need, NULL);
+    sim_wants(pool_submitter_need, NULL);
     if (count == 1) {
         rc = sst_pool_submit(p.pool, &tasks[0], deadline_ns);
         rc = rc == 0 ? 1 : rc;
@@ -673,7 +477,7 @@ submit_all(void)
         }
     }
     p.all_in = true;
-    look_whether_done();
+    pool_look_whether_done();
     if (p.all_done != 0) {
         sst_pool_nudge(p.pool);
     }
@@ -713,7 +517,7 @@ static void
 give_up(void)
 {
     shut(true);
-    sim_wants(no_need, NULL);
+    sim_wants(pool_no_need, NULL);
     while (sst_pool_lead(p.pool, NULL, sim.now_ns + 50) != 1) {
         sst_pool_nudge(p.pool); /* another leads, and has not noted what it took */
     }
@@ -722,7 +526,7 @@ give_up(void)
     }
     ssti_store_rel(&p.stops, 1);
     for (uint32_t i = 0; i < p.begun; i++) {
-        if (is_open(&p.tasks[i])) {
+        if (pool_is_open(&p.tasks[i])) {
             sim_check(p.tasks[i].runs == 0 && !p.tasks[i].is_condemned);
             p.tasks[i].fate = DROPPED;
         }
@@ -794,80 +598,6 @@ died(int process)
     }
 }
 
-/* ---- Where tasks are ---- */
-
-/* Count each task in a lane. */
-static void
-look_into(uint32_t lane, uint32_t *places)
-{
-    const struct sst_ring_shm *const ring = &p.shm->ring[lane];
-    uint64_t at = ssti_load_rlx(&ring->get_chunk);
-    uint32_t cursor = ssti_load_rlx(&ring->get_cursor);
-
-    while (at != 0) {
-        struct sst_chunk_shm *const chunk = (void *)(sim_buffer + at);
-        const bool is_last = at == ssti_load_rlx(&ring->put_chunk);
-        const uint32_t limit =
-            is_last ? ssti_load_rlx(&ring->put_cursor) : ssti_load_rlx(&chunk->end);
-        struct ssti_record record;
-
-        while (ssti_record_read(chunk, ssti_load_rlx(&chunk->size), cursor, limit,
-                                &record) == 0) {
-            struct sst_pool_head_shm head;
-
-            memcpy(&head, ssti_chunk_data(chunk, record.at), sizeof head);
-            if ((head.kind & UINT16_MAX) != SST_POOL_NOTE) {
-                (void)task_of(head.id, head.tag);
-                places[head.tag]++;
-            }
-            cursor = record.next;
-        }
-        at = is_last ? 0 : ssti_load_rlx(&chunk->next);
-        cursor = 0;
-    }
-}
-
-/* Nobody runs. Each task is in one place (L1), and the owner knows how many there
- * are. */
-static void
-settled(void)
-{
-    uint32_t queued[TASKS_MAX] = {0};
-    uint32_t taken[TASKS_MAX] = {0};
-    uint32_t open = 0;
-
-    if (p.shm == NULL || sim.processes[p.owner].killed || !sim_shm_is_live(p.shm) ||
-        (ssti_load_rlx(&p.shm->leaf.word) & UINT32_C(0x40000000)) != 0) {
-        return;
-    }
-    for (uint32_t lane = 0; lane < SSTI_POOL_LANES; lane++) {
-        look_into(lane, lane == SSTI_POOL_RESULTS ? taken : queued);
-    }
-    for (uint32_t s = 0; s < SEATS; s++) {
-        const uint64_t id = ssti_load_rlx(&seat_shm(s)->task);
-
-        for (uint32_t i = 0; id != 0 && i < p.begun; i++) {
-            taken[i] += p.tasks[i].id == id;
-        }
-    }
-    for (uint32_t i = 0; i < p.begun; i++) {
-        const enum fate fate = p.tasks[i].fate;
-
-        open += is_open(&p.tasks[i]);
-        if (fate == SUBMITTED && queued[i] + taken[i] != 1 && !p.is_shut) {
-            sim_fail("task %u is queued %u times and taken %u times", i, queued[i],
-                     taken[i]);
-        }
-        if ((fate == CANCELLED || fate == ANSWERED) && taken[i] != 0) {
-            sim_fail("task %u is settled, and taken %u times", i, taken[i]);
-        }
-    }
-    if (!p.is_shut && sst_pool_outstanding(p.pool) != open) {
-        sim_fail("%llu tasks are outstanding, not %u",
-                 (unsigned long long)sst_pool_outstanding(p.pool), open);
-    }
-}
-
 static void
 finish_run(void)
 {
@@ -883,7 +613,7 @@ finish_run(void)
 const struct sim_scenario sim_pool = {
     .name = "pool",
     .setup = setup,
-    .settled = settled,
+    .settled = pool_check_places,
     .died = died,
     .finish = finish_run,
     .kills_max = 6,
