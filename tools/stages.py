@@ -180,8 +180,20 @@ def kills(shop: Workshop) -> Outcome:
 def soak_kills(shop: Workshop) -> Outcome:
     build = shop.c_build("plain")
     seed = str(random.randrange(1 << 31))
-    program = build / "tests" / "stress" / "kills"
-    code, output = shop.call(program, "--kills", "50000", "--seed", seed, seconds=7200)
+    outcome = Outcome()
+    for name, count in (("kills", "50000"), ("pool_kills", "10000")):
+        command = [build / "tests" / "stress" / name, "--kills", count, "--seed", seed]
+        code, output = shop.call(*command, seconds=7200)
+        outcome.add(Outcome.read(output) or Outcome.of(code == 0))
+    return outcome
+
+
+def soak_pool(shop: Workshop) -> Outcome:
+    """Workers of Python's pools, killed under load."""
+    inner = shop.environment(shop.python)
+    seed = str(random.randrange(1 << 31))
+    command = ["tests/stress/pool_kills.py", "--kills", "10000", "--seed", seed]
+    code, output = shop.call(inner, *command, cwd=shop.tree(), seconds=7200)
     return Outcome.read(output) or Outcome.of(code == 0)
 
 
@@ -279,5 +291,6 @@ STAGES = (
     Stage("conformance", "full", 1500, conformance),
     Stage("soak-simulation", "soak", 1800, soak_simulation),
     Stage("soak-kills", "soak", 3600, soak_kills),
+    Stage("soak-pool", "soak", 3600, soak_pool),
     Stage("soak-fuzz", "soak", 2400, soak_fuzz),
 )
