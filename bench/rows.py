@@ -9,6 +9,7 @@ start; they say through a plain pipe of the system that they are there.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import subprocess
@@ -490,6 +491,49 @@ for _method, _count, _aim in (
     row(f"start + join, {_method}", _count, _aim, _method)(start_and_join)
 for _method, _count, _aim in (("fork", 20, 8_500), ("forkserver", 20, 100)):
     row(f"start + join, {_method}, 256 MB", _count, _aim, _method)(start_beside_memory)
+
+# -- Memory with a name -----------------------------------------------------------------
+
+
+def named_block(context: Any, name: str | None = None, size: int = 0) -> Any:
+    package = type(context).__module__.partition(".")[0]
+    module = importlib.import_module(f"{package}.shared_memory")
+    return module.SharedMemory(name, create=name is None, size=size)
+
+
+def make_and_unlink(context: Any, count: int, size: int) -> float:
+    def once() -> None:
+        block = named_block(context, size=size)
+        block.buf[:] = bytes(size)  # else a page that nobody touches costs nothing
+        block.close()
+        block.unlink()
+
+    once()  # the standard library's tracker itself
+    return timed(count, once)
+
+
+@row("named memory, 4 KiB: make, fill, unlink", 2_000)
+def name_small(context: Any, count: int) -> float:
+    return make_and_unlink(context, count, 4 << 10)
+
+
+@row("named memory, 16 MiB: make, fill, unlink", 20)
+def name_large(context: Any, count: int) -> float:
+    return make_and_unlink(context, count, 16 << 20)
+
+
+@row("named memory: attach, close", 5_000)
+def name_attach(context: Any, count: int) -> float:
+    block = named_block(context, size=4096)
+
+    def once() -> None:
+        named_block(context, block.name).close()
+
+    spent = timed(count, once)
+    block.close()
+    block.unlink()
+    return spent
+
 
 IMPORT = (
     "import time; begin = time.perf_counter(); from {} import Pool, Process, Queue; "

@@ -34,12 +34,20 @@ enum {
     TRIES = 100, /* when somebody removes the folder whenever we have made it */
 };
 
-static const char *pretended; /* by a test */
+enum place {
+    PLACE_UNKNOWN,
+    PLACE_SHARED, /* the folder for everybody */
+    PLACE_SPARE,
+};
+
+static const char *pretended;  /* by a test */
+static _Atomic uint32_t place; /* enum place; whoever looks first finds the same */
 
 void
 ssti_os_names_pretend(const char *folder)
 {
     pretended = folder;
+    ssti_store_rlx(&place, PLACE_UNKNOWN);
 }
 
 /* ---- Where ---- */
@@ -54,8 +62,13 @@ static const char *
 shared_folder(void)
 {
     const char *const folder = pretended != NULL ? pretended : "/dev/shm";
+    uint32_t found = ssti_load_rlx(&place);
 
-    return is_usable(folder) ? folder : NULL;
+    if (found == PLACE_UNKNOWN) {
+        found = is_usable(folder) ? PLACE_SHARED : PLACE_SPARE;
+        ssti_store_rlx(&place, found);
+    }
+    return found == PLACE_SHARED ? folder : NULL;
 }
 
 /* The folder of this user's. */
@@ -63,9 +76,11 @@ static void
 own_folder(char *path)
 {
     const char *const shared = shared_folder();
-    const char *const spare = is_usable("/tmp") ? "/tmp" : "/var/tmp";
+    const char *const parent = shared != NULL      ? shared
+                               : is_usable("/tmp") ? "/tmp"
+                                                   : "/var/tmp";
 
-    (void)snprintf(path, PATH_SIZE, "%s/sidestep-%u", shared != NULL ? shared : spare,
+    (void)snprintf(path, PATH_SIZE, "%s/sidestep-%u", parent,
                    (unsigned)geteuid()); /* fits */
 }
 

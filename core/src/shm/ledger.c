@@ -187,22 +187,17 @@ find_room(int fd, struct ledger_head *head, uint32_t *index)
 }
 
 static void
-free_record(int fd, uint32_t index)
+free_record(int fd, struct ledger_head *head, uint32_t index)
 {
-    struct ledger_head head;
-    struct ledger_record record = {.kind = LEDGER_FREE};
+    const struct ledger_record record = {.kind = LEDGER_FREE, .next = head->free};
 
-    if (read_head(fd, &head) != 0) {
-        return;
-    }
-    record.next = head.free;
-    head.free = index + 1;
+    head->free = index + 1;
     /* Within the file: cannot want for room. A record that stays is passed over. */
     (void)ssti_os_file_write(fd, record_offset(index), &record,
                              offsetof(struct ledger_record, number));
     SST_CRASHPOINT(ledger_freed);
-    (void)ssti_os_file_write(fd, offsetof(struct ledger_head, free), &head.free,
-                             sizeof head.free);
+    (void)ssti_os_file_write(fd, offsetof(struct ledger_head, free), &head->free,
+                             sizeof head->free);
 }
 
 /* ---- Members ---- */
@@ -309,30 +304,29 @@ close_fd(struct ssti_ledger *ledger)
     ledger->fd = -1;
 }
 
-/* Begin the file, unless that was done. Under the guard. */
+/* Begin the file, unless that was done, and read its head. Under the guard. */
 static int
-begin(struct sst_arena *arena, int fd)
+begin(struct sst_arena *arena, int fd, struct ledger_head *head)
 {
-    struct ledger_head head;
     int rc;
 
-    if (read_head(fd, &head) == 0) {
+    if (read_head(fd, head) == 0) {
         return 0;
     }
-    memset(&head, 0, sizeof head);
-    rc = ssti_os_file_write(fd, 0, &head, sizeof head);
+    memset(head, 0, sizeof *head);
+    rc = ssti_os_file_write(fd, 0, head, sizeof *head);
     /* Who sits down from now on sees it; whoever has before is seen by us. */
     (void)ssti_xchg(&arena->control->ledger, 1);
     SST_CRASHPOINT(ledger_begun);
     if (rc == 0) {
         rc = note_members(arena, fd);
     }
-    head.magic = LEDGER_MAGIC;
-    head.version = LEDGER_VERSION;
-    head.arena = arena->id;
-    head.pid_space = ssti_os_pid_space();
+    head->magic = LEDGER_MAGIC;
+    head->version = LEDGER_VERSION;
+    head->arena = arena->id;
+    head->pid_space = ssti_os_pid_space();
     SST_CRASHPOINT(ledger_unmarked);
-    return rc == 0 ? ssti_os_file_write(fd, 0, &head, sizeof head) : rc;
+    return rc == 0 ? ssti_os_file_write(fd, 0, head, sizeof *head) : rc;
 }
 
 /* The file, locked, and with its name still. */
@@ -387,7 +381,7 @@ take_part(struct sst_arena *arena, bool make)
 
 /* The same, and the guard; and a file that is begun. */
 static int
-open_guarded(struct sst_arena *arena, bool make)
+open_guarded(struct sst_arena *arena, bool make, struct ledger_head *head)
 {
     int rc = take_part(arena, make);
 
@@ -396,7 +390,7 @@ open_guarded(struct sst_arena *arena, bool make)
     }
     rc = ssti_os_file_guard(arena->ledger.fd, true, true);
     if (rc == 0) {
-        rc = begin(arena, arena->ledger.fd);
+        rc = begin(arena, arena->ledger.fd, head);
         if (rc != 0) {
             (void)ssti_os_file_guard(arena->ledger.fd, false, true); /* cannot fail */
         }
@@ -506,17 +500,14 @@ add_locked(struct sst_arena *arena, const char *name, uint64_t number)
     struct ledger_record record = {.kind = LEDGER_NAME, .number = number};
     struct ledger_head head;
     uint32_t index = 0;
-    int rc = open_guarded(arena, true);
+    int rc = open_guarded(arena, true, &head);
 
     if (rc != 0) {
         return rc;
     }
     record.pid = (uint32_t)ssti_os_pid();
     (void)snprintf(record.name, sizeof record.name, "%s", name); /* was checked */
-    rc = read_head(arena->ledger.fd, &head);
-    if (rc == 0) {
-        rc = find_room(arena->ledger.fd, &head, &index);
-    }
+    rc = find_room(arena->ledger.fd, &head, &index);
     if (rc == 0) {
         rc = write_record(arena->ledger.fd, index, &record);
     }
@@ -550,14 +541,15 @@ ssti_ledger_drop(struct sst_arena *arena, const char *name, uint64_t number,
         .number = number,
         .pid = is_mine ? (uint32_t)ssti_os_pid() : 0,
     };
+    struct ledger_head head;
 
     if (ssti_load_acq(&arena->control->ledger) == 0) {
         return;
     }
     ssti_local_lock(&arena->ledger.lock);
-    if (open_guarded(arena, false) == 0) {
+    if (open_guarded(arena, false, &head) == 0) {
         if (find(&arena->ledger, &search)) {
-            free_record(arena->ledger.fd, search.index);
+            free_record(arena->ledger.fd, &head, search.index);
         }
         unguard(arena);
     }
@@ -568,13 +560,14 @@ bool
 ssti_ledger_has(struct sst_arena *arena, const char *name, uint64_t number)
 {
     struct search search = {.name = name, .number = number};
+    struct ledger_head head;
     bool has = false;
 
     if (ssti_load_acq(&arena->control->ledger) == 0) {
         return false;
     }
     ssti_local_lock(&arena->ledger.lock);
-    if (open_guarded(arena, false) == 0) {
+    if (open_guarded(arena, false, &head) == 0) {
         has = find(&arena->ledger, &search);
         unguard(arena);
     }
@@ -586,6 +579,7 @@ ssti_ledger_has(struct sst_arena *arena, const char *name, uint64_t number)
 
 struct clearing {
     int fd;
+    struct ledger_head head;
     uint32_t left; /* names that are in use */
 };
 
@@ -623,7 +617,7 @@ clear_record(void *context, uint32_t index, const struct ledger_record *record)
 
     if (record->kind == LEDGER_NAME) {
         if (remove_name(record)) {
-            free_record(clearing->fd, index);
+            free_record(clearing->fd, &clearing->head, index);
         }
         else {
             clearing->left++;
@@ -634,9 +628,9 @@ clear_record(void *context, uint32_t index, const struct ledger_record *record)
 
 /* The tree is gone: we hold guard and lock of its file. */
 static void
-clear(int fd, const char *note)
+clear(int fd, const struct ledger_head *head, const char *note)
 {
-    struct clearing clearing = {.fd = fd};
+    struct clearing clearing = {.fd = fd, .head = *head};
 
     (void)each_record(fd, clear_record, &clearing);
     SST_CRASHPOINT(ledger_cleared);
@@ -671,7 +665,7 @@ look_at(const char *note, void *context)
         ssti_os_file_size(fd, &size, &has_name) == 0 && has_name) {
         if (is_readable(fd, &head)) {
             if (!each_record(fd, is_living_member, NULL)) {
-                clear(fd, note);
+                clear(fd, &head, note);
             }
         }
         else if (size < sizeof head || head.magic == 0) {
@@ -704,12 +698,14 @@ leave_guarded(struct sst_arena *arena, int fd, const char *note, bool is_alone)
     struct ledger_head head;
 
     ssti_store_rel(&arena->seat->left_names, 1);
+    if (read_head(fd, &head) != 0) {
+        return;
+    }
     if (each_record(fd, is_me, &me)) {
-        free_record(fd, me.index);
+        free_record(fd, &head, me.index);
     }
     SST_CRASHPOINT(ledger_leaving);
-    if (read_head(fd, &head) != 0 || others_live(arena) ||
-        ssti_os_file_lock(fd, SSTI_OS_LOCK_ALONE, false) != 0 ||
+    if (others_live(arena) || ssti_os_file_lock(fd, SSTI_OS_LOCK_ALONE, false) != 0 ||
         each_record(fd, is_living_member, NULL)) {
         return;
     }
@@ -717,7 +713,7 @@ leave_guarded(struct sst_arena *arena, int fd, const char *note, bool is_alone)
         /* Nobody shares these locks with us: all who could are gone. */
         ssti_named_unlock_all(&arena->ledger);
     }
-    clear(fd, note);
+    clear(fd, &head, note);
 }
 
 void
