@@ -184,9 +184,6 @@ become_child(struct sst_arena *arena)
     /* Swept after having been stopped for longer than the grace: what we inherited is
      * gone, and to go on would be to use other people's objects. */
     sst_assert(rc == 0);
-    if (ssti_load_rlx(&arena->seat->left_names) == 0) {
-        ssti_ledger_join(arena);
-    }
 }
 
 void
@@ -196,6 +193,12 @@ ssti_fork_child(void)
     for (struct sst_arena *arena = open_arenas; arena != NULL; arena = arena->next) {
         unlock_tables(arena);
         become_child(arena);
+    }
+    /* When all tables are free, lest the arenas' locks are taken in two orders. */
+    for (struct sst_arena *arena = open_arenas; arena != NULL; arena = arena->next) {
+        if (arena->proc != 0 && ssti_load_rlx(&arena->seat->left_names) == 0) {
+            ssti_ledger_join(arena);
+        }
     }
     watch_next = false;
     ssti_local_unlock(&open_lock);
