@@ -249,8 +249,10 @@ struct inventory {
 static bool
 is_our_name(const char *name)
 {
-    if (strncmp(name, "sidestep-", 9) == 0 &&
-        strspn(name + 9, "0123456789") == strlen(name + 9)) {
+    unsigned uid;
+    char rest;
+
+    if (sscanf(name, "sidestep-%u%c", &uid, &rest) == 1) {
         return false;
     }
     return strncmp(name, "sst", 3) == 0 || strncmp(name, "sem.sst", 7) == 0 ||
