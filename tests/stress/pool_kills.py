@@ -349,6 +349,7 @@ def main() -> int:
             killed += run_pool(method, share, chance.getrandbits(32), books, file.name)
             kill_owner(method, chance, books)
             turn += 1
+            print(f"{killed} killed, {books.numbers} items, {method}", flush=True)
             if books.numbers > RUNS_SIZE - 100_000:
                 break
     took = time.monotonic() - begun
