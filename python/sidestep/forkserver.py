@@ -104,6 +104,8 @@ class ForkServer:
                 except (BrokenPipeError, PermissionError):
                     # Dead, or not what this process is any more.
                     self._stop_unlocked()
+                except ChildProcessError:
+                    pass  # somebody has killed the child that was to get the job
                 else:
                     return
         raise RuntimeError("the fork server ends before it can start a process")

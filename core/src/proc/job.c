@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/crashpoint.h"
 #include "base/status.h"
 #include "os/os.h"
 #include "proc/process.h"
@@ -55,6 +56,7 @@ say_ready(struct sst_zygote *zygote)
     };
     int rc = ssti_os_receive_patience(zygote->job_tether, zygote->idle_ms);
 
+    SST_CRASHPOINT(start_child_prepared);
     if (fds[SSTI_READY_PIDFD] < 0) {
         rc = fds[SSTI_READY_PIDFD];
     }
@@ -64,6 +66,7 @@ say_ready(struct sst_zygote *zygote)
             break;
         }
     }
+    SST_CRASHPOINT(start_child_ready);
     (void)ssti_os_close(fds[SSTI_READY_PIDFD]);
     zygote->owner_end = ssti_os_close(zygote->owner_end);
     zygote->tether = ssti_os_close(zygote->tether);
@@ -150,8 +153,10 @@ receive(struct sst_zygote *zygote, struct sst_zygote_job *job)
 {
     int rc = 0;
 
+    SST_CRASHPOINT(start_child_waiting);
     while (rc == 0 && zygote->got < size_known(zygote)) {
         rc = receive_some(zygote, job, false);
+        SST_CRASHPOINT(start_child_took_some);
         if (rc == SST_EAGAIN && zygote->got == 0) {
             ssti_os_receive_no_more(zygote->job_tether);
             rc = receive_some(zygote, job, true);
@@ -189,6 +194,7 @@ sst_zygote_ready(struct sst_zygote *zygote, struct sst_zygote_job *job)
         return rc;
     }
     ssti_ledger_join(zygote->arena);
+    SST_CRASHPOINT(start_child_took_all);
     /* For the program, which may read from it as it likes. */
     (void)ssti_os_receive_patience(zygote->job_tether, 0);
     if (zygote->header.die_with_parent == 0) {

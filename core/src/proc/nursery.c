@@ -31,6 +31,7 @@
 #include <errno.h>
 #include <stddef.h>
 
+#include "base/crashpoint.h"
 #include "base/status.h"
 #include "proc/zygote.h"
 #include "shm/arena.h"
@@ -67,6 +68,7 @@ ssti_nursery_ask(struct sst_process *zygote, uint32_t count)
         rc = ssti_os_packet_send(zygote->tether, &packet);
     } while (rc == SST_EINTR);
     if (rc == 0) {
+        SST_CRASHPOINT(start_owner_asked);
         nursery->coming += request.count;
         nursery->setup_told = nursery->setup_serial;
     }

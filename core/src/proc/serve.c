@@ -28,6 +28,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/crashpoint.h"
 #include "base/status.h"
 #include "os/os.h"
 #include "proc/process.h"
@@ -263,6 +264,7 @@ sst_zygote_next(struct sst_zygote *zygote, int64_t deadline_ns)
         close_all(fds, packet.fd_count); /* none were asked for */
         if (packet.sender_pid == zygote->owner_pid) {
             take_request(zygote, &message, packet.size);
+            SST_CRASHPOINT(start_zygote_asked);
         }
     }
     return 0;
@@ -348,10 +350,13 @@ sst_zygote_make(struct sst_zygote *zygote)
     if (pid < 0) {
         return say_made(zygote, pid);
     }
+    SST_CRASHPOINT(start_zygote_paired);
     pid = make(zygote);
     if (pid == 0) {
+        SST_CRASHPOINT(start_child_born);
         return begin_child(zygote);
     }
+    SST_CRASHPOINT(start_zygote_made);
     if (pid < 0) {
         ssti_proc_abandon(zygote->arena, ssti_proc_last_child(zygote->arena));
     }
@@ -360,5 +365,7 @@ sst_zygote_make(struct sst_zygote *zygote)
     }
     zygote->owner_end = ssti_os_close(zygote->owner_end);
     zygote->job_tether = ssti_os_close(zygote->job_tether);
-    return say_made(zygote, pid);
+    pid = say_made(zygote, pid);
+    SST_CRASHPOINT(start_zygote_told);
+    return pid;
 }

@@ -37,6 +37,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/crashpoint.h"
 #include "base/status.h"
 #include "os/local.h"
 #include "os/os.h"
@@ -177,6 +178,7 @@ send_job(int tether, const struct ssti_job_header *header, const struct sst_job 
     if (rc < 0) {
         return rc;
     }
+    SST_CRASHPOINT(start_owner_sent_some);
     send_rest(tether, packet.more, packet.more_size, packet.size - sizeof(*header));
     if (with_setup) {
         send_rest(tether, job->data, job->size, 0);
@@ -248,11 +250,13 @@ hand_over(struct sst_process *zygote, struct sst_process *process,
             }
         }
 
+        SST_CRASHPOINT(start_owner_took);
         header.setup_size = has_setup(nursery, &warm) ? 0 : job->setup_size;
 
         const int rc = send_job(warm.tether, &header, job);
 
         if (rc == 0) {
+            SST_CRASHPOINT(start_owner_sent);
             adopt(process, zygote, &warm);
             return 0;
         }
