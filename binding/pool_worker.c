@@ -163,7 +163,8 @@ call_task(WorkerObject *self, struct sst_pool_job *job)
     else {
         func = worker_function(self, job->function);
     }
-    if (func != NULL) {
+    /* A function in C would not look for a Ctrl-C that came since the task was taken. */
+    if (func != NULL && PyErr_CheckSignals() == 0) {
         self->in_task = true;
         value = call_mode(func, args, mode & ~(unsigned int)SSTPY_MODE_INLINE);
         self->in_task = false;

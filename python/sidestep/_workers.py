@@ -10,6 +10,7 @@ so that forked workers have it already.
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import os
 import signal
 import threading
@@ -95,39 +96,89 @@ def describe_call(func: object, args: Any, mode: int) -> str:
 # ---- In the parent ----
 
 
+class _CrashFile:
+    """What ``faulthandler`` writes when workers crash: a file in memory, a part each."""
+
+    #: Bytes of a part; those that nobody wrote take no memory.
+    PART = 1 << 20
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("sidestep-crashes")
+        self._parts: dict[Any, int] = {}
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def part(self) -> int:
+        """Return the number of a part that no worker has."""
+        taken = set(self._parts.values())
+        return next(part for part in itertools.count() if part not in taken)
+
+    def give(self, worker: Any, part: int) -> None:
+        """Keep the part until the worker has ended."""
+        self._parts[worker] = part
+
+    def read(self, worker: Any) -> str | None:
+        """Return what the worker has written, from its innermost frame to `work`."""
+        start = self._parts[worker] * self.PART
+        text = os.pread(self.fd, 65536, start).partition(b"\0")[0]
+        lines = text.decode("utf-8", "replace").splitlines()
+        # What called `work` is how the worker was started: of no interest.
+        ours = [i for i, line in enumerate(lines) if f'"{__file__}"' in line]
+        return "\n".join(lines[: ours[0]] if ours else lines).strip() or None
+
+    def take_back(self, worker: Any) -> None:
+        """Take the part of a worker that has ended."""
+        start = self._parts.pop(worker) * self.PART
+        while used := len(os.pread(self.fd, 65536, start).rstrip(b"\0")):
+            os.pwrite(self.fd, bytes(used), start)
+            start += used
+
+
 class _Place:
     """What a worker needs to know before anything: its pool, its seat, its crash file."""
 
-    def __init__(self, handle: bytes, seat: int, crash_fd: int) -> None:
+    def __init__(self, handle: bytes, seat: int, crash_fd: int, part: int) -> None:
         self.handle = handle
         self.seat = seat
         self.crash_fd = crash_fd
+        self.part = part
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only ever pickled for a child that is being started.
         handle = context.hold(self, self.handle)
-        return _rebuild_place, (handle, self.seat, reduction.DupFd(self.crash_fd))
+        crash_file = reduction.DupFd(self.crash_fd)
+        return _rebuild_place, (handle, self.seat, crash_file, self.part)
 
 
-def _rebuild_place(handle: bytes, seat: int, crash_file: Any) -> _Place:
-    return _Place(handle, seat, crash_file.detach())
+def _rebuild_place(handle: bytes, seat: int, crash_file: Any, part: int) -> _Place:
+    return _Place(handle, seat, crash_file.detach(), part)
 
 
 def _memory_kills() -> int | None:
     """Count the processes of our control group that the kernel killed for memory."""
-    try:
-        groups = _lines("/proc/self/cgroup")
-        group = next(line[3:] for line in groups if line.startswith("0::"))
-        events = _lines(f"/sys/fs/cgroup{group}/memory.events")
-        return next(int(line[9:]) for line in events if line.startswith("oom_kill "))
-    except (OSError, ValueError, StopIteration):
-        return None
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            events = f"/sys/fs/cgroup{group}/memory.events"
+        elif controllers == "memory":  # groups of the first generation
+            events = f"/sys/fs/cgroup/memory{group}/memory.oom_control"
+        else:
+            continue
+        for event in _lines(events):
+            name, _, count = event.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
 
 
 def _lines(path: str) -> list[str]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(fd, 65536).decode("ascii").splitlines()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        return os.read(fd, 65536).decode("utf-8", "replace").splitlines()
     finally:
         os.close(fd)
 
@@ -148,7 +199,7 @@ class Crew:
         self._job = (initializer, initargs, options)
         self._workers: list[Any] = pool._pool
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        self._crash_fds: dict[Any, int] = {}
+        self._crashes = _CrashFile()
         self._ready_fds: dict[Any, int] = {}
         self._stacks: dict[int | None, str | None] = {}
         self._failure: BaseException | None = None
@@ -161,22 +212,18 @@ class Crew:
         pool = self._pool()
         if pool is None:
             raise RuntimeError("the pool is gone")
-        crash_fd = os.memfd_create("sidestep-crash")
-        try:
-            place = _Place(self.engine.handle, seat, crash_fd)
-            worker = pool.Process(
-                self._ctx, target=work, args=(place, self._mask, *self._job)
-            )
-            worker.name = worker.name.replace("Process", "PoolWorker")
-            worker.daemon = True
-            if isinstance(worker, process.BaseProcess):
-                worker._die_with_parent = True
-            _start_undisturbed(worker)
-        except BaseException:
-            os.close(crash_fd)
-            raise
+        part = self._crashes.part()
+        place = _Place(self.engine.handle, seat, self._crashes.fd, part)
+        worker = pool.Process(
+            self._ctx, target=work, args=(place, self._mask, *self._job)
+        )
+        worker.name = worker.name.replace("Process", "PoolWorker")
+        worker.daemon = True
+        if isinstance(worker, process.BaseProcess):
+            worker._die_with_parent = True
+        _start_undisturbed(worker)
         self._workers.append(worker)
-        self._crash_fds[worker] = crash_fd
+        self._crashes.give(worker, part)
         return worker
 
     def fd(self, worker: Any) -> int:
@@ -206,12 +253,10 @@ class Crew:
 
     def ended(self, worker: Any, code: int, had_task: bool) -> None:
         """Forget a worker that has ended."""
-        crash_fd = self._crash_fds.pop(worker, None)
         self._last_end = pid, _ = getattr(worker, "pid", None), code
-        if crash_fd is not None:
-            if had_task:
-                self._stacks[pid] = _read_stack(crash_fd)
-            os.close(crash_fd)
+        if had_task:
+            self._stacks[pid] = self._crashes.read(worker)
+        self._crashes.take_back(worker)
         if worker in self._ready_fds:
             os.close(self._ready_fds.pop(worker))
         worker.join()
@@ -275,16 +320,16 @@ class Crew:
             f"worker {pid} {describe_exit(code)}{why} while it ran {task}"
         )
         error.pid, error.exitcode, error.task = pid, code, task
-        error.out_of_memory = False if code >= 0 else out_of_memory
+        error.out_of_memory = out_of_memory if code == -signal.SIGKILL else False
         error.stack = self._stack_of(pid)
         return error
 
     def _stack_of(self, pid: int) -> str | None:
         if pid in self._stacks:
             return self._stacks.pop(pid)
-        for worker, crash_fd in self._crash_fds.items():
+        for worker in self._workers:
             if worker.pid == pid:
-                return _read_stack(crash_fd)
+                return self._crashes.read(worker)
         return None
 
     def terminate(self) -> None:
@@ -322,17 +367,6 @@ def _start_undisturbed(worker: Any) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _read_stack(fd: int) -> str | None:
-    try:
-        text = os.pread(fd, 65536, 0)
-    except OSError:
-        return None
-    lines = text.decode("utf-8", "replace").splitlines()
-    # What called `work` is how the worker was started: of no interest.
-    ours = [i for i, line in enumerate(lines) if f'"{__file__}"' in line]
-    return "\n".join(lines[: ours[0]] if ours else lines).strip() or None
-
-
 # ---- In the worker ----
 
 
@@ -344,12 +378,15 @@ def work(
     options: dict[str, Any],
 ) -> None:
     """Do what a worker does, from its first line to its last."""
-    faulthandler.enable(place.crash_fd)
+    _enable_faulthandler(place)
     try:
         worker = _core.PoolWorker(place.handle, place.seat)
     except (RuntimeError, OSError):
         return  # the pool is gone
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    except KeyboardInterrupt:
+        pass  # it came while we started, and is the parent's
     if initializer is not None:
         try:
             initializer(*initargs)
@@ -359,6 +396,16 @@ def work(
             raise SystemExit(1) from None
     worker.run()
     worker.leave()
+
+
+def _enable_faulthandler(place: _Place) -> None:
+    path = f"/proc/self/fd/{place.crash_fd}"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # with a position of its own
+    except OSError:
+        return  # no /proc here: a crash will be told without its stack
+    os.lseek(fd, place.part * _CrashFile.PART, os.SEEK_SET)
+    faulthandler.enable(fd)
 
 
 def _report_failure(worker: Any, error: BaseException) -> None:

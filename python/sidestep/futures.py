@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -33,8 +34,13 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 def _finish_all() -> None:
+    """Do what was submitted; after a Ctrl-C that ended the program, do not."""
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for pool in list(_pools):
-        pool.close()
+        if interrupted and not hasattr(sys, "ps1"):
+            pool.terminate()
+        else:
+            pool.close()
         pool.join()
 
 
@@ -43,9 +49,15 @@ util.Finalize(None, _finish_all, exitpriority=100)
 
 @functools.cache
 def _lost_class() -> type[WorkerLost]:
-    from concurrent.futures.process import BrokenProcessPool
+    base: Any
+    try:
+        from concurrent.futures import process
+    except RuntimeError:  # the interpreter ends, and it registers what is done at exit
+        base = futures.BrokenExecutor
+    else:
+        base = process.BrokenProcessPool
 
-    class LostFuture(WorkerLost, BrokenProcessPool):
+    class LostFuture(WorkerLost, base):  # type: ignore[misc]
         """The worker that ran this future's task ended before the task did."""
 
     LostFuture.__name__ = LostFuture.__qualname__ = "WorkerLost"

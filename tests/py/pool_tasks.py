@@ -3,10 +3,12 @@
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import sidestep
 
@@ -150,8 +152,25 @@ def fail_to_start_and_count(path):
     raise ArithmeticError("no start")
 
 
-def die_at_start():
+def die_at_start_and_count(path):
+    with open(path, "a") as file:
+        file.write("x")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def allocate_too_much():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    used = pages * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), before[1]))
+    try:
+        return bytearray(1 << 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def use_memory(size):
+    return len(bytearray(b"x") * size)
 
 
 STATE = []

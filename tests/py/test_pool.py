@@ -4,10 +4,6 @@
 import gc
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import warnings
 import weakref
@@ -21,7 +17,6 @@ from sidestep.pool import (
     CancelledError,
     IMapIterator,
     MaybeEncodingError,
-    RemoteTraceback,
     WorkerLost,
 )
 
@@ -206,52 +201,6 @@ def test_many_threads(pool):
     for thread in threads:
         thread.join()
     assert not failed
-
-
-# ---- What a task raises ----
-
-
-def test_remote_traceback(pool):
-    with pytest.raises(ValueError, match="1") as caught:
-        pool.apply(tasks.raise_value_error, (1,))
-    assert type(caught.value.__cause__) is RemoteTraceback
-    assert "raise ValueError(x)" in caught.value.__cause__.tb
-
-
-def test_causes_and_notes_survive(pool):
-    with pytest.raises(ValueError, match="outer") as caught:
-        pool.apply(tasks.raise_chain)
-    error = caught.value
-    assert error.__notes__ == ["a note"]
-    assert type(error.__cause__) is KeyError
-    assert error.__cause__.__notes__ == ["a note of the cause"]
-    assert type(error.__cause__.__cause__) is RemoteTraceback
-    with pytest.raises(ValueError, match="while handling") as caught:
-        pool.apply(tasks.raise_in_handler)
-    assert type(caught.value.__cause__) is RemoteTraceback
-
-
-def test_groups_survive(pool):
-    with pytest.raises(ExceptionGroup) as caught:
-        pool.apply(tasks.raise_group)
-    inner, second = caught.value.exceptions
-    assert inner.args == (2, "inner")
-    assert type(inner.__cause__) is KeyError
-    assert type(second) is ValueError
-
-
-@pytest.mark.parametrize(
-    ("func", "args", "error"),
-    [
-        (tasks.raise_system_exit, (3,), SystemExit),
-        (tasks.raise_keyboard_interrupt, (), KeyboardInterrupt),
-    ],
-)
-def test_what_is_no_exception_comes_back(pool, func, args, error):
-    before = {worker.pid for worker in pool._pool}
-    with pytest.raises(error):
-        pool.apply(func, args)
-    assert pool.apply(tasks.pid_of) in before
 
 
 # ---- What does not pickle ----
@@ -451,28 +400,6 @@ def test_tasks_leave_nothing_behind(pool):
     assert [reference() for reference in references] == [None] * 3
 
 
-def test_dropped_pool_ends_its_workers(ctx, eventually):
-    pool = ctx.Pool(2)
-    pool.map(tasks.square, range(4))
-    pids = [worker.pid for worker in pool._pool]
-    texts = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", ResourceWarning)
-        # A recorded warning would keep the pool, which is its source.
-        warnings.showwarning = lambda message, *_args, **_kwds: texts.append(
-            str(message)
-        )
-        del pool
-        gc.collect()
-    assert any("unclosed running" in text for text in texts)
-    eventually(lambda: all(map(is_gone, pids)))
-
-
-def test_pool_inside_a_pool(ctx):
-    with ctx.Pool(1) as pool:
-        assert pool.apply(tasks.nested, (ctx.get_start_method(),)) == [0, 1, 4, 9, 16]
-
-
 def test_pool_in_a_forked_child_is_the_parents(fork_pool):
     fork_pool.apply(tasks.square, (1,))
     read, write = os.pipe()
@@ -492,16 +419,6 @@ def test_pool_in_a_forked_child_is_the_parents(fork_pool):
 
 
 # ---- Over the standard library ----
-
-
-def test_time_limit_of_an_item(pool):
-    event = sidestep.Event()
-    waiting = pool.map_async(tasks.wait_for, [event], timeout=0.05)
-    neighbour = pool.apply_async(tasks.square, (3,))
-    with pytest.raises(sidestep.TimeoutError, match="wait_for"):
-        waiting.get()
-    assert neighbour.get() == 9
-    assert pool.apply(tasks.square, (2,), timeout=20) == 4
 
 
 def test_cancel_what_waits_and_what_runs(fork_pool, eventually):
@@ -591,81 +508,6 @@ def test_priorities(fork_pool, eventually):
 
 
 # ---- The end ----
-
-
-def run(code, *args):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *args],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_interpreter_ends_with_a_running_pool(method):
-    done = run(
-        """
-        import sys, time, sidestep
-        if __name__ == "__main__":
-            pool = sidestep.get_context(sys.argv[1]).Pool(2)
-            pool.map_async(time.sleep, [1000] * 10)
-            print("ends", flush=True)
-        """,
-        method,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "ends\n"
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_parent_that_is_killed(method, eventually):
-    code = """
-        import sys, time, sidestep
-        if __name__ == "__main__":
-            pool = sidestep.get_context(sys.argv[1]).Pool(2)
-            pool.map_async(time.sleep, [1000] * 10)
-            print(*[worker.pid for worker in pool._pool], flush=True)
-            time.sleep(1000)
-        """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), method], stdout=subprocess.PIPE
-    ) as parent:
-        pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 2
-        parent.kill()
-    eventually(lambda: all(map(is_gone, pids)))
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_ctrl_c(method, eventually):
-    code = """
-        import sys, time, sidestep
-        if __name__ == "__main__":
-            pool = sidestep.get_context(sys.argv[1]).Pool(4)
-            result = pool.map_async(time.sleep, [1000] * 4, 1)
-            while pool.statistics()["taken"] < 4:
-                time.sleep(0.001)
-            print(*[worker.pid for worker in pool._pool], flush=True)
-            result.get()
-        """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), method],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as parent:
-        pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 4
-        os.killpg(parent.pid, signal.SIGINT)
-        errors = parent.stderr.read()
-        assert parent.wait(10) in {130, -signal.SIGINT}
-    assert errors.count("Traceback") == 1, errors
-    assert errors.rstrip().endswith("KeyboardInterrupt")
-    eventually(lambda: all(map(is_gone, pids)))
 
 
 @pytest.mark.parametrize("payload", [None, bytes(100_000), np.ones(10_000)])

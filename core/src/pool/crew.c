@@ -130,12 +130,32 @@ start_one(struct sst_crew *crew)
     return ssti_os_watch_add(crew->watch, hand.fd, hand.seat, false);
 }
 
+/* How many may be started after one has failed, so that no more fail than start_max:
+ * those that have not shown yet whether they start well are counted as failures. */
+static uint32_t
+still_allowed(struct sst_crew *crew)
+{
+    const uint32_t start_max =
+        crew->options.start_max != 0 ? crew->options.start_max : START_MAX;
+    uint32_t spent;
+
+    ssti_local_lock(&crew->lock);
+    spent = crew->failed;
+    ssti_local_unlock(&crew->lock);
+    if (spent == 0) {
+        return UINT32_MAX;
+    }
+    for (uint32_t i = 0; i < crew->count; i++) {
+        spent += !ssti_seat_was_ready(crew->pool, crew->hands[i].seat);
+    }
+    return spent < start_max ? start_max - spent : 0;
+}
+
 /* How many are to be started now. */
 static uint32_t
 missing(struct sst_crew *crew)
 {
-    const uint32_t start_max =
-        crew->options.start_max != 0 ? crew->options.start_max : START_MAX;
+    const uint32_t allowed = still_allowed(crew);
     uint32_t there = 0;
     uint32_t wanted;
 
@@ -147,9 +167,9 @@ missing(struct sst_crew *crew)
     for (uint32_t i = 0; i < crew->count; i++) {
         there += !crew->hands[i].is_dismissed;
     }
-    wanted = crew->is_ending || crew->failed >= start_max ? 0 : crew->wanted;
+    wanted = crew->is_ending ? 0 : crew->wanted;
     ssti_local_unlock(&crew->lock);
-    return wanted > there ? wanted - there : 0;
+    return wanted > there ? (uint32_t)ssti_min(wanted - there, allowed) : 0;
 }
 
 int
