@@ -396,7 +396,11 @@ sst_crew_resize(struct sst_crew *crew, uint32_t worker_count)
         }
     }
     ssti_crew_leave(crew);
-    return sst_crew_fill(crew) < 0 ? SST_EAGAIN : 0;
+    if (sst_crew_fill(crew) < 0) {
+        return SST_EAGAIN;
+    }
+    /* A crew that nobody steps has its thread see the dismissed off. */
+    return crew->options.on_thread != NULL ? sst_crew_wake(crew) : 0;
 }
 
 uint32_t

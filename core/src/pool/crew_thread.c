@@ -157,6 +157,30 @@ ssti_crew_hear(bool all)
     }
 }
 
+/* Whether there is something to wait for: results, or the ends of workers that were sent
+ * away. The lock is held. */
+static bool
+expects_locked(const struct sst_crew *crew)
+{
+    for (uint32_t i = 0; i < crew->count; i++) {
+        if (crew->hands[i].is_dismissed) {
+            return true;
+        }
+    }
+    return sst_pool_outstanding(crew->pool) != 0;
+}
+
+static bool
+expects(struct sst_crew *crew)
+{
+    bool answer;
+
+    ssti_local_lock(&crew->lock);
+    answer = expects_locked(crew);
+    ssti_local_unlock(&crew->lock);
+    return answer;
+}
+
 /* Is there nothing to do any more? Decides it. */
 static bool
 may_end(struct sst_crew *crew, bool has_lingered)
@@ -164,7 +188,7 @@ may_end(struct sst_crew *crew, bool has_lingered)
     bool ends;
 
     ssti_local_lock(&crew->lock);
-    ends = crew->is_closing || (has_lingered && sst_pool_outstanding(crew->pool) == 0);
+    ends = crew->is_closing || (has_lingered && !expects_locked(crew));
     if (ends) {
         crew->state = CREW_ENDED;
     }
@@ -188,9 +212,8 @@ run(void *context)
                                      ssti_os_now_ns() + NAP_NS);
         }
         (void)see_to_results(crew);
-        rc = sst_crew_step(crew, sst_pool_outstanding(crew->pool) != 0
-                                     ? SST_FOREVER
-                                     : ssti_os_now_ns() + LINGER_NS);
+        rc = sst_crew_step(crew,
+                           expects(crew) ? SST_FOREVER : ssti_os_now_ns() + LINGER_NS);
         if (rc == SST_EAGAIN) {
             (void)ssti_os_futex_wait(&crew->role, 1, ssti_os_now_ns() + NAP_NS);
         }
