@@ -32,7 +32,7 @@ typedef struct sstpy_result {
     struct sstpy_jobs *jobs;   /* owned; where it is listed until it is finished */
     struct sstpy_result *next; /* in jobs, which owns it meanwhile */
     struct sstpy_result *prev;
-    PyObject *callbacks;       /* (callback, error_callback), or NULL */
+    PyObject *callbacks;       /* (callback, error_callback, watchers...), or NULL */
     PyObject *value;           /* value, list or exception; NULL in iterators */
     struct sstpy_items *items; /* of iterators */
     struct sstpy_feed *feed;   /* owned: where more tasks come from */

@@ -5,8 +5,12 @@
  *
  * A result is listed in its jobs from its making until it is finished, and the list
  * owns it: who drops it does not stop it. While the list is not empty it owns the pool.
- * A result is finished once every item has an outcome; then its callback is called,
- * then `news` is set, then who waits looks.
+ * A result is finished once every item has an outcome; then its watchers are told, its
+ * callback is called, then `news` is set, then who waits looks.
+ *
+ * Watchers are callables of the Python side, told of every outcome: an event loop that
+ * is to wake, a progress bar that is to move. They stand behind the callbacks, in the
+ * same tuple, so that a result that nobody watches is no larger for it.
  *
  * In a pool of threads outcomes come from its workers, by _deliver(), and who waits
  * sleeps on a lock of his own. In a pool of processes who waits drives: he takes
@@ -61,14 +65,36 @@ call_back(PyObject *callback, PyObject *value)
     return 0;
 }
 
+/* A watcher is ours and raises only what comes from outside of it: Ctrl-C, which is
+ * held for who raises what is held, or what a user's progress function raises. */
+static void
+tell_watchers(const ResultObject *self)
+{
+    if (self->callbacks == NULL) {
+        return;
+    }
+
+    PyObject *const all = Py_NewRef(self->callbacks);
+    for (Py_ssize_t i = 2; i < PyTuple_GET_SIZE(all); i++) {
+        PyObject *const result = PyObject_CallNoArgs(PyTuple_GET_ITEM(all, i));
+        if (result == NULL && !sstpy_interrupt_hold()) {
+            PyErr_PrintEx(0);
+        }
+        Py_XDECREF(result);
+    }
+    Py_DECREF(all);
+}
+
 int
 sstpy_result_finish(ResultObject *self)
 {
-    PyObject *const callbacks = self->callbacks;
     int rc = 0;
 
     (void)Py_NewRef(self); /* the list may own the last reference */
     self->finished = true;
+    tell_watchers(self);
+
+    PyObject *const callbacks = self->callbacks;
     self->callbacks = NULL;
     if (callbacks != NULL) {
         rc = call_back(PyTuple_GET_ITEM(callbacks, self->success ? 0 : 1), self->value);
@@ -147,7 +173,11 @@ deliver_to_map(ResultObject *self, uint64_t first, uint64_t count, bool bare, bo
         Py_DECREF(value);
     }
     self->left -= count;
-    return self->left == 0 ? sstpy_result_finish(self) : 0;
+    if (self->left == 0) {
+        return sstpy_result_finish(self);
+    }
+    tell_watchers(self);
+    return 0;
 }
 
 static int
@@ -187,6 +217,9 @@ deliver_to_iterator(ResultObject *self, uint64_t first, uint64_t count, bool bar
     }
     self->left += count;
     wake(self);
+    if (self->left < items->length) {
+        tell_watchers(self);
+    }
     return finish_if_complete(self);
 }
 
@@ -220,6 +253,7 @@ sstpy_result_set_length(ResultObject *self, uint64_t length)
     self->items->length = length;
     wake(self);
     (void)finish_if_complete(self); /* iterators have no callbacks: nothing raises */
+    sstpy_interrupt_raise_later();
 }
 
 void

@@ -5,6 +5,7 @@
 #include "args.h"
 #include "compat.h"
 #include "errors.h"
+#include "interrupt.h"
 #include "pool.h"
 
 static int
@@ -106,14 +107,23 @@ has_news(const ResultObject *self)
     return sstpy_items_ready(self->items) || sstpy_items_at_end(self->items);
 }
 
+/* In a forked child nothing will come. */
+static int
+check_owner(const ResultObject *self)
+{
+    if (self->epoch == (uint32_t)sstpy_fork_epoch()) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_RuntimeError, "the pool belongs to the process that made it");
+    return -1;
+}
+
 /* 1: there is something to see; 0: the time is up; -1. */
 static int
 result_wait_until(ResultObject *self, int64_t deadline_ns)
 {
     while (!has_news(self)) {
-        if (self->epoch != (uint32_t)sstpy_fork_epoch()) {
-            PyErr_SetString(PyExc_RuntimeError,
-                            "the pool belongs to the process that made it");
+        if (check_owner(self) < 0) {
             return -1;
         }
         sstpy_result_set_news(self, 0);
@@ -182,12 +192,12 @@ raise_value(PyObject *error)
 /* ---- Methods ---- */
 
 PyDoc_STRVAR(result_ready_doc, "ready($self, /)\n--\n\n"
-                               "Tell whether the result is there.");
+                               "Tell whether there is something to take, or an end.");
 
 static PyObject *
 result_ready(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(((ResultObject *)obj)->finished);
+    return PyBool_FromLong(has_news((ResultObject *)obj));
 }
 
 PyDoc_STRVAR(result_successful_doc,
@@ -336,6 +346,7 @@ result_deliver(PyObject *obj, PyObject *args)
                              Py_NewRef(value)) < 0) {
         return NULL;
     }
+    sstpy_interrupt_raise_later();
     Py_RETURN_NONE;
 }
 
@@ -376,6 +387,67 @@ result_abandon(PyObject *obj, PyObject *error)
     Py_RETURN_NONE;
 }
 
+/* ---- Watchers ---- */
+
+/* The callbacks with one watcher more or one less; either may be NULL. */
+static int
+replace_watcher(ResultObject *self, PyObject *added, PyObject *removed)
+{
+    PyObject *const list = self->callbacks != NULL
+                               ? PySequence_List(self->callbacks)
+                               : Py_BuildValue("[OO]", Py_None, Py_None);
+    int rc = list != NULL && added != NULL ? PyList_Append(list, added) : 0;
+
+    for (Py_ssize_t i = 2; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        if (PyList_GET_ITEM(list, i) == removed) {
+            rc = PyList_SetSlice(list, i, i + 1, NULL);
+            break;
+        }
+    }
+
+    PyObject *const callbacks = list != NULL && rc == 0 ? PyList_AsTuple(list) : NULL;
+    Py_XDECREF(list);
+    if (callbacks == NULL) {
+        return -1;
+    }
+    Py_XSETREF(self->callbacks, callbacks);
+    return 0;
+}
+
+PyDoc_STRVAR(result_watch_doc,
+             "_watch($self, watcher, /)\n--\n\n"
+             "Have it called at each outcome, on any thread; False: there are all.");
+
+static PyObject *
+result_watch(PyObject *obj, PyObject *watcher)
+{
+    ResultObject *const self = (ResultObject *)obj;
+
+    if (!PyCallable_Check(watcher)) {
+        PyErr_SetString(PyExc_TypeError, "_watch() takes a callable");
+        return NULL;
+    }
+    if (!self->finished &&
+        (check_owner(self) < 0 || replace_watcher(self, watcher, NULL) < 0)) {
+        return NULL;
+    }
+    return PyBool_FromLong(!self->finished);
+}
+
+PyDoc_STRVAR(result_unwatch_doc, "_unwatch($self, watcher, /)\n--\n\n"
+                                 "Have it called no more.");
+
+static PyObject *
+result_unwatch(PyObject *obj, PyObject *watcher)
+{
+    ResultObject *const self = (ResultObject *)obj;
+
+    if (self->callbacks != NULL && replace_watcher(self, NULL, watcher) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 /* ---- Attributes that programs read though nobody promised them ---- */
 
 static PyObject *
@@ -394,15 +466,15 @@ result_number_left(PyObject *obj, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-result_chunk(PyObject *obj, void *Py_UNUSED(closure))
+result_left(PyObject *obj, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLong(((ResultObject *)obj)->chunk);
+    return PyLong_FromUnsignedLongLong(((ResultObject *)obj)->left);
 }
 
 static PyObject *
-result_index(PyObject *obj, void *Py_UNUSED(closure))
+result_chunk(PyObject *obj, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLongLong(((ResultObject *)obj)->left);
+    return PyLong_FromUnsignedLong(((ResultObject *)obj)->chunk);
 }
 
 static PyObject *
@@ -433,13 +505,18 @@ static PyMethodDef apply_methods[] = {
     RESULT_METHOD(successful, METH_NOARGS),
     RESULT_METHOD(wait, METH_FASTCALL | METH_KEYWORDS),
     RESULT_METHOD(get, METH_FASTCALL | METH_KEYWORDS),
+    {"_watch", result_watch, METH_O, result_watch_doc},
+    {"_unwatch", result_unwatch, METH_O, result_unwatch_doc},
     {"_deliver", result_deliver, METH_VARARGS, result_deliver_doc},
     {"_abandon", result_abandon, METH_O, result_abandon_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMethodDef iterator_methods[] = {
+    RESULT_METHOD(ready, METH_NOARGS),
     RESULT_METHOD(next, METH_FASTCALL | METH_KEYWORDS),
+    {"_watch", result_watch, METH_O, result_watch_doc},
+    {"_unwatch", result_unwatch, METH_O, result_unwatch_doc},
     {"_deliver", result_deliver, METH_VARARGS, result_deliver_doc},
     {"_abandon", result_abandon, METH_O, result_abandon_doc},
     {"_set_length", result_set_length, METH_O, result_set_length_doc},
@@ -457,6 +534,7 @@ static PyGetSetDef apply_getset[] = {
     {"_job", result_number, NULL, "Number of the call.", NULL},
     {"_pool", result_pool, NULL, "The pool, until it is finished.", NULL},
     {"_number_left", result_number_left, NULL, "Tasks that have no outcome.", NULL},
+    {"_left", result_left, NULL, "Items that have no outcome.", NULL},
     {"_chunksize", result_chunk, NULL, "Items of a task.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -464,7 +542,7 @@ static PyGetSetDef apply_getset[] = {
 static PyGetSetDef iterator_getset[] = {
     {"_job", result_number, NULL, "Number of the call.", NULL},
     {"_pool", result_pool, NULL, "The pool, until all is there.", NULL},
-    {"_index", result_index, NULL, "Items that have an outcome.", NULL},
+    {"_index", result_left, NULL, "Items that have an outcome.", NULL},
     {"_length", result_length, NULL, "Of the input, None while unknown.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

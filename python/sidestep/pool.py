@@ -16,7 +16,7 @@ import itertools
 import time
 import warnings
 
-from . import _core, _workers, context, get_context, util
+from . import _aio, _core, _workers, context, get_context, util
 from ._remote import MaybeEncodingError, RemoteTraceback
 from ._threads import ThreadEngine
 from ._workers import CancelledError, WorkerLost
@@ -24,7 +24,7 @@ from .context import TimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from typing import Any, Self
 
     from .context import BaseContext
@@ -118,6 +118,10 @@ class ApplyResult(_core.PoolResult):
         """
         return _cancel(self)
 
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the result in an asyncio task; whose end cancels the call."""
+        return _aio.value_of(self).__await__()
+
     def __class_getitem__(cls, item: Any) -> Any:
         """Support ``AsyncResult[int]`` in annotations."""
         import types
@@ -143,6 +147,17 @@ class IMapIterator(_core.PoolIterator):
         """Give up all items that have no result yet, those that run included."""
         return _cancel(self)
 
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next result; the end of the asyncio task cancels the rest."""
+        return await _aio.next_of(self)
+
+    async def aclose(self) -> None:
+        """Do as `cancel`, for ``contextlib.aclosing``."""
+        _cancel(self)
+
 
 class IMapUnorderedIterator(IMapIterator):
     """What `Pool.imap_unordered` returns: the results to come, as they come."""
@@ -150,7 +165,7 @@ class IMapUnorderedIterator(IMapIterator):
     __slots__ = ()
 
 
-class Pool:
+class Pool(_aio.AsyncMethods):
     """A pool of worker processes.
 
     ``processes`` is how many, by default as many as there are CPUs for this process;
