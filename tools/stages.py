@@ -262,6 +262,27 @@ def conformance(shop: Workshop) -> Outcome:
     return outcome
 
 
+def clusters(shop: Workshop) -> Outcome:
+    """CPython's tests of Pool on pools over an executor, Dask and MPI."""
+    shop.environment(shop.python, "dask")
+    inner = shop.environment(shop.python, "mpi")
+    shop.need(inner, "-m", "pip", "install", "--quiet", "mpich", seconds=1200)
+    plain = [str(inner), "-m", "sidestep"]
+    mpiexec = [str(inner.parent / "mpiexec"), "-n", "5", str(inner), "-m"]
+    commands = {
+        "executor": plain,
+        "dask": plain,
+        "mpi": [*mpiexec, "sidestep.cluster.mpi"],
+    }
+    environment = {"PATH": f"{inner.parent}:{os.environ['PATH']}"}
+    outcome = Outcome()
+    for engine, command in commands.items():
+        program = [*command, "tests/conformance/cluster_pool.py", engine]
+        code, output = shop.call(*program, env=environment, seconds=300)
+        outcome.add(Outcome.read(output) or Outcome.of(code == 0))
+    return outcome
+
+
 def docs(shop: Workshop) -> Outcome:
     target = shop.folder / "docs"
     sphinx = shop.environment(shop.python, "dev").parent / "sphinx-build"
@@ -289,6 +310,7 @@ STAGES = (
     Stage("pytest-all", "full", 900, pytest_all),
     Stage("start", "full", 240, start),
     Stage("conformance", "full", 1500, conformance),
+    Stage("clusters", "full", 240, clusters),
     Stage("soak-simulation", "soak", 1800, soak_simulation),
     Stage("soak-kills", "soak", 3600, soak_kills),
     Stage("soak-pool", "soak", 3600, soak_pool),

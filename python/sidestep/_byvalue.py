@@ -210,9 +210,15 @@ class _ByValue:
     dispatch_table: Any = vars(pickle.Pickler)["dispatch_table"]
 
     def __init__(
-        self, file: Any, buffer_callback: Any = None, *, unknown_main: bool = False
+        self,
+        file: Any,
+        buffer_callback: Any = None,
+        *,
+        unknown_main: bool = False,
+        elsewhere: bool = False,
     ) -> None:
         self._unknown_main = unknown_main
+        self._elsewhere = elsewhere
         if buffer_callback is None:
             self._base.__init__(self, file, 5)
         else:
@@ -231,7 +237,7 @@ class _ByValue:
         is_class = issubclass(type(obj), type)
         if not is_class and type(obj) is not types.FunctionType:
             return NotImplemented
-        if obj.__module__ == "__main__" and _has_name(obj, self._unknown_main):
+        if obj.__module__ == "__main__" and self._goes_by_name(obj):
             return NotImplemented
         reduced = super().reducer_override(obj)  # type: ignore[misc]
         if not isinstance(reduced, tuple) or len(reduced) != 6:
@@ -248,6 +254,9 @@ class _ByValue:
             complete = _complete_class
         return make, args, (setter, state), None, None, complete
 
+    def _goes_by_name(self, obj: Any) -> bool:
+        return not self._elsewhere and _has_name(obj, self._unknown_main)
+
 
 @functools.cache
 def _reducers() -> dict[Any, Any]:
@@ -261,8 +270,9 @@ def _reducers() -> dict[Any, Any]:
 def pickler_class(base: type) -> Any:
     """Return the pickler by value over a pickler class; None if there can be none.
 
-    Its constructor takes the file, a buffer callback or None, and whether the names of
-    ``__main__`` mean nothing to the receiver.
+    Its constructor takes the file, a buffer callback or None, whether the names of
+    ``__main__`` mean nothing to a receiver that was not forked from here, and whether the
+    receiver is ``elsewhere``, where they mean nothing in any case.
     """
     cloudpickle = _cloudpickle()
     if cloudpickle is None:

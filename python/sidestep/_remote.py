@@ -17,6 +17,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     #: Where cause and context of an exception are in the list, and __suppress_context__.
@@ -84,20 +85,30 @@ def text_of(error: BaseException, limit: int | None = None) -> str:
     return f'\n"""\n{"".join(lines)}"""'
 
 
-def pack(error: BaseException, text: str | None = None) -> Any:
-    """Return an object that unpickles as the exception, with its traceback as text."""
-    return _Packed(error, text_of(error) if text is None else text)
+def pack(
+    error: BaseException,
+    text: str | None = None,
+    dumps: Callable[[object], bytes] | None = None,
+) -> Any:
+    """Return an object that unpickles as the exception, with its traceback as text.
+
+    ``dumps`` is what pickles the exception, by default the pickler of messages.
+    """
+    return _Packed(error, text_of(error) if text is None else text, dumps or _dumps)
 
 
 class _Packed:
-    def __init__(self, error: BaseException, text: str) -> None:
+    def __init__(
+        self, error: BaseException, text: str, dumps: Callable[[object], bytes]
+    ) -> None:
         self.error = error
         self.text = text
+        self.dumps = dumps
 
     def __reduce__(self) -> tuple[Any, ...]:
         value = shorten(self.error, 1000)
         try:
-            data = _dumps(_carry(self.error))
+            data = self.dumps(_carry(self.error))
         except Exception as error:  # noqa: BLE001 - the caller is told
             return _unpack, (self.text, value, None, repr(error))
         return _unpack, (self.text, value, data, "")

@@ -247,6 +247,63 @@ class _ForChild(_Attempt):
         return path[1:].removeprefix("_") if path.startswith(".") else "obj" + path
 
 
+class _ForElsewhere(_Attempt):
+    def __init__(self, obj: Any, buffers: list[pickle.PickleBuffer] | None) -> None:
+        super().__init__(obj)
+        self.pickler = ForkingPickler
+        self._buffers = buffers
+
+    def run(self) -> Any:
+        try:
+            data = self.by_name()
+        except _FAILURES as error:
+            return self.second_try(error)
+        return self._without_main(data) if _mentions_main(data) else data
+
+    def by_name(self) -> Any:
+        file = io.BytesIO()
+        self.pickler(file, 5, True, self._keep).dump(self.obj)  # noqa: FBT003
+        return file.getbuffer()
+
+    def by_value(self, pickler: Any, *, unknown_main: bool = True) -> Any:
+        file = io.BytesIO()
+        pickler(file, self._keep, unknown_main=unknown_main, elsewhere=True).dump(
+            self.obj
+        )
+        return file.getbuffer()
+
+    def _keep(self, buffer: pickle.PickleBuffer) -> bool:
+        if self._buffers is None:
+            return True
+        try:
+            buffer.raw()
+        except BufferError:
+            return True  # not contiguous: in band
+        self._buffers.append(buffer)
+        return False
+
+    def _without_main(self, data: Any) -> Any:
+        from . import _byvalue
+
+        pickler = _byvalue.pickler_class(self.pickler)
+        if pickler is None:
+            return data
+        self.reset()
+        return self.by_value(pickler)
+
+    def reset(self) -> None:
+        if self._buffers is not None:
+            self._buffers.clear()
+
+
+def dumps_elsewhere(obj: Any, buffers: list[pickle.PickleBuffer] | None) -> bytes:
+    """Pickle for a process that shares neither memory nor ``__main__`` with this one.
+
+    Buffers are appended to the list, or with None are part of the pickle.
+    """
+    return bytes(_ForElsewhere(obj, buffers).run())
+
+
 _FAILURES = (pickle.PicklingError, AttributeError, TypeError, RuntimeError)
 
 

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""The seam between a pool and the engine that runs its tasks.
+
+A back end needs the four methods of `Backend`. `ExecutorBackend` makes one of any
+``concurrent.futures.Executor``; those for Dask and MPI correct what these do otherwise.
+"""
+
+from __future__ import annotations
+
+from concurrent import futures
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from .far import Batch, Reply
+
+__all__ = ["Backend", "ExecutorBackend", "MissingEngineError", "find"]
+
+
+class MissingEngineError(ImportError):
+    """The package of an engine is not installed."""
+
+
+def missing(engine: str, error: ImportError) -> MissingEngineError:
+    """Return the error to raise when the import of an engine failed."""
+    return MissingEngineError(
+        f"a pool over {engine} needs its package ({error}): "
+        f"pip install 'sidestep[{engine}]'"
+    )
+
+
+class Backend:
+    """An engine that runs batches of tasks somewhere."""
+
+    #: How errors call it.
+    name = "the engine"
+
+    def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
+        """Have a worker call ``run(batch)``; return a future of the answer.
+
+        The future has ``cancel``, ``result``, ``exception`` and ``add_done_callback``
+        as those of ``concurrent.futures`` do. What it raises, but for cancellation, is
+        the engine's failure: ``run`` raises nothing.
+        """
+        raise NotImplementedError
+
+    def workers(self) -> int:
+        """Return how many batches run at the same time."""
+        raise NotImplementedError
+
+    def kill(self, running: Iterable[Any]) -> bool:
+        """Stop what runs for these futures; False: it runs on."""
+        raise NotImplementedError
+
+    def close(self, *, wait: bool) -> None:
+        """Shut down what was started for the pool, and nothing else."""
+        raise NotImplementedError
+
+
+class ExecutorBackend(Backend):
+    """Any ``concurrent.futures.Executor``; ``workers`` where it does not say itself."""
+
+    def __init__(self, executor: futures.Executor, workers: int | None = None) -> None:
+        self._executor = executor
+        self._workers = workers
+        self.name = type(executor).__name__
+
+    def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
+        """Have the executor call ``run(batch)``."""
+        return self._executor.submit(run, batch)
+
+    def workers(self) -> int:
+        """Return what was given, or what the executor knows, or the number of CPUs."""
+        if self._workers is not None:
+            return self._workers
+        for name in ("_max_workers", "max_workers", "num_workers"):
+            count = getattr(self._executor, name, None)
+            if isinstance(count, int) and count > 0:
+                return count
+        from sidestep import cpu_count
+
+        return cpu_count()
+
+    def kill(self, running: Iterable[Any]) -> bool:
+        """Return False: executors have no means for that."""
+        return False
+
+    def close(self, *, wait: bool) -> None:
+        """Do nothing: the executor is its owner's."""
+
+
+def find(cluster: Any, workers: int | None) -> Backend:
+    """Return the back end for what a user calls a cluster."""
+    if isinstance(cluster, Backend):
+        return cluster
+    if isinstance(cluster, futures.Executor):
+        return ExecutorBackend(cluster, workers)
+    module = type(cluster).__module__.partition(".")[0]
+    scheme = cluster.partition(":")[0] if isinstance(cluster, str) else ""
+    if module in {"distributed", "dask_jobqueue", "dask_kubernetes", "dask_cuda"}:
+        scheme = "dask"
+    if scheme in {"dask", "tcp", "tls", "ucx", "ws", "wss"}:
+        from .dask import DaskBackend
+
+        return DaskBackend(cluster, workers)
+    if scheme == "mpi":
+        from .mpi import MpiBackend
+
+        return MpiBackend(workers)
+    raise TypeError(
+        "cluster is a concurrent.futures.Executor, a Dask Client, cluster or address, "
+        f"'dask' or 'mpi', not {cluster!r}"
+    )

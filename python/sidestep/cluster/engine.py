@@ -1,0 +1,499 @@
+# SPDX-License-Identifier: MIT
+"""`ClusterEngine`: what a pool needs of an engine, over a back end.
+
+It has the methods of ``_core.PoolEngine`` that a pool calls. ``docs/internals/cluster.rst``
+tells how it works.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+
+from sidestep import _core, _workers, context
+from sidestep._remote import MaybeEncodingError, Quoted
+from sidestep._workers import WorkerLost
+
+from . import far, feed, parcel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from .backends import Backend
+
+__all__ = ["ClusterEngine"]
+
+#: As `_core` numbers the kinds of results.
+APPLY, MAP = 0, 1
+
+#: Batches under way for each worker: one runs, one is there when it has ended.
+AHEAD = 2
+#: What a batch should take, in seconds, and how many tasks it has at most.
+BATCH_SECONDS = 0.05
+BATCH_TASKS = 256
+#: Items of a chunk when the caller of map() did not say.
+CHUNK_MAX = 65536
+#: The share of what is left that one batch may have, over the number of workers.
+SHARE = 3
+
+
+class _Flight:
+    """A batch under way."""
+
+    __slots__ = ("deadline", "future", "is_dropped", "tasks")
+
+    def __init__(self, tasks: list[feed.Task], deadline: float | None) -> None:
+        self.tasks = tasks
+        self.deadline = deadline
+        self.future: Any = None
+        self.is_dropped = False  # its tasks have their outcomes already
+
+
+class ClusterEngine:
+    """Tasks on their way to an engine's workers, and results on their way back."""
+
+    handle = b""
+
+    def __init__(
+        self,
+        backend: Backend,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        self.backend = backend
+        self.broken: BaseException | None = None
+        self._jobs = _core.PoolJobs()
+        self._token = os.urandom(16)
+        self._initializer = (
+            None if initializer is None else parcel.dumps((initializer, initargs))
+        )
+        self._cond = threading.Condition()
+        self._feeds: list[feed.Feed] = []  # by priority, then age; guarded by _cond
+        self._flights: set[_Flight] = set()  # guarded by _cond
+        self._landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
+        self._item_seconds = 0.0  # how long an item takes, 0 = unknown
+        self._is_pumping = False  # guarded by _cond
+        self._pump_again = False  # guarded by _cond
+        self._has_thread = False  # guarded by _cond
+        self._is_closing = False
+        self._is_stopped = False
+        self._counts = {"submitted": 0, "done": 0, "lost": 0, "cancelled": 0}
+
+    # ---- What a pool calls ----
+
+    def results(self) -> dict[int, Any]:
+        """Return the unfinished results by their numbers."""
+        return self._jobs.results()
+
+    def apply(
+        self,
+        kind: type,
+        pool: object,
+        func: Callable[..., Any],
+        args: Iterable[Any],
+        kwds: Any,
+        callback: Any,
+        error_callback: Any,
+        *limits: Any,
+    ) -> Any:
+        """Do one call."""
+        self._check()
+        asked = _limits(*limits)
+        result = self._jobs.result(kind, pool, APPLY, 1, callback, error_callback)
+        call = iter([(tuple(args), dict(kwds or {}))])
+        self._start(result, func, asked, call, single=far.CALL, length=1)
+        return result
+
+    def map(
+        self,
+        type: type,
+        pool: object,
+        kind: int,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        star: int,
+        chunk: int,
+        buffer: int,
+        callback: Any,
+        error_callback: Any,
+        *limits: Any,
+    ) -> Any:
+        """Do a call for each item."""
+        self._check()
+        asked = _limits(*limits)
+        length = None
+        if kind == MAP:
+            items = iterable if isinstance(iterable, list | range) else list(iterable)
+            length = len(items)
+            iterable = items
+        result = self._jobs.result(
+            type, pool, kind, length or 0, callback, error_callback, max(chunk, 1)
+        )
+        if length != 0:
+            self._start(
+                result,
+                func,
+                asked,
+                feed.source(iterable, self.pump, buffer),
+                single=far.STAR if star else far.ITEM,
+                chunk=1 if asked.timeout or asked.retries else chunk or None,
+                length=length,
+                buffersize=buffer,
+            )
+        return result
+
+    def cancel(self, result: Any, error: BaseException, kill: bool = False) -> bool:
+        """Give a result up; what runs of it is stopped if asked and if that is possible."""
+        if result._job not in self._jobs.results():
+            return False
+        with self._cond:
+            mine = [one for one in self._feeds if one.result is result]
+            flights = [
+                flight
+                for flight in self._flights
+                if all(task.feed.result is result for task in flight.tasks)
+            ]
+            if not kill and any(_runs(flight.future) for flight in flights):
+                return False
+            for one in mine:
+                one.drop()
+            self._feeds = [one for one in self._feeds if one.result is not result]
+            self._counts["cancelled"] += 1
+        self._give_up(flights)
+        result._abandon(error)
+        self.pump()
+        return True
+
+    def is_running(self, result: Any) -> bool:
+        """Tell whether the engine has a task of this result and says that it runs."""
+        with self._cond:
+            return any(
+                _runs(flight.future)
+                for flight in self._flights
+                for task in flight.tasks
+                if task.feed.result is result
+            )
+
+    def statistics(self) -> dict[str, float]:
+        """Return counters of tasks and workers."""
+        with self._cond:
+            open_tasks = sum(len(flight.tasks) for flight in self._flights)
+            return {
+                **self._counts,
+                "open": open_tasks,
+                "batches": len(self._flights),
+                "workers": self.backend.workers(),
+            }
+
+    def close(self) -> None:
+        """Take no more calls."""
+        with self._cond:
+            self._is_closing = True
+
+    def stop(self, number: int, error: BaseException) -> None:
+        """Take no more calls, and give up what is unfinished."""
+        with self._cond:
+            self._is_closing = self._is_stopped = True
+            feeds, self._feeds = self._feeds, []
+            flights = list(self._flights)
+        for one in feeds:
+            one.drop()
+        self._give_up(flights)
+        self._jobs.abandon(error)
+        self._landed.put(None)
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until every result is finished; False: in vain."""
+        with self._cond:
+            return self._cond.wait_for(lambda: not len(self._jobs), timeout)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is under way; False: in vain."""
+        with self._cond:
+            if self._is_stopped:
+                return True  # what cannot be stopped runs on, for nobody
+            return self._cond.wait_for(lambda: not self._flights, timeout)
+
+    def release(self) -> None:
+        """Shut down what was started for this pool."""
+        self.backend.close(wait=not self._is_stopped)
+
+    def fill(self) -> None:
+        """Do nothing: workers are the engine's affair."""
+
+    # ---- Out ----
+
+    def _check(self) -> None:
+        if self._is_closing:
+            raise ValueError("Pool not running")
+
+    def _start(
+        self,
+        result: Any,
+        func: Callable[..., Any],
+        limits: feed.Limits,
+        items: Any,
+        **options: Any,
+    ) -> None:
+        try:
+            function = feed.Function(func)
+        except Exception as error:  # noqa: BLE001 - everybody's outcome
+            result._abandon(error)
+            return
+        one = feed.Feed(result, function, limits, items, **options)
+        with self._cond:
+            self._feeds.append(one)
+            self._feeds.sort(key=lambda each: each.limits.priority)
+            if not self._has_thread:
+                self._has_thread = True
+                threading.Thread(
+                    target=self._work, name="sidestep-cluster", daemon=True
+                ).start()
+        self.pump()
+
+    def pump(self) -> None:
+        """Submit what there is room for. Any thread; one at a time does it for all."""
+        with self._cond:
+            self._pump_again = True
+            if self._is_pumping:
+                return
+            self._is_pumping = True
+        try:
+            while True:
+                with self._cond:
+                    if not self._pump_again:
+                        self._is_pumping = False
+                        return
+                    self._pump_again = False
+                while tasks := self._collect():
+                    self._submit(tasks)
+        except BaseException:
+            with self._cond:
+                self._is_pumping = False
+            raise
+
+    def _collect(self) -> list[feed.Task]:
+        """Return the tasks of the next batch, none when there is no room or no task."""
+        workers = max(self.backend.workers(), 1)
+        tasks: list[feed.Task] = []
+        seconds = 0.0
+        with self._cond:
+            feeds = list(self._feeds)
+            count = len(self._flights)
+        if count >= AHEAD * workers or self._is_stopped:
+            return tasks
+        for one in feeds:
+            if one.limits.timeout is not None and (count >= workers or tasks):
+                continue
+            share = self._share(one, workers)
+            while len(tasks) < BATCH_TASKS and seconds < BATCH_SECONDS and share > 0:
+                task = one.pull(self._timely(one, workers))
+                if task is None:
+                    break
+                tasks.append(task)
+                share -= task.count
+                seconds += self._item_seconds * task.count
+                if one.limits.timeout is not None or not self._item_seconds:
+                    break
+            if not one.has_more():
+                self._forget(one)
+            if tasks and (one.limits.timeout is not None or not self._item_seconds):
+                break
+        return tasks
+
+    def _share(self, one: feed.Feed, workers: int) -> int:
+        left = one.left()
+        return BATCH_TASKS if left is None else left // (SHARE * workers) + 1
+
+    def _timely(self, one: feed.Feed, workers: int) -> int:
+        """Return how many items a chunk should have."""
+        if not self._item_seconds:
+            return 1
+        timely = min(int(BATCH_SECONDS / self._item_seconds) + 1, CHUNK_MAX)
+        left = one.left()
+        return timely if left is None else min(timely, left // (SHARE * workers) + 1)
+
+    def _forget(self, one: feed.Feed) -> None:
+        with self._cond:
+            if one in self._feeds and not one.has_more():
+                self._feeds.remove(one)
+
+    def _submit(self, tasks: list[feed.Task]) -> None:
+        limit = tasks[0].feed.limits.timeout
+        flight = _Flight(tasks, None if limit is None else time.monotonic() + limit)
+        batch = far.Batch(
+            self._token,
+            self._initializer,
+            {task.feed.function.digest: task.feed.function.parcel for task in tasks},
+            [(task.feed.function.digest, task.mode, task.parcel) for task in tasks],
+        )
+        with self._cond:
+            self._flights.add(flight)
+            self._counts["submitted"] += len(tasks)
+        try:
+            flight.future = self.backend.submit(far.run, batch)
+        except Exception as error:  # noqa: BLE001 - the engine's; the tasks are lost
+            self._drop(flight)
+            self._lose(flight, error, may_retry=False)
+            return
+        if limit is not None:
+            self._landed.put(None)  # the thread is to know of the deadline
+        flight.future.add_done_callback(lambda _: self._landed.put(flight))
+
+    # ---- Back ----
+
+    def _work(self) -> None:
+        """Take answers until nothing is under way any more."""
+        while True:
+            try:
+                flight = self._landed.get(timeout=self._patience())
+            except queue.Empty:
+                flight = None
+            if flight is not None and self._drop(flight):
+                self._land(flight)
+            del flight
+            self._see_to_deadlines()
+            self.pump()
+            with self._cond:
+                self._cond.notify_all()
+                if not self._feeds and not self._flights and self._landed.empty():
+                    self._has_thread = False
+                    return
+
+    def _patience(self) -> float | None:
+        with self._cond:
+            deadlines = [
+                flight.deadline
+                for flight in self._flights
+                if flight.deadline is not None
+            ]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _drop(self, flight: _Flight) -> bool:
+        """Take a batch from those under way; tell whether its tasks want outcomes."""
+        with self._cond:
+            self._flights.discard(flight)
+            wanted = not flight.is_dropped
+            flight.is_dropped = True
+            return wanted
+
+    def _see_to_deadlines(self) -> None:
+        now = time.monotonic()
+        with self._cond:
+            late = [
+                flight
+                for flight in self._flights
+                if flight.deadline is not None and flight.deadline <= now
+            ]
+        for flight in late:
+            if self._drop(flight):
+                self._give_up([flight])
+                for task in flight.tasks:
+                    error = context.TimeoutError(
+                        f"{_describe(task)} had not ended after "
+                        f"{task.feed.limits.timeout:.3g} s"
+                    )
+                    self._deliver(task, error, ok=False)
+
+    def _give_up(self, flights: list[_Flight]) -> None:
+        """Nobody wants these any more: cancel what waits, stop what runs if possible."""
+        running = []
+        for flight in flights:
+            self._drop(flight)
+            if flight.future is not None and not _cancelled(flight.future):
+                running.append(flight.future)
+        if running:
+            self.backend.kill(running)
+
+    def _land(self, flight: _Flight) -> None:
+        try:
+            reply = flight.future.result()
+        except BaseException as error:  # noqa: BLE001 - the engine's, whatever it is
+            self._lose(flight, error, may_retry=True)
+            return
+        items = sum(task.count for task in flight.tasks)
+        one = reply.seconds / items
+        rises = one > self._item_seconds
+        # As for processes: too small a batch costs less than too large.
+        self._item_seconds = one if rises else 0.5 * (one + self._item_seconds)
+        with self._cond:
+            self._counts["done"] += len(flight.tasks)
+        for task, (kind, packed) in zip(flight.tasks, reply.outcomes, strict=True):
+            ok = kind == far.VALUE
+            try:
+                value = packed.loads()
+            except Exception as error:  # noqa: BLE001 - the caller is told
+                quoted = Quoted("<a result that does not unpickle>")
+                value = MaybeEncodingError(error, quoted)
+                value.__cause__ = error
+                ok = False
+            if kind == far.NOT_INITIALIZED:
+                self._break(value)
+            self._deliver(task, value, ok=ok)
+
+    def _break(self, error: BaseException) -> None:
+        if self.broken is None:
+            self.broken = error
+            with self._cond:
+                feeds, self._feeds = self._feeds, []
+            for one in feeds:
+                one.drop()
+            self._jobs.abandon(error)
+
+    def _lose(self, flight: _Flight, error: BaseException, *, may_retry: bool) -> None:
+        with self._cond:
+            self._counts["lost"] += len(flight.tasks)
+        for task in flight.tasks:
+            if may_retry and task.retries > 0:
+                task.retries -= 1
+                task.feed.push_back(task)
+                with self._cond:
+                    if task.feed not in self._feeds:
+                        self._feeds.insert(0, task.feed)
+                continue
+            self._deliver(task, self._lost(task, len(flight.tasks), error), ok=False)
+
+    def _lost(self, task: feed.Task, count: int, error: BaseException) -> WorkerLost:
+        text = _describe(task)
+        among = f", one of {count} tasks that went together" if count > 1 else ""
+        lost = WorkerLost(f"{self.backend.name} lost {text}{among}: {error!r}")
+        lost.task = text
+        lost.__cause__ = error
+        return lost
+
+    def _deliver(self, task: feed.Task, value: Any, *, ok: bool) -> None:
+        try:
+            task.deliver(value, ok=ok)
+        except BaseException:  # noqa: BLE001 - a callback's; there is nobody to tell
+            import sys
+
+            sys.excepthook(*sys.exc_info())
+
+
+def _limits(
+    timeout: float | None, soft_timeout: float | None, priority: int, retries: int
+) -> feed.Limits:
+    if soft_timeout is not None:
+        raise ValueError("a cluster knows no soft time limits")
+    return feed.Limits(timeout, priority, retries)
+
+
+def _runs(future: Any) -> bool:
+    running = getattr(future, "running", None)
+    return bool(future is not None and running is not None and running())
+
+
+def _cancelled(future: Any) -> bool:
+    try:
+        return bool(future.cancel())
+    except Exception:  # noqa: BLE001 - parsl's raises
+        return False
+
+
+def _describe(task: feed.Task) -> str:
+    mode = (_workers.MODE_KEYWORDS, 2, 2, _workers.MODE_CHUNK, _workers.MODE_CHUNK)
+    return _workers.describe_call(task.feed.function.func, task.args, mode[task.mode])

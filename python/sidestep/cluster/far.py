@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""What runs in a worker of the engine: batches of tasks, each task with its outcome."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+from sidestep import _remote
+
+from . import parcel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["Batch", "Reply", "run"]
+
+#: What the arguments of a task are.
+CALL, ITEM, STAR, CHUNK, STAR_CHUNK = range(5)
+
+#: What an outcome is: a value, an exception of the task, or of the initializer.
+VALUE, RAISED, NOT_INITIALIZED = range(3)
+
+FUNCTIONS_MAX = 64
+
+
+class Batch:
+    """Tasks for one worker, on their way to it."""
+
+    def __init__(
+        self,
+        token: bytes,
+        initializer: parcel.Parcel | None,
+        functions: dict[bytes, parcel.Parcel],
+        tasks: list[tuple[bytes, int, parcel.Parcel]],
+    ) -> None:
+        self.token = token
+        self.initializer = initializer
+        self.functions = functions
+        self.tasks = tasks
+
+
+class Reply:
+    """The outcomes of a batch on their way back, and how long it took in seconds."""
+
+    def __init__(
+        self, outcomes: list[tuple[int, parcel.Parcel]], seconds: float
+    ) -> None:
+        self.outcomes = outcomes
+        self.seconds = seconds
+
+
+_lock = threading.Lock()
+_functions: dict[bytes, Any] = {}  # by digest, oldest first; guarded by _lock
+_initialized: dict[bytes, threading.Event] = {}  # by pool; guarded by _lock
+_failures: dict[bytes, BaseException] = {}  # of initializers, by pool
+
+
+def run(batch: Batch) -> Reply:
+    """Do the tasks of a batch, whatever becomes of each."""
+    begin = time.perf_counter()
+    try:
+        _initialize(batch)
+    except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+        outcome = NOT_INITIALIZED, _pack(error)
+        return Reply([outcome] * len(batch.tasks), 0.0)
+    outcomes = [_outcome(batch, *task) for task in batch.tasks]
+    return Reply(outcomes, time.perf_counter() - begin)
+
+
+def _initialize(batch: Batch) -> None:
+    """Run the initializer unless this process did so for the same pool."""
+    if batch.initializer is None:
+        return
+    with _lock:
+        done = _initialized.get(batch.token)
+        is_ours = done is None
+        if done is None:
+            done = _initialized[batch.token] = threading.Event()
+    if is_ours:
+        try:
+            initializer, initargs = batch.initializer.loads()
+            initializer(*initargs)
+        except BaseException as error:
+            _failures[batch.token] = error
+            raise
+        finally:
+            done.set()
+    done.wait()
+    if (failure := _failures.get(batch.token)) is not None:
+        raise failure
+
+
+def _function(digest: bytes, batch: Batch) -> Callable[..., Any]:
+    with _lock:
+        func = _functions.get(digest)
+    if func is None:
+        func = batch.functions[digest].loads()
+        with _lock:
+            _functions[digest] = func
+            while len(_functions) > FUNCTIONS_MAX:
+                del _functions[next(iter(_functions))]
+    return func  # type: ignore[no-any-return]
+
+
+def _outcome(
+    batch: Batch, digest: bytes, mode: int, args: parcel.Parcel
+) -> tuple[int, parcel.Parcel]:
+    try:
+        value = _call(_function(digest, batch), mode, args.loads())
+    except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+        return RAISED, _pack(error)
+    try:
+        return VALUE, parcel.dumps(value)
+    except Exception as error:  # noqa: BLE001 - so does this
+        return RAISED, _pack(_remote.MaybeEncodingError(error, value), error)
+
+
+def _call(func: Callable[..., Any], mode: int, args: Any) -> Any:
+    if mode == CALL:
+        positional, keywords = args
+        return func(*positional, **keywords)
+    if mode == ITEM:
+        return func(args)
+    if mode == STAR:
+        return func(*args)
+    return list(map(func, args) if mode == CHUNK else itertools.starmap(func, args))
+
+
+def _pack(error: BaseException, cause: BaseException | None = None) -> parcel.Parcel:
+    text = _remote.text_of(error if cause is None else cause)
+    return parcel.dumps(_remote.pack(error, text, parcel.dumps_in_band))

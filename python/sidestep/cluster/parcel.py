@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""Pickles that any machine can read which has the same packages installed.
+
+What an import reaches goes by name, what is in ``__main__`` or has no name by value,
+buffers out of band. Objects in the shared memory of this machine refuse.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+from sidestep import reduction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Parcel", "dumps", "dumps_in_band"]
+
+
+class Parcel:
+    """A pickle and its buffers; for the engine an opaque object."""
+
+    __slots__ = ("buffers", "data")
+
+    def __init__(self, data: bytes, buffers: list[Any]) -> None:
+        self.data = data
+        self.buffers = buffers
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if protocol >= 5:
+            return Parcel, (self.data, [pickle.PickleBuffer(b) for b in self.buffers])
+        return Parcel, (self.data, [bytes(buffer) for buffer in self.buffers])
+
+    def loads(self) -> Any:
+        """Return a new copy of what was pickled; its arrays are writable."""
+        return pickle.loads(self.data, buffers=map(_writable, self.buffers))
+
+
+def _writable(buffer: Any) -> Any:
+    view = memoryview(buffer)
+    return bytearray(view) if view.readonly else buffer
+
+
+def dumps(obj: Any) -> Parcel:
+    """Pickle for another machine."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = reduction.dumps_elsewhere(obj, buffers)
+    return Parcel(data, [buffer.raw() for buffer in buffers])
+
+
+def dumps_in_band(obj: Any) -> bytes:
+    """Pickle for another machine, all in one."""
+    return reduction.dumps_elsewhere(obj, None)
