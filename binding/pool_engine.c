@@ -10,7 +10,7 @@
  *     fd(process) -> int         lost(...) -> exception
  *     exit_code(process)         stuck() -> exception
  *     signal(process, number)    note(tag, pid, object)
- *     ended(process, code, had_task)
+ *     ended(process, code, had_task)    is_over(process) -> bool
  *
  * The crew's thread has a Python thread state from its beginning to its end, and the
  * GIL only inside a callback. The crew holds a lock of its own while it calls back; so
@@ -126,6 +126,24 @@ crew_signal(void *context, void *worker, int number)
     return 0;
 }
 
+static bool
+crew_is_over(void *context, uint64_t seat, void *worker)
+{
+    EngineObject *const self = context;
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    PyObject *const over =
+        PyObject_CallMethod(self->hooks, "is_over", "O", (PyObject *)worker);
+    const bool is_over = over == Py_True;
+
+    (void)seat;
+    if (over == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(over);
+    PyGILState_Release(gil);
+    return is_over;
+}
+
 static void
 crew_close(void *context, void *worker)
 {
@@ -206,7 +224,7 @@ engine_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw
 
 static int
 engine_create(EngineObject *self, unsigned int workers, unsigned int task_max,
-              unsigned int seats, int soft_signal)
+              int soft_signal, int64_t look_ns)
 {
     static const struct sst_crew_backend backend = {
         .size_of = sizeof(backend),
@@ -218,7 +236,8 @@ engine_create(EngineObject *self, unsigned int workers, unsigned int task_max,
     };
     const struct sst_pool_options pool_options = {
         .size_of = sizeof(pool_options),
-        .seat_max = seats,
+        /* Those who leave keep their seats until they have ended. */
+        .seat_max = SST_POOL_SEATS_MAX,
     };
     const struct sst_crew_options crew_options = {
         .size_of = sizeof(crew_options),
@@ -231,6 +250,8 @@ engine_create(EngineObject *self, unsigned int workers, unsigned int task_max,
         .on_end = crew_on_end,
         .on_stuck = crew_on_stuck,
         .on_thread = crew_thread,
+        .is_over = crew_is_over,
+        .look_ns = look_ns,
     };
     struct sst_error err = {0};
     struct sst_arena *const arena = sstpy_begin(self->jobs.state, self->pool);
@@ -252,15 +273,19 @@ engine_create(EngineObject *self, unsigned int workers, unsigned int task_max,
 static int
 engine_init(PyObject *obj, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"hooks", "workers", "task_max", "soft_signal", NULL};
+    static char *names[] = {"hooks",       "workers",  "task_max",
+                            "soft_signal", "interval", NULL};
     EngineObject *const self = (EngineObject *)obj;
     PyObject *hooks = NULL;
     unsigned int workers = 1;
     unsigned int task_max = 0;
+    PyObject *interval = Py_None;
+    int64_t look_ns = SSTPY_FOREVER;
     int soft_signal = 0;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OI|Ii:PoolEngine", names, &hooks,
-                                     &workers, &task_max, &soft_signal)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OI|IiO:PoolEngine", names, &hooks,
+                                     &workers, &task_max, &soft_signal, &interval) ||
+        sstpy_to_duration(interval, &look_ns) < 0) {
         return -1;
     }
     if (workers < 1 || workers > SST_POOL_SEATS_MAX / 2) {
@@ -270,8 +295,8 @@ engine_init(PyObject *obj, PyObject *args, PyObject *kwargs)
     }
     Py_XSETREF(self->hooks, Py_NewRef(hooks));
     self->worker_count = workers;
-    /* Those who leave keep their seats until they have ended. */
-    return engine_create(self, workers, task_max, SST_POOL_SEATS_MAX, soft_signal);
+    return engine_create(self, workers, task_max, soft_signal,
+                         look_ns == SSTPY_FOREVER ? 0 : look_ns);
 }
 
 /* With the GIL; nobody else uses pool and crew. */
@@ -564,6 +589,46 @@ engine_settle(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_TRUE;
 }
 
+PyDoc_STRVAR(engine_take_doc, "take($self, /)\n--\n\n"
+                              "Hand out what is there, without waiting.");
+
+static PyObject *
+engine_take(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *const self = (EngineObject *)obj;
+    struct sst_pool *const pool = self->pool;
+
+    if (pool != NULL && !self->over && sstpy_engine_is_ours(self) &&
+        !is_crew_thread(self)) {
+        sstpy_engine_pin(self);
+        if (sst_pool_lead(pool, &(const uint32_t){0}, SST_NOW) == 1) {
+            sstpy_engine_take_now(self);
+            sst_pool_follow(pool);
+        }
+        sstpy_engine_unpin(self);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(engine_tidy_doc, "tidy($self, /)\n--\n\n"
+                              "Forget the workers that have ended.");
+
+static PyObject *
+engine_tidy(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *const self = (EngineObject *)obj;
+
+    if (self->pool != NULL && !self->over && sstpy_engine_is_ours(self) &&
+        !is_crew_thread(self)) {
+        sstpy_engine_pin(self);
+        Py_BEGIN_ALLOW_THREADS
+        sst_crew_tidy(self->crew);
+        Py_END_ALLOW_THREADS
+        sstpy_engine_unpin(self);
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(engine_release_doc,
              "release($self, /)\n--\n\n"
              "Give up pool and crew; workers that are left are killed. Not on the "
@@ -657,6 +722,8 @@ static PyMethodDef engine_methods[] = {
     {"stop", engine_stop, METH_VARARGS, engine_stop_doc},
     {"join", FASTCALL(engine_join), engine_join_doc},
     {"settle", FASTCALL(engine_settle), engine_settle_doc},
+    {"take", engine_take, METH_NOARGS, engine_take_doc},
+    {"tidy", engine_tidy, METH_NOARGS, engine_tidy_doc},
     {"release", engine_release, METH_NOARGS, engine_release_doc},
     {"on_crew_thread", engine_on_crew, METH_NOARGS, engine_on_crew_doc},
     {"statistics", engine_statistics, METH_NOARGS, engine_statistics_doc},

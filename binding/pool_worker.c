@@ -31,8 +31,11 @@ typedef struct {
         uint64_t number;
         PyObject *object;
     } functions[FUNCTIONS];
-    uint32_t next; /* to be replaced */
-    bool in_task;  /* the user's code runs */
+    uint32_t next;   /* to be replaced */
+    bool in_task;    /* the user's code runs */
+    int64_t idle_ns; /* it waits for a task no longer */
+    PyObject *after; /* called after each task; true: leave. NULL: there is nothing */
+    PyObject *late;  /* called instead of a task that is over its soft limit already */
 } WorkerObject;
 
 /* ---- Functions ---- */
@@ -166,7 +169,10 @@ call_task(WorkerObject *self, struct sst_pool_job *job)
     /* A function in C would not look for a Ctrl-C that came since the task was taken. */
     if (func != NULL && PyErr_CheckSignals() == 0) {
         self->in_task = true;
-        value = call_mode(func, args, mode & ~(unsigned int)SSTPY_MODE_INLINE);
+        /* A signal that came while we decoded was told that nothing runs. */
+        value = self->late != NULL && sst_pool_soft_deadline(self->worker)
+                    ? PyObject_CallNoArgs(self->late)
+                    : call_mode(func, args, mode & ~(unsigned int)SSTPY_MODE_INLINE);
         self->in_task = false;
     }
     Py_XDECREF(func);
@@ -250,14 +256,15 @@ worker_call_take(void *context, int64_t deadline_ns)
     return sst_pool_take(call->worker, call->job, deadline_ns);
 }
 
-/* Take the next task. A KeyboardInterrupt meanwhile is the parent's. */
+/* Take the next task: SST_ETIMEDOUT when none comes. A KeyboardInterrupt meanwhile is
+ * the parent's. */
 static int
 worker_take(WorkerObject *self, struct sst_pool_job *job)
 {
     struct worker_call call = {self->worker, job};
 
     for (;;) {
-        const int rc = sstpy_wait(worker_call_take, &call, SSTPY_FOREVER);
+        const int rc = sstpy_wait(worker_call_take, &call, self->idle_ns);
         if (rc != SSTPY_RAISED || !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
             return rc;
         }
@@ -296,6 +303,23 @@ worker_finish(WorkerObject *self, struct sstpy_encoded *encoded, int code,
     return rc;
 }
 
+/* Between two tasks: SST_EAGAIN to go on, SST_EOF to leave. */
+static int
+worker_look(WorkerObject *self)
+{
+    PyObject *const leave = PyObject_CallNoArgs(self->after);
+    const bool leaves = leave == Py_True;
+
+    if (leave == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+            return SSTPY_RAISED;
+        }
+        PyErr_Clear();
+    }
+    Py_XDECREF(leave);
+    return leaves ? SST_EOF : SST_EAGAIN;
+}
+
 static int
 worker_loop(WorkerObject *self)
 {
@@ -307,9 +331,13 @@ worker_loop(WorkerObject *self)
         PyObject *value = NULL;
         const int code = run_task(self, &job, &encoded, &value);
 
-        rc = worker_finish(self, &encoded, code, &job);
+        /* Who looks between two tasks takes the next one only then. */
+        rc = worker_finish(self, &encoded, code, self->after == NULL ? &job : NULL);
         sstpy_encoded_release(&encoded);
         Py_XDECREF(value); /* nothing is kept while waiting for the next task */
+        if (rc == SST_EAGAIN && self->after != NULL) {
+            rc = worker_look(self);
+        }
         if (rc == SST_EAGAIN || rc == SST_ETIMEDOUT || rc == SST_EINTR) {
             rc = worker_take(self, &job);
         }
@@ -317,20 +345,36 @@ worker_loop(WorkerObject *self)
     return rc;
 }
 
-PyDoc_STRVAR(worker_run_doc, "run($self, /)\n--\n\n"
-                             "Do tasks until there are none any more.");
+PyDoc_STRVAR(
+    worker_run_doc,
+    "run($self, idle_timeout=None, after=None, late=None, /)\n--\n\n"
+    "Do tasks until there are none any more, none comes for so many seconds, "
+    "or after(), called after each task, returns True. late() is called instead "
+    "of a task that is over its soft limit before it begins.");
 
 static PyObject *
-worker_run(PyObject *obj, PyObject *Py_UNUSED(ignored))
+worker_run(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
 {
     WorkerObject *const self = (WorkerObject *)obj;
 
+    if (nargs > 3) {
+        PyErr_SetString(PyExc_TypeError, "run() takes 3 arguments");
+        return NULL;
+    }
     if (self->worker == NULL) {
         return sstpy_raise_empty(obj);
     }
+    self->idle_ns = SSTPY_FOREVER;
+    if (nargs > 0 && sstpy_to_duration(args[0], &self->idle_ns) < 0) {
+        return NULL;
+    }
+    Py_XSETREF(self->after,
+               nargs > 1 && args[1] != Py_None ? Py_NewRef(args[1]) : NULL);
+    Py_XSETREF(self->late, nargs > 2 && args[2] != Py_None ? Py_NewRef(args[2]) : NULL);
 
     const int rc = worker_loop(self);
-    if (rc == SST_ESHUTDOWN || rc == SST_EOF || rc == SST_ECLOSED) {
+    if (rc == SST_ESHUTDOWN || rc == SST_EOF || rc == SST_ECLOSED ||
+        rc == SST_ETIMEDOUT) {
         Py_RETURN_NONE;
     }
     return sstpy_raise(self->state, rc, NULL);
@@ -431,6 +475,8 @@ worker_traverse(PyObject *obj, visitproc visit, void *arg)
     for (uint32_t i = 0; i < FUNCTIONS; i++) {
         Py_VISIT(self->functions[i].object);
     }
+    Py_VISIT(self->after);
+    Py_VISIT(self->late);
     Py_VISIT(Py_TYPE(obj));
     return 0;
 }
@@ -443,6 +489,8 @@ worker_clear(PyObject *obj)
     for (uint32_t i = 0; i < FUNCTIONS; i++) {
         Py_CLEAR(self->functions[i].object);
     }
+    Py_CLEAR(self->after);
+    Py_CLEAR(self->late);
     return 0;
 }
 
@@ -461,7 +509,7 @@ worker_dealloc(PyObject *obj)
 }
 
 static PyMethodDef worker_methods[] = {
-    {"run", worker_run, METH_NOARGS, worker_run_doc},
+    {"run", (PyCFunction)(void (*)(void))worker_run, METH_FASTCALL, worker_run_doc},
     {"tell", worker_tell, METH_VARARGS, worker_tell_doc},
     {"soft_deadline", worker_late, METH_NOARGS, worker_late_doc},
     {"leave", worker_leave, METH_NOARGS, worker_leave_doc},

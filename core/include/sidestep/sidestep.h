@@ -1497,6 +1497,10 @@ struct sst_crew_options {
     void (*on_stuck)(void *context);
     /* The thread begins (true) and ends. May be NULL. */
     void (*on_thread)(void *context, bool begins);
+    /* Asked every `look_ns` while tasks are outstanding, of each worker that has one in
+     * hand: whether it is to be killed, SST_POOL_BY_MEMORY. May be NULL. */
+    bool (*is_over)(void *context, uint64_t seat, void *worker);
+    int64_t look_ns; /* 0 = never */
 };
 
 /* A crew for a pool that this process owns. Starts nobody yet.
@@ -1519,6 +1523,8 @@ SST_API uint32_t sst_crew_count(struct sst_crew *crew);
  * Returns 1; 0: nobody has it in hand. */
 SST_API SST_MUST_CHECK int sst_crew_kill(struct sst_crew *crew, uint64_t id,
                                          enum sst_pool_reason reason);
+/* Bury those that have ended, as the thread does while it runs. */
+SST_API void sst_crew_tidy(struct sst_crew *crew);
 /* Start no more, and send this signal to all workers there are. */
 SST_API void sst_crew_terminate(struct sst_crew *crew, int signal);
 /* Look after the crew once, in the calling thread: ends, deadlines, starts. Waits for

@@ -310,6 +310,35 @@ ssti_crew_deadlines(struct sst_crew *crew)
     return (int64_t)next;
 }
 
+/* ---- What workers use ---- */
+
+int64_t
+ssti_crew_look(struct sst_crew *crew)
+{
+    const struct sst_crew_options *const options = &crew->options;
+
+    if (options->is_over == NULL || options->look_ns <= 0 ||
+        sst_pool_outstanding(crew->pool) == 0) {
+        return SST_FOREVER;
+    }
+    if (ssti_os_now_ns() < crew->look_ns) {
+        return crew->look_ns;
+    }
+    for (uint32_t i = 0; i < crew->count; i++) {
+        const struct ssti_hand *const hand = &crew->hands[i];
+        struct sst_pool_seat seat;
+
+        if (sst_pool_seat(crew->pool, ssti_seat_index(hand->seat), &seat) == 0 &&
+            seat.id != 0 && seat.seat == hand->seat && seat.condemned == 0 &&
+            options->is_over(options->context, hand->seat, hand->worker)) {
+            /* Nobody has it any more: it was finished meanwhile, and it is too late. */
+            (void)!sst_crew_kill(crew, seat.id, SST_POOL_BY_MEMORY);
+        }
+    }
+    crew->look_ns = ssti_os_now_ns() + options->look_ns;
+    return crew->look_ns;
+}
+
 /* ---- Life ---- */
 
 int
@@ -412,6 +441,16 @@ sst_crew_count(struct sst_crew *crew)
     count = crew->count;
     ssti_local_unlock(&crew->lock);
     return count;
+}
+
+void
+sst_crew_tidy(struct sst_crew *crew)
+{
+    ssti_crew_enter(crew);
+    for (uint32_t i = crew->count; i > 0; i--) {
+        (void)ssti_crew_bury(crew, crew->hands[i - 1].seat);
+    }
+    ssti_crew_leave(crew);
 }
 
 void

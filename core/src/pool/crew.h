@@ -38,6 +38,7 @@ struct sst_crew {
         CREW_ENDED, /* to be joined */
     } state;
     uintptr_t thread;
+    int64_t look_ns; /* when `is_over` is asked next; the stepper's */
     bool is_closing;
     bool listens; /* the pool's bell is watched */
 
@@ -50,6 +51,8 @@ struct sst_crew {
 bool ssti_crew_bury(struct sst_crew *crew, uint64_t seat);
 /* See to deadlines that have passed; when the next one may. */
 int64_t ssti_crew_deadlines(struct sst_crew *crew);
+/* Ask the embedder which workers use too much, if it is time; when it is next. */
+int64_t ssti_crew_look(struct sst_crew *crew);
 /* Start those that are missing, but without work only with `is_idle_too`; how many, or
  * why none. */
 int ssti_crew_start(struct sst_crew *crew, bool is_idle_too);

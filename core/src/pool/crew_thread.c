@@ -108,6 +108,7 @@ step(struct sst_crew *crew, int64_t deadline_ns)
         until = ssti_min(until, (uint64_t)(ssti_os_now_ns() + RETRY_NS));
     }
     until = ssti_min(until, (uint64_t)ssti_crew_deadlines(crew));
+    until = ssti_min(until, (uint64_t)ssti_crew_look(crew));
     if (ssti_load_acq(&crew->wanting) != 0) {
         until = 0;
     }
@@ -270,6 +271,7 @@ listen(struct sst_crew *crew)
 int
 sst_crew_wake(struct sst_crew *crew)
 {
+    bool lacks_workers;
     int rc = 0;
 
     if (crew->owner_pid != ssti_os_pid()) {
@@ -286,9 +288,11 @@ sst_crew_wake(struct sst_crew *crew)
         }
         crew->state = rc == 0 ? CREW_RUNS : CREW_NO_THREAD;
     }
+    lacks_workers = crew->count < crew->wanted;
     ssti_local_unlock(&crew->lock);
-    if (ssti_load_acq(&crew->pool->shortest_ns) != 0) {
-        ssti_os_kick(crew->kick); /* the next deadline may be nearer now */
+    if (ssti_load_acq(&crew->pool->shortest_ns) != 0 || lacks_workers) {
+        /* The next deadline may be nearer now, or somebody has to be started. */
+        ssti_os_kick(crew->kick);
     }
     return rc;
 }

@@ -33,6 +33,7 @@ sst_pool_reserve(struct sst_pool *pool, uint32_t task_max, uint64_t *seat)
         ssti_store_rlx(&shm->task_max, task_max);
         ssti_store_rlx(&shm->dismissed, 0);
         ssti_store_rlx(&shm->condemned, 0);
+        ssti_store_rlx(&shm->ready, 0);
         ssti_store_rlx(&shm->soft_due, 0);
         ssti_store_rlx(&shm->done, 0);
         ssti_store_rlx(&shm->failed, 0);
@@ -174,8 +175,7 @@ ssti_seat_was_ready(struct sst_pool *pool, uint64_t seat)
 
     ssti_view_lock(&pool->view);
     shm = ssti_seat_locked(pool, seat);
-    ready = shm != NULL && (ssti_load_rlx(&shm->state) == SST_SEAT_IDLE ||
-                            ssti_load_rlx(&shm->done) != 0);
+    ready = shm != NULL && ssti_load_rlx(&shm->ready) != 0;
     ssti_pool_unlock(pool);
     return ready;
 }

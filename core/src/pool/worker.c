@@ -193,6 +193,7 @@ take_section(struct sst_pool_worker *worker, struct sst_pool_job *job,
 
     ssti_view_lock(&pool->view);
     if (ssti_load_rlx(&worker->seat->state) == SST_SEAT_STARTING) {
+        ssti_store_rlx(&worker->seat->ready, 1);
         ssti_store_rel(&worker->seat->state, SST_SEAT_IDLE);
     }
     while ((rc = take_locked(worker, job, ssti_os_now_ns())) == SSTI_RING_EMPTY) {

@@ -572,7 +572,9 @@ struct sst_pool_seat_shm {
     _Atomic uint32_t task_max;  /* 0 = no limit */
     _Atomic uint32_t dismissed; /* is to leave */
     _Atomic uint32_t condemned; /* enum sst_pool_reason: cannot finish any more */
-    uint64_t padding[2];
+    _Atomic uint32_t ready;     /* its worker has asked for a task */
+    uint32_t padding_0;
+    uint64_t padding;
 };
 _Static_assert(sizeof(struct sst_pool_seat_shm) == 128, "pool seat layout");
 
