@@ -12,12 +12,14 @@ import collections
 import itertools
 import threading
 
-from . import _core
+from . import _core, _equip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
+
+    from ._options import Options
 
     #: First item, how many, whether it is one and no chunk, and the call.
     Task = tuple[int, int, bool, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -64,11 +66,13 @@ class ThreadEngine:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         workers: int,
+        options: Options,
     ) -> None:
         self._jobs = _core.PoolJobs()
         self._workers = workers
         self._initializer = initializer
         self._initargs = initargs
+        self._options = options
         self._cond = threading.Condition(threading.Lock())
         self._todo: collections.deque[_Job] = collections.deque()  # guarded by _cond
         self._pulling = 0  # jobs in a worker's hands; guarded by _cond
@@ -165,8 +169,16 @@ class ThreadEngine:
             self._cond.notify_all()
         self._jobs.abandon(error)
 
-    def work(self) -> None:
+    def work(self, index: int) -> None:
         """Do what a worker does."""
+        _equip.enter_thread(index, self._options.name)
+        try:
+            self._work()
+        finally:
+            if self._options.exit is not None:
+                self._options.exit()
+
+    def _work(self) -> None:
         broken = self._initialize()
         while (pulled := self._next_task()) is not None:
             result, (first, count, bare, func, args, kwds) = pulled

@@ -16,7 +16,8 @@ import signal
 import threading
 import weakref
 
-from . import _core, _remote, context, process, reduction
+from . import _core, _equip, _memory, _remote, context, process, reduction
+from ._options import BUDGET_KEY, default_count, environment
 from ._remote import MaybeEncodingError, Quoted, shorten
 
 TYPE_CHECKING = False
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ._options import Options
     from .context import BaseContext
 
-__all__ = ["CancelledError", "Crew", "WorkerLost", "work"]
+__all__ = ["CancelledError", "Crew", "MemoryLimitExceeded", "WorkerLost", "work"]
 
-#: The tag of a note: the initializer raised.
-NOTE_FAILED = 1
+#: The tags of notes: the initializer raised; a log record.
+NOTE_FAILED, NOTE_RECORD = 1, 2
 
 #: Why a worker was killed, as the core numbers it.
 BY_DEADLINE, BY_CANCEL, BY_TERMINATE, BY_MEMORY = 1, 2, 3, 4
@@ -60,6 +62,17 @@ class WorkerLost(RuntimeError):  # noqa: N818 - says what happened, like OwnerDi
     def __str__(self) -> str:
         text = super().__str__()
         return f"{text}\n\n{self.stack}" if self.stack else text
+
+
+class MemoryLimitExceeded(WorkerLost):
+    """The worker that ran a task used more than the pool's ``memory_limit``.
+
+    ``size`` is how many bytes it and its descendants had when it was killed, ``limit``
+    how many were allowed.
+    """
+
+    size: int | None = None
+    limit: int | None = None
 
 
 def describe_exit(code: int | None) -> str:
@@ -138,21 +151,34 @@ class _CrashFile:
 class _Place:
     """What a worker needs to know before anything: its pool, its seat, its crash file."""
 
-    def __init__(self, handle: bytes, seat: int, crash_fd: int, part: int) -> None:
+    def __init__(
+        self,
+        handle: bytes,
+        seat: int,
+        crash_fd: int,
+        part: int,
+        environ: dict[str, str],
+    ) -> None:
         self.handle = handle
         self.seat = seat
         self.crash_fd = crash_fd
         self.part = part
+        self.environ = environ
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only ever pickled for a child that is being started.
         handle = context.hold(self, self.handle)
         crash_file = reduction.DupFd(self.crash_fd)
-        return _rebuild_place, (handle, self.seat, crash_file, self.part)
+        known = (handle, self.seat, crash_file, self.part, self.environ)
+        return _rebuild_place, known
 
 
-def _rebuild_place(handle: bytes, seat: int, crash_file: Any, part: int) -> _Place:
-    return _Place(handle, seat, crash_file.detach(), part)
+def _rebuild_place(
+    handle: bytes, seat: int, crash_file: Any, part: int, environ: dict[str, str]
+) -> _Place:
+    # Before anything of the user's is unpickled, and imports what looks there.
+    os.environ.update(environ)
+    return _Place(handle, seat, crash_file.detach(), part, environ)
 
 
 def _memory_kills() -> int | None:
@@ -192,11 +218,18 @@ class Crew:
         ctx: BaseContext,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
-        options: dict[str, Any],
+        options: Options,
     ) -> None:
+        told = options.for_worker(ctx, pool._processes)
+        threads = told.get("threads")
         self._pool = weakref.ref(pool)
         self._ctx = ctx
-        self._job = (initializer, initargs, options)
+        self._job = (initializer, initargs, told)
+        self._name = options.name if options.is_named else None
+        self._environ = {} if threads is None else environment(threads)
+        self._share = max(1, default_count(ctx) // pool._processes)
+        self._memory_limit = options.hard
+        self._sizes: dict[int, int] = {}  # of those killed for it, by pid
         self._workers: list[Any] = pool._pool
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._crashes = _CrashFile()
@@ -213,14 +246,17 @@ class Crew:
         if pool is None:
             raise RuntimeError("the pool is gone")
         part = self._crashes.part()
-        place = _Place(self.engine.handle, seat, self._crashes.fd, part)
+        place = _Place(self.engine.handle, seat, self._crashes.fd, part, self._environ)
         worker = pool.Process(
             self._ctx, target=work, args=(place, self._mask, *self._job)
         )
         worker.name = worker.name.replace("Process", "PoolWorker")
+        if self._name is not None:
+            worker.name = f"{self._name}-{_equip.index_of(seat)}"
         worker.daemon = True
         if isinstance(worker, process.BaseProcess):
             worker._die_with_parent = True
+            worker._config[BUDGET_KEY] = self._share
         _start_undisturbed(worker)
         self._workers.append(worker)
         self._crashes.give(worker, part)
@@ -251,6 +287,15 @@ class Crew:
         elif worker.exitcode is None:
             worker._popen._send_signal(number)
 
+    def is_over(self, worker: Any) -> bool:
+        """Tell whether a worker with a task is to be killed for the memory it uses."""
+        limit, pid = self._memory_limit, worker.pid
+        if limit is None or (size := _memory.used_by(pid)) <= limit:
+            return False
+        self._sizes[pid] = size
+        _memory.kill_descendants(pid)
+        return True
+
     def ended(self, worker: Any, code: int, had_task: bool) -> None:
         """Forget a worker that has ended."""
         self._last_end = pid, _ = getattr(worker, "pid", None), code
@@ -274,6 +319,10 @@ class Crew:
         """Take note of what a worker tells."""
         if tag == NOTE_FAILED:
             self._failure = obj
+        elif tag == NOTE_RECORD:
+            from . import _logs
+
+            _logs.handle(obj)
 
     def stuck(self) -> BaseException:
         """Return what all results get, now that no worker will start any more."""
@@ -311,6 +360,8 @@ class Crew:
             )
         if reason == BY_CANCEL:
             return CancelledError(f"{task} was cancelled")
+        if reason == BY_MEMORY:
+            return self._over_limit(pid, code, task)
         killed = _memory_kills() if code == -signal.SIGKILL else None
         known = killed is not None and self._kills is not None
         out_of_memory = killed != self._kills if known else None
@@ -322,6 +373,16 @@ class Crew:
         error.pid, error.exitcode, error.task = pid, code, task
         error.out_of_memory = out_of_memory if code == -signal.SIGKILL else False
         error.stack = self._stack_of(pid)
+        return error
+
+    def _over_limit(self, pid: int, code: int, task: str) -> MemoryLimitExceeded:
+        size = self._sizes.pop(pid, None)
+        error = MemoryLimitExceeded(
+            f"worker {pid} used {size} bytes, of {self._memory_limit} that it may, and"
+            f" was killed while it ran {task}"
+        )
+        error.pid, error.exitcode, error.task = pid, code, task
+        error.size, error.limit, error.out_of_memory = size, self._memory_limit, False
         return error
 
     def _stack_of(self, pid: int) -> str | None:
@@ -346,8 +407,12 @@ class Crew:
         if not self.engine.join(GRACE):
             self.engine.stop(signal.SIGKILL, RuntimeError("the pool was terminated"))
             self.engine.join()
+        self.engine.take()  # what workers have told since the last result
         self.engine.release()
 
+
+#: How often the memory of workers with a task is looked at, in seconds.
+MEMORY_INTERVAL = 0.05
 
 #: How long a worker has from SIGTERM to SIGKILL, in seconds.
 GRACE = 5.0
@@ -387,14 +452,17 @@ def work(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     except KeyboardInterrupt:
         pass  # it came while we started, and is the parent's
-    if initializer is not None:
-        try:
+    try:
+        _equip.equip(worker, place.seat, options)
+        if initializer is not None:
             initializer(*initargs)
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-            _report_failure(worker, error)
-            worker.leave()
-            raise SystemExit(1) from None
-    worker.run()
+    except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+        _report_failure(worker, error)
+        worker.leave()
+        raise SystemExit(1) from None
+    worker.run(options.get("idle"), _equip.after_task(options), _equip.stop_softly)
+    if "exit" in options:
+        options["exit"]()
     worker.leave()
 
 

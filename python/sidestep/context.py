@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from logging import Logger
     from types import ModuleType
-    from typing import Any
+    from typing import Any, Unpack
 
+    from ._options import PoolOptions
     from .connection import Connection
     from .managers import SyncManager
     from .pool import Pool
@@ -172,8 +173,9 @@ class BaseContext:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        **options: Unpack[PoolOptions],
     ) -> Pool:
-        """Return a pool of worker processes."""
+        """Return a pool of worker processes; its options are described there."""
         from .pool import Pool
 
         return Pool(
@@ -182,6 +184,7 @@ class BaseContext:
             initargs,
             maxtasksperchild,
             context=self.get_context(),
+            **options,
         )
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:

@@ -18,6 +18,7 @@ import weakref
 from concurrent import futures
 
 from . import context, get_context, util
+from ._options import default_count
 from .pool import Pool, WorkerLost
 
 TYPE_CHECKING = False
@@ -142,7 +143,7 @@ class ProcessPoolExecutor(futures.Executor):
     ) -> None:
         self._mp_context: Any = mp_context or get_context()
         self._max_workers = (
-            self._mp_context.cpu_count() if max_workers is None else max_workers
+            default_count(self._mp_context) if max_workers is None else max_workers
         )
         if self._max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")

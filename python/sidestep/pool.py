@@ -16,17 +16,20 @@ import itertools
 import time
 import warnings
 
-from . import _aio, _core, _workers, context, get_context, util
+from . import _aio, _core, _equip, _workers, context, get_context, util
+from ._equip import SoftTimeLimitExceeded, Worker, current_worker
+from ._options import default_count, options_of, refuse_for_threads
 from ._remote import MaybeEncodingError, RemoteTraceback
 from ._threads import ThreadEngine
-from ._workers import CancelledError, WorkerLost
+from ._workers import CancelledError, MemoryLimitExceeded, WorkerLost
 from .context import TimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
-    from typing import Any, Self
+    from typing import Any, Self, Unpack
 
+    from ._options import PoolOptions
     from .context import BaseContext
 
     Callback = Callable[[Any], object] | None
@@ -39,14 +42,21 @@ __all__ = [
     "IMapUnorderedIterator",
     "MapResult",
     "MaybeEncodingError",
+    "MemoryLimitExceeded",
     "Pool",
     "RemoteTraceback",
+    "SoftTimeLimitExceeded",
     "ThreadPool",
     "TimeoutError",
+    "Worker",
     "WorkerLost",
+    "current_worker",
 ]
 
-for _class in (CancelledError, MaybeEncodingError, RemoteTraceback, WorkerLost):
+for _class in (
+    CancelledError, MaybeEncodingError, MemoryLimitExceeded, RemoteTraceback,
+    SoftTimeLimitExceeded, Worker, WorkerLost,
+):  # fmt: skip
     _class.__module__ = __name__
 del _class
 
@@ -102,13 +112,14 @@ def _cancel(result: Any) -> bool:
     if pool is None:
         return False
     given_up: bool = pool._engine.cancel(result, CancelledError("cancelled"), _KILL)
+    result._was_cancelled = given_up or result.cancelled()
     return given_up
 
 
 class ApplyResult(_core.PoolResult):
     """What `Pool.apply_async` returns: the result to come."""
 
-    __slots__ = ()
+    __slots__ = ("_was_cancelled",)
 
     def cancel(self) -> bool:
         """Give the call up; if a worker runs it, the worker is killed.
@@ -117,6 +128,10 @@ class ApplyResult(_core.PoolResult):
         `CancelledError`.
         """
         return _cancel(self)
+
+    def cancelled(self) -> bool:
+        """Tell whether `cancel` has given the call up."""
+        return getattr(self, "_was_cancelled", False)
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the result in an asyncio task; whose end cancels the call."""
@@ -141,11 +156,15 @@ class MapResult(ApplyResult):
 class IMapIterator(_core.PoolIterator):
     """What `Pool.imap` returns: the results to come, in order."""
 
-    __slots__ = ()
+    __slots__ = ("_was_cancelled",)
 
     def cancel(self) -> bool:
         """Give up all items that have no result yet, those that run included."""
         return _cancel(self)
+
+    def cancelled(self) -> bool:
+        """Tell whether `cancel` has given up items."""
+        return getattr(self, "_was_cancelled", False)
 
     def __aiter__(self) -> Self:
         return self
@@ -172,11 +191,47 @@ class Pool(_aio.AsyncMethods):
     each calls ``initializer(*initargs)`` when it starts and is replaced by a new one
     after ``maxtasksperchild`` tasks.
 
+    Over the standard library's, by keyword:
+
+    ``name``
+        Of the pool; its workers are called ``name-0``, ``name-1`` and so on.
+    ``memory_limit``
+        Bytes that a worker and its descendants may use, or ``(soft, hard)``; None is no
+        limit. Over the soft one the worker is replaced after its task; over the hard
+        one it is killed, and its task's result is `MemoryLimitExceeded`. Shared memory
+        does not count; what a forked worker has of its parent does.
+    ``idle_timeout``
+        Seconds without a task after which a worker ends. All come back with the next.
+    ``worker_exit``
+        Called by each worker that ends of itself, after its last task; not when it is
+        killed, and not by `terminate`.
+    ``seed``
+        For `random`, and NumPy's global generator if a worker has or imports it: each
+        worker gets a stream of its own, the same in each run. Which worker gets which
+        task is not the same in each run.
+    ``threads``
+        BLAS and OpenMP threads of each worker. By default as many as there are CPUs
+        for each, unless the workers are forked or the environment has a say
+        (``OMP_NUM_THREADS`` and the like); None leaves them alone. What is loaded
+        already, as in forked workers, is reached only if `threadpoolctl` is installed.
+    ``pin``
+        Whether each worker is kept on one CPU.
+    ``log``
+        Whether what workers log goes to the handlers of this process, in order, with
+        the worker's name as ``processName``. Handlers of their own are taken away.
+
+    A pool that is made inside a worker has by default as many workers as that one's
+    share of the CPUs, at least one; so pools in pools do not multiply.
+
     The methods that run something take, over those of the standard library:
 
     ``timeout``
         Seconds for each item. A worker that takes longer is killed, the item's result
         is `TimeoutError`, all others are as they would be.
+    ``soft_timeout``
+        Seconds after which `SoftTimeLimitExceeded` is raised inside of the task, which
+        may catch it. It comes between two instructions of Python: a call into C that
+        does not look for signals is not interrupted. For that there is ``timeout``.
     ``retries``
         How often an item is run again whose worker died. For what is safe to repeat.
     ``priority``
@@ -184,6 +239,7 @@ class Pool(_aio.AsyncMethods):
     """
 
     _wrap_exception = True
+    _state = INIT
 
     def __init__(
         self,
@@ -192,11 +248,11 @@ class Pool(_aio.AsyncMethods):
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: BaseContext | None = None,
+        **options: Unpack[PoolOptions],
     ) -> None:
         self._pool: list[Any] = []
-        self._state = INIT
         self._ctx: Any = context or get_context()
-        self._processes = self._ctx.cpu_count() if processes is None else processes
+        self._processes = default_count(self._ctx) if processes is None else processes
         if self._processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (
@@ -208,6 +264,7 @@ class Pool(_aio.AsyncMethods):
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = tuple(initargs)
+        self._options = options_of(type(self).__name__, options)
         self._engine: Any = None
         self._terminate: Callable[[], object] = self._make_engine()
         self._state = RUN
@@ -219,10 +276,13 @@ class Pool(_aio.AsyncMethods):
 
     def _make_engine(self) -> Callable[[], object]:
         """Make the engine, start the workers; return what ends them."""
-        crew = _workers.Crew(self, self._ctx, self._initializer, self._initargs, {})
-        self._engine = crew.engine = _core.PoolEngine(
-            crew, self._processes, self._maxtasksperchild or 0
+        crew = _workers.Crew(
+            self, self._ctx, self._initializer, self._initargs, self._options
         )
+        self._engine = crew.engine = _core.PoolEngine(
+            crew, self._processes, self._maxtasksperchild or 0, _equip.SOFT_SIGNAL,
+            None if self._options.hard is None else _workers.MEMORY_INTERVAL,
+        )  # fmt: skip
         # A context of another make has no process of ours.
         method = getattr(self._ctx.Process, "_start_method", "unknown")
         context.expect_starts([method] * self._processes)
@@ -275,6 +335,7 @@ class Pool(_aio.AsyncMethods):
         kwds: Mapping[str, Any] = {},
         *,
         timeout: float | None = None,
+        soft_timeout: float | None = None,
         retries: int = 0,
         priority: int = 1,
     ) -> Any:
@@ -282,8 +343,8 @@ class Pool(_aio.AsyncMethods):
         if self._state != RUN:
             raise ValueError("Pool not running")
         return self._engine.apply(
-            ApplyResult, self, func, args, kwds, None, None, timeout, None, priority,
-            retries,
+            ApplyResult, self, func, args, kwds, None, None, timeout, soft_timeout,
+            priority, retries,
         ).get()  # fmt: skip
 
     def apply_async(
@@ -295,6 +356,7 @@ class Pool(_aio.AsyncMethods):
         error_callback: Callback = None,
         *,
         timeout: float | None = None,
+        soft_timeout: float | None = None,
         retries: int = 0,
         priority: int = 1,
     ) -> ApplyResult:
@@ -303,7 +365,7 @@ class Pool(_aio.AsyncMethods):
             raise ValueError("Pool not running")
         return self._engine.apply(  # type: ignore[no-any-return]
             ApplyResult, self, func, args, kwds, callback, error_callback, timeout,
-            None, priority, retries,
+            soft_timeout, priority, retries,
         )  # fmt: skip
 
     def map(
@@ -316,7 +378,7 @@ class Pool(_aio.AsyncMethods):
         """Return the results of ``func`` for each item, in order.
 
         Without a ``chunksize`` the pool chooses, by how long items take. Options as
-        of `apply`: ``timeout``, ``retries``, ``priority``.
+        of `apply`: ``timeout``, ``soft_timeout``, ``retries``, ``priority``.
         """
         return self.map_async(func, iterable, chunksize, **options).get()  # type: ignore[no-any-return]
 
@@ -442,13 +504,14 @@ class Pool(_aio.AsyncMethods):
         error_callback: Callback = None,
         *,
         timeout: float | None = None,
+        soft_timeout: float | None = None,
         retries: int = 0,
         priority: int = 1,
     ) -> Any:
         self._check_running()
         return self._engine.map(
             kind, self, number, func, iterable, star, chunksize or 0, buffersize,
-            callback, error_callback, timeout, None, priority, retries,
+            callback, error_callback, timeout, soft_timeout, priority, retries,
         )  # fmt: skip
 
     def resize(self, processes: int) -> None:
@@ -460,6 +523,7 @@ class Pool(_aio.AsyncMethods):
 
     def statistics(self) -> dict[str, float]:
         """Return counters of tasks and workers."""
+        self._engine.tidy()
         counters: dict[str, float] = self._engine.statistics()
         return counters
 
@@ -501,7 +565,11 @@ class Pool(_aio.AsyncMethods):
 
 
 class ThreadPool(Pool):
-    """A pool of threads."""
+    """A pool of threads.
+
+    It has the options of `Pool` that mean something for threads: ``name`` and
+    ``worker_exit``; ``log`` changes nothing.
+    """
 
     _wrap_exception = False
 
@@ -510,8 +578,10 @@ class ThreadPool(Pool):
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        **options: Unpack[PoolOptions],
     ) -> None:
-        super().__init__(processes, initializer, initargs)
+        refuse_for_threads(options)
+        super().__init__(processes, initializer, initargs, **options)
 
     @staticmethod
     def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> Any:
@@ -522,10 +592,12 @@ class ThreadPool(Pool):
 
     def _make_engine(self) -> Callable[[], object]:
         self._engine = engine = ThreadEngine(
-            self._initializer, self._initargs, self._processes
+            self._initializer, self._initargs, self._processes, self._options
         )
-        for _ in range(self._processes):
-            worker = self.Process(self._ctx, target=engine.work)
+        for index in range(self._processes):
+            worker = self.Process(self._ctx, target=engine.work, args=(index,))
+            if self._options.is_named:
+                worker.name = f"{self._options.name}-{index}"
             worker.daemon = True
             self._pool.append(worker)
             worker.start()

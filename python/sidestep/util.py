@@ -91,7 +91,7 @@ def sub_warning(msg: str, *args: object) -> None:
 def _name_process(record: logging.LogRecord) -> bool:
     """Put the process's name into a record: ``logging`` knows only the stdlib's."""
     current = process.current_process()
-    if current is not None:
+    if current is not None and record.process == os.getpid():
         record.processName = current.name
     return True
 

@@ -290,7 +290,8 @@ sst_crew_wake(struct sst_crew *crew)
     }
     lacks_workers = crew->count < crew->wanted;
     ssti_local_unlock(&crew->lock);
-    if (ssti_load_acq(&crew->pool->shortest_ns) != 0 || lacks_workers) {
+    if (ssti_load_acq(&crew->pool->shortest_ns) != 0 || crew->options.look_ns != 0 ||
+        lacks_workers) {
         /* The next deadline may be nearer now, or somebody has to be started. */
         ssti_os_kick(crew->kick);
     }
