@@ -586,3 +586,26 @@ print(shm.name)
     assert (done.returncode, done.stderr) == (0, "")
     names = Path(f"/tmp/sidestep-{os.geteuid()}/names")
     assert not (names / done.stdout.strip()).exists()
+
+
+@needs_place
+def test_descriptors_run_out():
+    code = """
+import errno, resource
+from sidestep.shared_memory import SharedMemory
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+kept = []
+try:
+    while True:
+        kept.append(SharedMemory(create=True, size=10))
+except OSError as error:
+    assert error.errno == errno.EMFILE, error
+print(*(shm.name for shm in kept))
+while kept:
+    kept.pop().unlink()
+SharedMemory(create=True, size=10).unlink()
+"""
+    returned, names = run(code)
+    assert returned == 0
+    assert len(names.split()) > 10
+    assert not any(exists(name) for name in names.split())
