@@ -16,7 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 VERSIONS = ("3.11", "3.12", "3.13")
-DEBIAN_PACKAGES = ("gcc", "libc6-dev", "python3-dev", "python3-venv")
+DEBIAN_PACKAGES = ("gcc", "libc6-dev", "libssl-dev", "python3-dev", "python3-venv")
+# Without it everything works but connections over networks.
+OPENSSL_HEADER = Path("/usr/include/openssl/ssl.h")
 
 IGNORED = {"build", "__pycache__", ".venv", "_build", ".hypothesis"}
 
@@ -101,6 +103,10 @@ def missing_on(python: Python | None) -> list[str]:
     return missing
 
 
+def can_install() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
 def require_python() -> Python:
     """The interpreter to use; installs Debian's packages as root, or says what to install."""
     missing: list[str] = []
@@ -109,9 +115,11 @@ def require_python() -> Python:
         complete = [python for python in pythons if python.is_complete]
         python = next(iter(complete + pythons), None)
         missing = missing_on(python)
+        if attempt == 0 and can_install() and not OPENSSL_HEADER.exists():
+            missing.append("the C headers of OpenSSL")
         if not missing and python is not None:
             return python
-        if attempt == 0 and os.geteuid() == 0 and shutil.which("apt-get"):
+        if attempt == 0 and can_install():
             print("installing what is missing:", ", ".join(missing), flush=True)
             subprocess.run(["apt-get", "update", "-q"], check=False)
             subprocess.run(

@@ -9,12 +9,13 @@ process sentinels and plain descriptors.
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import sys
 from time import monotonic
 
-from . import _core, context, reduction, util
+from . import _core, context, process, reduction, util
 from .context import AuthenticationError, BufferTooShort
 
 TYPE_CHECKING = False
@@ -38,6 +39,9 @@ _core.set_exceptions(BufferTooShort)
 BUFSIZE = 8192
 #: Seconds that a local connection may take to come about.
 CONNECTION_TIMEOUT = 20.0
+
+#: Bytes of a key that is taken for a network other than this machine's own.
+SHORTEST_KEY = 8
 
 default_family = "AF_UNIX"
 families = ["AF_INET", "AF_UNIX"]
@@ -157,6 +161,8 @@ def arbitrary_address(family: str) -> Any:
     """Return a free address of the family."""
     if family == "AF_INET":
         return ("localhost", 0)
+    if family == "AF_INET6":
+        return ("::1", 0)
     if family == "AF_UNIX":
         import tempfile
 
@@ -173,9 +179,9 @@ def _validate_family(family: str) -> None:
 
 
 def address_type(address: Any) -> str:
-    """Return the family of an address: AF_INET, AF_UNIX, or AF_PIPE (Windows)."""
+    """Return the family of an address: AF_INET, AF_INET6, AF_UNIX, AF_PIPE (Windows)."""
     if type(address) is tuple:
-        return "AF_INET"
+        return "AF_INET6" if ":" in str(address[0]) else "AF_INET"
     if type(address) is str and address.startswith("\\\\"):
         return "AF_PIPE"
     if type(address) is str or util.is_abstract_socket_namespace(address):
@@ -197,6 +203,37 @@ def _connection_over(sock: socket.socket) -> Connection:
         # Messages are small; waiting for more to send costs 40 ms each.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return Connection(sock.detach())
+
+
+def _is_trusted(sock: socket.socket, allow_uids: Iterable[int], has_key: bool) -> bool:
+    """Tell whether the peer of a Unix socket may be talked to.
+
+    It may when it has our user id, the administrator's, or one that is allowed by
+    name. The kernel shows every user that this name space does not know as one and
+    the same: who looks like that has to show a key.
+    """
+    import socket
+    import struct
+
+    if sock.family != socket.AF_UNIX:
+        return True
+    size = struct.calcsize("3i")
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    uid = struct.unpack("3i", credentials)[1]
+    if uid not in {os.geteuid(), 0, *allow_uids}:
+        return False
+    return has_key or uid != _overflow_uid()
+
+
+@functools.cache
+def _overflow_uid() -> int:
+    try:
+        with open(  # noqa: PTH123 - pathlib is slow to import
+            "/proc/sys/kernel/overflowuid", encoding="ascii"
+        ) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 65534
 
 
 class SocketListener:
@@ -223,10 +260,16 @@ class SocketListener:
                 self, os.unlink, args=(address,), exitpriority=0
             )
 
-    def accept(self) -> Connection:
-        """Wait for a peer to connect."""
-        sock, self._last_accepted = self._socket.accept()
-        return _connection_over(sock)
+    def accept(
+        self, allow_uids: Iterable[int] = (), has_key: bool = True
+    ) -> Connection:
+        """Wait for a peer to connect; other users' are turned away."""
+        while True:
+            sock, self._last_accepted = self._socket.accept()
+            if _is_trusted(sock, allow_uids, has_key):
+                return _connection_over(sock)
+            util.info("a connection of another user was turned away")
+            sock.close()
 
     def close(self) -> None:
         """Stop listening and remove the address's file."""
@@ -238,18 +281,69 @@ class SocketListener:
                 unlink()
 
 
-def SocketClient(address: Any) -> Connection:
+def SocketClient(
+    address: Any, allow_uids: Iterable[int] = (), has_key: bool = True
+) -> Connection:
     """Return a connection to a socket that listens at the address."""
     import socket
 
     with socket.socket(getattr(socket, address_type(address))) as sock:
         sock.settimeout(None)
         sock.connect(address)
+        if not _is_trusted(sock, allow_uids, has_key):
+            raise AuthenticationError(
+                f"{address!r} is another user's socket; allow_uids says whom to trust"
+            )
         return _connection_over(sock)
 
 
+# ---- Security ----
+
+
+def _security_of(security: str | None, family: str) -> str:
+    """Return how connections of a family are secured: plain, tls, stdlib."""
+    if security not in {None, "tls", "stdlib"}:
+        raise ValueError(f"security must be None, 'tls' or 'stdlib', not {security!r}")
+    if family == "AF_UNIX":
+        if security == "tls":
+            raise ValueError("TLS is for network addresses; a Unix socket needs none")
+        return "plain"
+    if security == "stdlib":
+        import warnings
+
+        warnings.warn(
+            "security='stdlib': messages go over the network in the clear, and pickles "
+            "from whoever can change them on the way are loaded",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return security
+    return "tls"
+
+
+def _network_key(authkey: bytes | None, address: Any) -> bytes:
+    """Return the key for a network address; None means that of this process."""
+    key = bytes(process.current_process().authkey if authkey is None else authkey)
+    is_local = address[0] in {"localhost", "::1"} or str(address[0]).startswith("127.")
+    if not key or (len(key) < SHORTEST_KEY and not is_local):
+        raise ValueError(
+            f"an authkey of {len(key)} bytes is no protection on a network; "
+            "os.urandom(32) makes a good one"
+        )
+    return key
+
+
 class Listener:
-    """Accepts connections at an address; with ``authkey`` from those who know it."""
+    """Accepts connections at an address; with ``authkey`` from those who know it.
+
+    At a network address connections are encrypted, and ``authkey=None`` means this
+    process's key. ``identity`` names the listener to its clients; by default its port
+    does, which fails where ports are translated on the way: then give both sides the
+    same. ``security="stdlib"`` is for clients that use the standard library.
+
+    At a Unix socket only processes of the same user, the administrator's, and those of
+    ``allow_uids`` can connect.
+    """
 
     def __init__(
         self,
@@ -257,15 +351,33 @@ class Listener:
         family: str | None = None,
         backlog: int = 1,
         authkey: bytes | None = None,
+        *,
+        security: str | None = None,
+        identity: str | None = None,
+        allow_uids: Iterable[int] = (),
     ) -> None:
+        self._allow_uids = frozenset(allow_uids)
+        self._challenges_later = False
         family = family or (address and address_type(address)) or default_family
         _validate_family(family)
         address = address or arbitrary_address(family)
         _check_authkey(authkey)
+        self._security = _security_of(security, family)
+        self._listener: Any = None
+        if self._security != "plain":
+            authkey = _network_key(authkey, address)
         self._authkey = authkey
-        self._listener: SocketListener | None = SocketListener(address, family, backlog)
+        if self._security == "tls":
+            from . import _network
 
-    def _open(self) -> SocketListener:
+            assert authkey is not None
+            self._listener = _network.TlsListener(
+                address, family, backlog, authkey, identity
+            )
+        else:
+            self._listener = SocketListener(address, family, backlog)
+
+    def _open(self) -> Any:
         if self._listener is None:
             raise OSError("listener is closed")
         return self._listener
@@ -275,8 +387,12 @@ class Listener:
 
         Raises AuthenticationError when the peer does not know the key.
         """
-        conn = self._open().accept()
-        if self._authkey is not None:
+        if self._security == "tls":
+            encrypted: Connection = self._open().accept()
+            return encrypted
+        has_key = self._authkey is not None or self._challenges_later
+        conn: Connection = self._open().accept(self._allow_uids, has_key)
+        if self._authkey is not None and not self._challenges_later:
             try:
                 deliver_challenge(conn, self._authkey)
                 answer_challenge(conn, self._authkey)
@@ -309,15 +425,32 @@ class Listener:
 
 
 def Client(
-    address: Any, family: str | None = None, authkey: bytes | None = None
+    address: Any,
+    family: str | None = None,
+    authkey: bytes | None = None,
+    *,
+    security: str | None = None,
+    identity: str | None = None,
+    allow_uids: Iterable[int] = (),
 ) -> Connection:
     """Return a connection to the `Listener` at an address.
 
-    Raises AuthenticationError when it does not know the key.
+    Raises AuthenticationError when it does not know the key, or when a Unix socket is
+    another user's, neither the administrator's nor one of ``allow_uids``. The other
+    arguments are those of the listener.
     """
-    _validate_family(family or address_type(address))
+    family = family or address_type(address)
+    _validate_family(family)
     _check_authkey(authkey)
-    conn = SocketClient(address)
+    security = _security_of(security, family)
+    if security != "plain":
+        authkey = _network_key(authkey, address)
+    if security == "tls":
+        from . import _network
+
+        assert authkey is not None
+        return _network.tls_client(address, family, authkey, identity)
+    conn = SocketClient(address, allow_uids, authkey is not None)
     if authkey is not None:
         try:
             answer_challenge(conn, authkey)

@@ -4,6 +4,7 @@
 import os
 import signal
 import time
+import warnings
 
 
 def die():
@@ -89,10 +90,13 @@ def read_passed_socket(conn):
     sock.close()
 
 
-def serve_listener(address_queue, family, authkey):
+def serve_listener(address_queue, family, authkey, security=None):
     from sidestep.connection import Listener
 
-    with Listener(family=family, authkey=authkey) as listener:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of security="stdlib"
+        listener = Listener(family=family, authkey=authkey, security=security)
+    with listener:
         address_queue.put(listener.address)
         with listener.accept() as conn:
             conn.send(conn.recv())

@@ -357,9 +357,18 @@ def test_wait_of_something_that_cannot_be_waited_for(mp):
 @pytest.mark.parametrize("family", connection.families)
 @pytest.mark.parametrize("authkey", [None, b"", b"secret"])
 def test_listener(mp, start, family, authkey):
+    security = None
+    if family != "AF_UNIX":
+        pytest.importorskip("sidestep._tls", reason="built without OpenSSL")
+        if authkey == b"":
+            pytest.skip("no key on a network is refused, see test_network")
+        if mp is not sidestep:
+            security = "stdlib"
+            if authkey is None:
+                pytest.skip("here None is the process's key, there no key at all")
     ctx = sidestep.get_context("fork")
     addresses = ctx.SimpleQueue()
-    start(ctx, children.serve_listener, addresses, family, authkey)
+    start(ctx, children.serve_listener, addresses, family, authkey, security)
     with mp.connection.Client(addresses.get(), authkey=authkey) as conn:
         conn.send({"a": 1})
         assert conn.recv() == {"a": 1}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Listening sockets, and the handshakes of those who come. */
+
+#include <errno.h>
+#include <openssl/err.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "tls_relay.h"
+
+enum {
+    NO_DESCRIPTOR_MS = 50, /* how long to leave a listener alone without any */
+};
+
+/* False when nobody reads arrivals any more. */
+static bool
+announce(const struct relay *listener, const struct relay *relay, int fd)
+{
+    struct sstpy_tls_arrival arrival = {.fd = fd};
+    socklen_t size = sizeof arrival.address;
+
+    if (fd >= 0 &&
+        getpeername(relay->net_fd, (struct sockaddr *)&arrival.address, &size) == 0) {
+        arrival.address_size = size;
+    }
+    return send(listener->user_fd, &arrival, sizeof arrival,
+                MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof arrival;
+}
+
+void
+sstpy_relay_shake(struct relay *relay)
+{
+    struct relay *const listener = relay->listener;
+    int fd;
+    int rc;
+
+    if (listener == NULL) {
+        sstpy_relay_end(relay);
+        return;
+    }
+    ERR_clear_error();
+    relay->net_wants_write = false;
+    rc = SSL_accept(relay->ssl);
+    if (rc == 1) {
+        fd = sstpy_tls_is_proved(relay->ssl) ? sstpy_relay_become_stream(relay) : -1;
+        if (fd < 0) {
+            sstpy_relay_end(relay);
+        }
+        else if (announce(listener, relay, fd)) {
+            sstpy_relay_move(relay);
+        }
+        else {
+            (void)sstpy_relay_close_fd(fd);
+            sstpy_relay_end(relay);
+        }
+    }
+    else if (sstpy_relay_is_broken(relay, rc)) {
+        /* A refusal is of interest only while there is room to tell of it. */
+        (void)announce(listener, relay, SSTPY_TLS_REFUSED);
+        sstpy_relay_end(relay);
+    }
+    else {
+        sstpy_relay_watch(relay->net_fd, &relay->net_events,
+                          relay->net_wants_write ? EPOLLIN | EPOLLOUT : EPOLLIN, relay);
+    }
+}
+
+static void
+end_oldest(const struct relay *listener)
+{
+    struct relay *oldest = NULL;
+
+    for (struct relay *relay = sstpy_relay_loop.first; relay != NULL;
+         relay = relay->next) {
+        if (relay->role == ROLE_HANDSHAKE && relay->listener == listener) {
+            oldest = relay;
+        }
+    }
+    if (oldest != NULL) {
+        sstpy_relay_end(oldest);
+    }
+}
+
+static void
+receive(struct relay *listener, int fd)
+{
+    static const int on = 1;
+    SSL *const ssl = SSL_new(listener->context);
+    struct relay *const relay =
+        ssl != NULL ? sstpy_relay_new(ROLE_HANDSHAKE, fd, ssl) : NULL;
+
+    if (relay == NULL || SSL_set_fd(ssl, fd) != 1 ||
+        !sstpy_relay_watch_first(fd, &relay->net_events, EPOLLIN, relay)) {
+        SSL_free(ssl);
+        free(relay);
+        (void)sstpy_relay_close_fd(fd);
+        return;
+    }
+    (void)setsockopt(fd, IPPROTO_TCP, 1 /* TCP_NODELAY */, &on, sizeof on);
+    relay->listener = listener;
+    sstpy_relay_set_deadline(relay, sstpy_relay_now_ms() + listener->timeout_ms);
+    listener->half_open++;
+    sstpy_relay_loop.half_open++;
+    sstpy_relay_link_in(relay);
+    if (listener->half_open > listener->half_open_max) {
+        end_oldest(listener);
+    }
+    if (!relay->is_dead) {
+        sstpy_relay_shake(relay);
+    }
+}
+
+void
+sstpy_relay_listen_on(struct relay *listener)
+{
+    struct pollfd reader = {.fd = listener->user_fd};
+    int fd;
+
+    if (poll(&reader, 1, 0) > 0 && (reader.revents & (POLLHUP | POLLERR)) != 0) {
+        sstpy_relay_end(listener);
+        return;
+    }
+    for (int round = 0; round < RELAY_ROUNDS_MAX; round++) {
+        fd = accept4(listener->net_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            receive(listener, fd);
+        }
+        else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+            end_oldest(listener);
+            sstpy_relay_watch(listener->net_fd, &listener->net_events, 0, listener);
+            sstpy_relay_set_deadline(listener, sstpy_relay_now_ms() + NO_DESCRIPTOR_MS);
+            return;
+        }
+        else if (errno != ECONNABORTED && errno != EINTR) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""Encrypted connections: listeners and clients at network addresses.
+
+TLS 1.3 with a key that both sides derive from the ``authkey``; there are no
+certificates. What one gets is a plain `Connection` to a thread of this process, which
+encrypts what goes through it: ``docs/internals/tls.rst``.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import socket
+import struct
+
+from . import util
+from .connection import CONNECTION_TIMEOUT, Connection
+from .context import AuthenticationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["TlsListener", "tls_client"]
+
+#: Seconds that a peer has for its handshake.
+HANDSHAKE_SECONDS = 5.0
+#: Seconds that a process waits at its end for what it has sent to be on its way.
+FLUSH_SECONDS = 5.0
+
+#: What comes from a listener: a descriptor, and the address of the peer.
+_ARRIVAL = struct.Struct("iI128s")
+
+_flushed_by: int | None = None
+
+
+def _tls() -> Any:
+    """Return the extension, and see that what is sent goes out before the end."""
+    global _flushed_by  # noqa: PLW0603
+    try:
+        from . import _tls
+    except ImportError as error:
+        raise NotImplementedError(
+            "network addresses need TLS, and this sidestep was built without OpenSSL's "
+            "headers: install them (libssl-dev, openssl-devel) and build it again; "
+            "security='stdlib' works without, in the clear"
+        ) from error
+    if _flushed_by != os.getpid():
+        _flushed_by = os.getpid()
+        util.Finalize(None, _tls.flush, args=(FLUSH_SECONDS,), exitpriority=-90)
+    return _tls
+
+
+@functools.lru_cache(maxsize=64)
+def _secret(authkey: bytes, identity: str) -> bytes:
+    # Stretching a short key takes a tenth of a second.
+    secret: bytes = _tls().derive(authkey, f"listener {identity}".encode())
+    return secret
+
+
+class TlsListener:
+    """A socket that is bound to a network address, and lets in who knows the key."""
+
+    def __init__(
+        self,
+        address: Any,
+        family: str,
+        backlog: int,
+        authkey: bytes,
+        identity: str | None,
+    ) -> None:
+        tls = _tls()
+        with socket.socket(getattr(socket, family)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            # They are taken at once, whether anybody accepts or not.
+            sock.listen(max(backlog, 128))
+            self._address = sock.getsockname()
+            secret = _secret(authkey, identity or f"port {self._address[1]}")
+            arrivals = tls.listen(sock.detach(), secret, HANDSHAKE_SECONDS)
+        self._socket = socket.socket(fileno=arrivals)
+        self._socket.settimeout(None)
+        self._last_accepted: Any = None
+        self._pid = os.getpid()
+
+    def accept(self) -> Connection:
+        """Wait for a peer that knows the key; AuthenticationError when one does not."""
+        if os.getpid() != self._pid:
+            raise OSError("a network listener works in the process that made it")
+        data = self._socket.recv(_ARRIVAL.size)
+        if len(data) != _ARRIVAL.size:
+            raise OSError(errno.EBADF, "listener is closed")
+        fd, size, raw = _ARRIVAL.unpack(data)
+        if fd < 0:
+            raise AuthenticationError(
+                "a peer has another key, or does not speak this protocol"
+            )
+        self._last_accepted = _unpack_address(raw[:size])
+        return Connection(fd)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if os.getpid() == self._pid:
+            # A child may have a copy: closing ours would not be seen.
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self._socket.close()
+
+
+def _unpack_address(raw: bytes) -> Any:
+    """Return a struct sockaddr as Python has it."""
+    if len(raw) < 8:
+        return None
+    family = struct.unpack_from("=H", raw)[0]
+    port = struct.unpack_from("!H", raw, 2)[0]
+    if family == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, raw[4:8]), port
+    flow = struct.unpack_from("!I", raw, 4)[0]
+    scope = struct.unpack_from("=I", raw, 24)[0]
+    return socket.inet_ntop(socket.AF_INET6, raw[8:24]), port, flow, scope
+
+
+def tls_client(
+    address: Any, family: str, authkey: bytes, identity: str | None
+) -> Connection:
+    """Return a connection to the listener at a network address."""
+    tls = _tls()
+    secret = _secret(authkey, identity or f"port {address[1]}")
+    with socket.socket(getattr(socket, family)) as sock:
+        sock.settimeout(None)
+        sock.connect(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            fd = tls.connect(sock.detach(), secret, CONNECTION_TIMEOUT)
+        except (ConnectionRefusedError, TimeoutError) as error:
+            raise AuthenticationError(
+                f"{address}: {error}; security='stdlib' is for a listener of the "
+                "standard library"
+            ) from None
+    return Connection(fd)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""What children and threads do in the tests of network connections."""
+
+import contextlib
+import threading
+
+from sidestep.connection import AuthenticationError, Client, Listener
+
+
+def _echo(conn):
+    with conn, contextlib.suppress(EOFError, OSError):
+        while True:
+            conn.send(conn.recv())
+
+
+def _serve(listener):
+    while True:
+        try:
+            conn = listener.accept()
+        except AuthenticationError:
+            continue
+        except OSError:
+            return
+        threading.Thread(target=_echo, args=(conn,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def echoing(address, key):
+    """The address of a listener that sends back what comes."""
+    with Listener(address, authkey=key) as listener:
+        thread = threading.Thread(target=_serve, args=(listener,), daemon=True)
+        thread.start()
+        yield listener.address
+    thread.join(20)
+
+
+def echo_one(listener):
+    with listener.accept() as conn:
+        conn.send(conn.recv())
+
+
+def accept_anything(listener):
+    with contextlib.suppress(Exception):
+        listener.accept().close()
+
+
+def send_one(address, key, item):
+    with Client(address, authkey=key) as conn:
+        conn.send(item)
+
+
+def send_over_given(pipe):
+    with pipe.recv() as conn:
+        conn.send("from the child")
