@@ -256,17 +256,11 @@ class BaseContext:
 
         set_executable(executable)
 
-    def set_forkserver_preload(
-        self, module_names: list[str], *, on_error: str = "ignore"
-    ) -> None:
-        """Set the modules that the fork server imports before its first child.
-
-        ``on_error`` says what it does about one that cannot be imported: "ignore",
-        "warn", or "fail".
-        """
+    def set_forkserver_preload(self, module_names: list[str]) -> None:
+        """Set the modules that the fork server imports before its first child."""
         from .forkserver import set_forkserver_preload
 
-        set_forkserver_preload(module_names, on_error=on_error)
+        set_forkserver_preload(module_names)
 
     def get_context(self, method: str | None = None) -> BaseContext:
         """Return the context of a start method, this one if None."""

@@ -1,103 +1,132 @@
 # SPDX-License-Identifier: MIT
-"""Managers: objects that live in a server process. Not in this version.
+"""Managers: objects that live in a server process, and are used through proxies.
 
-The classes are here so that programs that import, subclass or register with them
-run; starting or connecting a manager raises NotImplementedError. Until then
-`sidestep.Queue`, `sidestep.Value` and the locks share state between processes.
+`Manager()`, which is a started `SyncManager`, makes lists, dictionaries, queues, locks
+and more. `BaseManager` is for types of one's own: a subclass registers them. Clients of
+the same tree of processes talk to the server through shared memory, others over a Unix
+socket in a private directory; both sides show that they know the key first.
 """
 
 from __future__ import annotations
 
-from types import GenericAlias
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+import array
+import os
+import queue
+import signal
+import threading
 
+from . import connection, context, pool, process, reduction, util
+from ._manager_locks import Condition, Lock, RLock
+from ._manager_server import Server
+from ._manager_session import end_sessions, listener_client, session_for
+from ._manager_wire import (
+    RemoteError,
+    Token,
+    all_methods,
+    convert_to_error,
+    dispatch,
+    public_methods,
+)
+from ._proxies import (
+    AcquirerProxy,
+    ArrayProxy,
+    AutoProxy,
+    BarrierProxy,
+    BaseListProxy,
+    BasePoolProxy,
+    BaseProxy,
+    ConditionProxy,
+    DictProxy,
+    EventProxy,
+    IteratorProxy,
+    ListProxy,
+    LockProxy,
+    MakeProxyType,
+    NamespaceProxy,
+    PoolProxy,
+    RebuildProxy,
+    SetProxy,
+    ValueProxy,
+    take_over,
+)
+from .context import ProcessError
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any, ClassVar, Self
 
     from .context import BaseContext
 
 __all__ = [
+    "AcquirerProxy",
+    "ArrayProxy",
+    "AutoProxy",
+    "BarrierProxy",
+    "BaseListProxy",
     "BaseManager",
+    "BasePoolProxy",
     "BaseProxy",
+    "ConditionProxy",
+    "DictProxy",
+    "EventProxy",
+    "IteratorProxy",
+    "ListProxy",
+    "MakeProxyType",
+    "NamespaceProxy",
+    "PoolProxy",
+    "RebuildProxy",
     "RemoteError",
+    "Server",
     "SharedMemoryManager",
+    "State",
     "SyncManager",
     "Token",
+    "ValueProxy",
+    "all_methods",
+    "convert_to_error",
+    "dispatch",
+    "listener_client",
+    "public_methods",
 ]
 
 
-def _later(what: str) -> NoReturn:
-    raise NotImplementedError(
-        f"{what}: managers come in a later version of sidestep; until then use "
-        "sidestep.Queue, sidestep.Value, sidestep.Array and the locks, which processes "
-        "share without a server"
-    )
+def _reduce_array(a: array.array[Any]) -> tuple[Any, ...]:
+    return array.array, (a.typecode, a.tobytes())
 
 
-class RemoteError(Exception):
-    """An exception raised in the server; its text is the traceback there."""
-
-    def __str__(self) -> str:
-        line = "-" * 75
-        return f"\n{line}\n{self.args[0]}{line}"
+def _reduce_view(view: Any) -> tuple[Any, ...]:
+    return list, (list(view),)
 
 
-class Token:
-    """What identifies a shared object: its type, its manager's address, its id."""
-
-    __slots__ = ("address", "id", "typeid")
-
-    def __init__(self, typeid: str, address: Any, id: str) -> None:
-        self.typeid, self.address, self.id = typeid, address, id
-
-    def __getstate__(self) -> tuple[str, Any, str]:
-        return self.typeid, self.address, self.id
-
-    def __setstate__(self, state: tuple[str, Any, str]) -> None:
-        self.typeid, self.address, self.id = state
-
-    def __repr__(self) -> str:
-        name = type(self).__name__
-        return (
-            f"{name}(typeid={self.typeid!r}, address={self.address!r}, id={self.id!r})"
-        )
+reduction.register(array.array, _reduce_array)
+reduction.register(type({}.items()), _reduce_view)
+reduction.register(type({}.keys()), _reduce_view)
+reduction.register(type({}.values()), _reduce_view)
 
 
-class BaseProxy:
-    """A stand-in for an object in a server."""
+class State:
+    """How far a manager has come."""
 
-    _exposed_: tuple[str, ...] = ()
+    __slots__ = ("value",)
+    INITIAL = 0
+    STARTED = 1
+    SHUTDOWN = 2
 
-    def __init__(self, token: Token, serializer: str, *args: Any, **kwds: Any) -> None:
-        _later(f"{type(self).__name__} proxy")
-
-    def _callmethod(self, methodname: str, args: Any = (), kwds: Any = {}) -> Any:  # noqa: B006
-        _later(f"calling {methodname}")
-
-    def _getvalue(self) -> Any:
-        _later("getting a proxy's value")
-
-
-def MakeProxyType(name: str, exposed: Iterable[str]) -> type[BaseProxy]:
-    """Return a proxy type whose methods call those of the object."""
-
-    def method(methname: str) -> Callable[..., Any]:
-        def call(self: BaseProxy, /, *args: Any, **kwds: Any) -> Any:
-            return self._callmethod(methname, args, kwds)
-
-        call.__name__ = methname
-        return call
-
-    exposed = tuple(exposed)
-    body: dict[str, Any] = {methname: method(methname) for methname in exposed}
-    body["_exposed_"] = exposed
-    return type(name, (BaseProxy,), body)
+    def __init__(self) -> None:
+        self.value = self.INITIAL
 
 
 class BaseManager:
-    """The base of managers; types are registered with it."""
+    """The base of managers; types are registered with it.
+
+    ``address`` is where the server listens, a path of its own choice by default;
+    ``authkey`` what its clients have to know, by default this process's key.
+    """
 
     _registry: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    _Server: ClassVar[type[Server]] = Server
+    _process: Any = None
 
     def __init__(
         self,
@@ -108,16 +137,188 @@ class BaseManager:
         *,
         shutdown_timeout: float = 1.0,
     ) -> None:
+        if authkey is None:
+            authkey = process.current_process().authkey
         self._address = address
-        self._authkey = authkey
+        self._authkey = process.AuthenticationString(authkey)
+        self._state = State()
         self._serializer = serializer
-        self._ctx = ctx
+        self._Listener, self._Client = listener_client[serializer]
+        self._ctx = ctx or context._default_context.get_context()
         self._shutdown_timeout = shutdown_timeout
+        self._session: Any = None
 
     @property
     def address(self) -> Any:
         """Where the server listens."""
         return self._address
+
+    def _check_initial(self) -> None:
+        if self._state.value == State.STARTED:
+            raise ProcessError("Already started server")
+        if self._state.value == State.SHUTDOWN:
+            raise ProcessError("Manager has shut down")
+
+    def get_server(self) -> Server:
+        """Return a server that has an ``address`` and ``serve_forever()``."""
+        self._check_initial()
+        return self._Server(
+            self._registry, self._address, self._authkey, self._serializer
+        )
+
+    def _connect(self) -> None:
+        self._session = session_for(self._address, self._authkey, self._serializer)
+        self._session.open()
+        self._state.value = State.STARTED
+
+    def connect(self) -> None:
+        """Connect to the running server at the address."""
+        self._connect()
+
+    def start(
+        self,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        """Start a server process, which calls ``initializer(*initargs)`` first."""
+        self._check_initial()
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if self._address is None:
+            # Ours, so that it goes when we do, however the server ends.
+            self._address = connection.arbitrary_address(connection.default_family)
+        reader, writer = connection.Pipe()
+        self._process = self._ctx.Process(
+            target=type(self)._run_server,
+            args=(
+                self._registry, self._address, self._authkey, self._serializer,
+                writer, initializer, initargs,
+            ),
+            die_with_parent=True,
+        )  # fmt: skip
+        ident = ":".join(str(number) for number in self._process._identity)
+        self._process.name = f"{type(self).__name__}-{ident}"
+        self._process.start()
+        writer.close()
+        try:
+            self._address = reader.recv()
+        except BaseException:
+            reader.close()
+            raise
+        self._session = session_for(self._address, self._authkey, self._serializer)
+        try:
+            self._session.adopt(reader)
+        except (EOFError, OSError):
+            util.debug("the server has closed the pipe it was started with")
+        self._state.value = State.STARTED
+        self.shutdown = util.Finalize(  # type: ignore[method-assign]
+            self,
+            type(self)._finalize_manager,
+            args=(
+                self._process, self._address, self._authkey, self._serializer,
+                self._state, self._shutdown_timeout,
+            ),
+            exitpriority=0,
+        )  # fmt: skip
+
+    @classmethod
+    def _run_server(
+        cls,
+        registry: dict[str, Any],
+        address: Any,
+        authkey: bytes,
+        serializer: str,
+        writer: Any,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        """Be the server process."""
+        # Ctrl-C reaches the whole group; the parent decides when the server ends.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if initializer is not None:
+            initializer(*initargs)
+        server = cls._Server(registry, address, authkey, serializer)
+        writer.send(server.address)
+        server.serve_parent(writer)
+        util.info("manager serving at %r", server.address)
+        server.serve_forever()
+
+    def _session_now(self) -> Any:
+        assert self._state.value == State.STARTED, "server not yet started"
+        if self._session is None or self._session.is_over:
+            self._session = session_for(self._address, self._authkey, self._serializer)
+        return self._session
+
+    def _create(
+        self, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[Token, tuple[str, ...]]:
+        """Make an object in the server; its token and the names of its methods."""
+        session = self._session_now()
+        ident, exposed = session.control("create", typeid, *args, **kwds)
+        return Token(typeid, self._address, ident), exposed
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the server process, if this manager started one."""
+        if self._process is not None:
+            self._process.join(timeout)
+            if not self._process.is_alive():
+                self._process = None
+
+    def _debug_info(self) -> str:
+        """Return the objects in the server and how often each is referred to."""
+        info: str = self._session_now().control("debug_info")
+        return info
+
+    def _number_of_objects(self) -> int:
+        """Return the number of objects in the server."""
+        number: int = self._session_now().control("number_of_objects")
+        return number
+
+    def shutdown(self) -> None:
+        """End the server process, if this manager started one."""
+
+    def __enter__(self) -> Self:
+        if self._state.value == State.INITIAL:
+            self.start()
+        if self._state.value == State.SHUTDOWN:
+            raise ProcessError("Manager has shut down")
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.shutdown()
+
+    @staticmethod
+    def _finalize_manager(
+        process: Any,
+        address: Any,
+        authkey: bytes,
+        serializer: str,
+        state: State,
+        shutdown_timeout: float,
+    ) -> None:
+        """Ask the server to end; then make it."""
+        if process.is_alive():
+            util.info("sending shutdown message to manager")
+            try:
+                session_for(address, authkey, serializer).control("shutdown")
+            except Exception as error:  # noqa: BLE001 - it is going to be killed then
+                util.info("manager does not answer: %r", error)
+            process.join(timeout=shutdown_timeout)
+            if process.is_alive():
+                util.info("manager still alive")
+                process.terminate()
+                process.join(timeout=shutdown_timeout)
+                if process.is_alive():
+                    util.info("manager still alive after terminate")
+                    process.kill()
+                    process.join()
+        state.value = State.SHUTDOWN
+        end_sessions(address)
+        if isinstance(address, str) and address[:1] != "\0":
+            try:
+                os.unlink(address)  # noqa: PTH108 - what a killed server left
+            except OSError:
+                pass
 
     @classmethod
     def register(
@@ -129,96 +330,37 @@ class BaseManager:
         method_to_typeid: dict[str, str] | None = None,
         create_method: bool = True,
     ) -> None:
-        """Register a type: the manager gets a method that makes such objects."""
+        """Register a type, and give the manager a method that makes such objects."""
         if "_registry" not in cls.__dict__:
             cls._registry = cls._registry.copy()
+        if proxytype is None:
+            proxytype = AutoProxy
+        exposed = exposed or getattr(proxytype, "_exposed_", None)
+        method_to_typeid = method_to_typeid or getattr(
+            proxytype, "_method_to_typeid_", None
+        )
+        for key, value in (method_to_typeid or {}).items():
+            assert type(key) is str, f"{key!r} is not a string"
+            assert type(value) is str, f"{value!r} is not a string"
         cls._registry[typeid] = (callable, exposed, method_to_typeid, proxytype)
         if create_method:
 
             def create(self: BaseManager, /, *args: Any, **kwds: Any) -> Any:
-                _later(f"making a {typeid}")
+                util.debug("requesting creation of a shared %r object", typeid)
+                token, exposed = self._create(typeid, *args, **kwds)
+                return take_over(
+                    proxytype,
+                    token,
+                    self._serializer,
+                    self._session,
+                    manager=self,
+                    authkey=self._authkey,
+                    exposed=exposed,
+                )
 
             create.__name__ = typeid
+            create.__qualname__ = f"{cls.__qualname__}.{typeid}"
             setattr(cls, typeid, create)
-
-    def get_server(self) -> Any:
-        """Return the server; not in this version."""
-        _later("get_server()")
-
-    def connect(self) -> None:
-        """Connect to a running server; not in this version."""
-        _later("connect()")
-
-    def start(
-        self,
-        initializer: Callable[..., Any] | None = None,
-        initargs: Iterable[Any] = (),
-    ) -> None:
-        """Start a server process; not in this version."""
-        _later("starting a manager")
-
-    def shutdown(self) -> None:
-        """Do nothing: no server was started."""
-
-    def join(self, timeout: float | None = None) -> None:
-        """Do nothing: no server was started."""
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.shutdown()
-
-
-class _TypedProxy(BaseProxy):
-    """A proxy that can be written with the type of its items."""
-
-    __class_getitem__: Any = classmethod(GenericAlias)
-
-
-class AcquirerProxy(BaseProxy):
-    """A proxy of a lock."""
-
-
-class ArrayProxy(BaseProxy):
-    """A proxy of an array."""
-
-
-class BarrierProxy(BaseProxy):
-    """A proxy of a barrier."""
-
-
-class ConditionProxy(AcquirerProxy):
-    """A proxy of a condition."""
-
-
-class EventProxy(BaseProxy):
-    """A proxy of an event."""
-
-
-class IteratorProxy(BaseProxy):
-    """A proxy of an iterator."""
-
-
-class NamespaceProxy(BaseProxy):
-    """A proxy of a namespace."""
-
-
-class PoolProxy(BaseProxy):
-    """A proxy of a pool."""
-
-
-class DictProxy(_TypedProxy):
-    """A proxy of a dictionary."""
-
-
-class ListProxy(_TypedProxy):
-    """A proxy of a list."""
-
-
-class ValueProxy(_TypedProxy):
-    """A proxy of a value."""
 
 
 class Namespace:
@@ -236,37 +378,125 @@ class Namespace:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+class Value:
+    """A value, and the type code it was made with."""
+
+    def __init__(self, typecode: str, value: Any, lock: object = True) -> None:
+        self._typecode = typecode
+        self._value = value
+
+    def get(self) -> Any:
+        """Return the value."""
+        return self._value
+
+    def set(self, value: Any) -> None:
+        """Set the value."""
+        self._value = value
+
+    value = property(get, set)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
+
+
+def Array(typecode: str, sequence: Any, lock: object = True) -> array.array[Any]:
+    """Return an array of the items of a sequence."""
+    return array.array(typecode, sequence)
+
+
 class SyncManager(BaseManager):
-    """A manager of the usual types."""
+    """A manager of the usual types; `sidestep.Manager()` makes and starts one."""
 
 
-for _typeid, _proxy in {
-    "Queue": None,
-    "JoinableQueue": None,
-    "Event": EventProxy,
-    "Lock": AcquirerProxy,
-    "RLock": AcquirerProxy,
-    "Semaphore": AcquirerProxy,
-    "BoundedSemaphore": AcquirerProxy,
-    "Condition": ConditionProxy,
-    "Barrier": BarrierProxy,
-    "Pool": PoolProxy,
-    "list": ListProxy,
-    "dict": DictProxy,
-    "Value": ValueProxy,
-    "Array": ArrayProxy,
-    "Namespace": NamespaceProxy,
-}.items():
-    SyncManager.register(_typeid, proxytype=_proxy)
+SyncManager.register("Queue", queue.Queue)
+SyncManager.register("JoinableQueue", queue.Queue)
+SyncManager.register("Event", threading.Event, EventProxy)
+SyncManager.register("Lock", Lock, LockProxy)
+SyncManager.register("RLock", RLock, LockProxy)
+SyncManager.register("Semaphore", threading.Semaphore, AcquirerProxy)
+SyncManager.register("BoundedSemaphore", threading.BoundedSemaphore, AcquirerProxy)
+SyncManager.register("Condition", Condition, ConditionProxy)
+SyncManager.register("Barrier", threading.Barrier, BarrierProxy)
+SyncManager.register("Pool", pool.Pool, PoolProxy)
+SyncManager.register("list", list, ListProxy)
+SyncManager.register("dict", dict, DictProxy)
+SyncManager.register("set", set, SetProxy)
+SyncManager.register("Value", Value, ValueProxy)
+SyncManager.register("Array", Array, ArrayProxy)
+SyncManager.register("Namespace", Namespace, NamespaceProxy)
+# What methods of these return.
+SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)
+SyncManager.register("AsyncResult", create_method=False)
+
+
+class SharedMemoryServer(Server):
+    """A server that knows blocks of shared memory, and unlinks them at its end."""
+
+    public: ClassVar[list[str]] = [
+        *Server.public, "track_segment", "release_segment", "list_segments",
+    ]  # fmt: skip
+
+    def __init__(self, *args: Any, **kwds: Any) -> None:
+        super().__init__(*args, **kwds)
+        self._segments: list[str] = []
+
+    def shutdown(self, c: Any) -> None:
+        """Unlink all blocks, then end the process."""
+        for name in [*self._segments]:
+            try:
+                self.release_segment(c, name)
+            except FileNotFoundError:
+                util.debug("segment %r was unlinked already", name)
+        super().shutdown(c)
+
+    def track_segment(self, c: Any, segment_name: str) -> None:
+        """Note a block that is to be unlinked at the end."""
+        self._segments.append(segment_name)
+
+    def release_segment(self, c: Any, segment_name: str) -> None:
+        """Unlink a block now."""
+        from .shared_memory import SharedMemory
+
+        self._segments.remove(segment_name)
+        segment: Any = SharedMemory(segment_name)
+        segment.close()
+        segment.unlink()
+
+    def list_segments(self, c: Any) -> list[str]:
+        """Return the names of the blocks."""
+        return self._segments
 
 
 class SharedMemoryManager(BaseManager):
-    """A manager of named blocks of shared memory."""
+    """A manager of named blocks of shared memory, which it unlinks at its end."""
+
+    _Server: ClassVar[type[Server]] = SharedMemoryServer
 
     def SharedMemory(self, size: int) -> Any:
-        """Return a new block; not in this version."""
-        _later("SharedMemory()")
+        """Return a new block of so many bytes."""
+        from .shared_memory import SharedMemory
+
+        self._check_started()
+        block: Any = SharedMemory(None, create=True, size=size)
+        self._track(block)
+        return block
 
     def ShareableList(self, sequence: Any) -> Any:
-        """Return a new list in a block; not in this version."""
-        _later("ShareableList()")
+        """Return a new list, in a block, of the items of a sequence."""
+        from .shared_memory import ShareableList
+
+        self._check_started()
+        shared: Any = ShareableList(sequence)
+        self._track(shared.shm)
+        return shared
+
+    def _check_started(self) -> None:
+        if self._state.value != State.STARTED:
+            raise ValueError("the manager is not started")
+
+    def _track(self, block: Any) -> None:
+        try:
+            self._session_now().control("track_segment", block.name)
+        except BaseException:
+            block.unlink()
+            raise

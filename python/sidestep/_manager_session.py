@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""A process's connections to the server of a manager.
+
+A *session* is what one process has with one server. Its *control* connection lives as
+long as the session and carries what is about references; when it breaks, the server
+knows that the process is gone and takes back its references. Besides, each thread that
+calls methods has a *link* of its own, so that a call that blocks delays nobody else. A
+link to a server of the same tree of processes goes on over a pipe in shared memory.
+
+A forked child starts with none of its parent's connections.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+import weakref
+
+from . import _core, connection, process, reduction, util
+from ._manager_wire import CHANNEL, dispatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Session", "session_for"]
+
+#: The name of a serializer, and what listens and connects with it.
+listener_client: dict[str, tuple[Any, Any]] = {
+    "pickle": (connection.Listener, connection.Client),
+    "xmlrpclib": (connection.XmlListener, connection.XmlClient),
+}
+
+_sessions: weakref.WeakValueDictionary[Any, Session] = weakref.WeakValueDictionary()
+_guard = threading.Lock()
+
+
+class _Link:
+    """A connection that one thread at a time uses."""
+
+    __slots__ = ("__weakref__", "conn")
+
+    def __init__(self, conn: Any) -> None:
+        self.conn = conn
+
+    def close(self) -> None:
+        try:
+            self.conn.close()
+        except OSError:
+            pass
+
+
+class Session:
+    """What this process has with one server."""
+
+    def __init__(self, address: Any, authkey: bytes, serializer: str) -> None:
+        self.address = address
+        self.serializer = serializer
+        self.is_over = False  # the manager was shut down
+        self._authkey = bytes(authkey)
+        self._client = listener_client[serializer][1]
+        self._dropped: collections.deque[str] = collections.deque()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.id = os.urandom(16).hex()
+        self._lock = threading.Lock()
+        self._control: _Link | None = None
+        self._local = threading.local()
+        self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
+        self._dropped.clear()
+
+    def begin_in_child(self) -> None:
+        """Forget what the parent has."""
+        links = [*self._links]
+        self._begin()
+        for link in links:
+            link.close()
+
+    def close(self) -> None:
+        """Close all connections; the server is going, or gone."""
+        self.is_over = True
+        for link in [*self._links]:
+            link.close()
+        self._control = None
+        self._local = threading.local()
+
+    # ---- Links ----
+
+    def _connect(self, name: str) -> tuple[_Link, dict[str, Any]]:
+        util.debug("making connection to manager")
+        link = _Link(self._client(self.address, authkey=self._authkey))
+        return link, self._introduce(link, name)
+
+    def _introduce(self, link: _Link, name: str) -> dict[str, Any]:
+        """Tell the server who we are; what it can do."""
+        try:
+            abilities: dict[str, Any] = dispatch(
+                link.conn, None, "accept_connection", (name, self.id)
+            )
+        except BaseException:
+            link.close()
+            raise
+        self._links.add(link)
+        return abilities
+
+    def adopt(self, conn: Any) -> None:
+        """Take the pipe that the server's process was started with for control."""
+        link = _Link(conn)
+        with self._lock:
+            self._introduce(link, _control_name())
+            self._control = link
+
+    def conn(self) -> Any:
+        """Return the connection of this thread."""
+        try:
+            return self._local.link.conn
+        except AttributeError:
+            return self._open_link().conn
+
+    def _open_link(self) -> _Link:
+        with self._lock:
+            self._open_control()
+        name = process.current_process().name
+        thread = threading.current_thread().name
+        if thread != "MainThread":
+            name = f"{name}|{thread}"
+        link, abilities = self._connect(name)
+        if abilities.get("arena") and abilities["arena"] == _arena_id():
+            self._go_on_in_memory(link)
+        self._local.link = link
+        return link
+
+    def _go_on_in_memory(self, link: _Link) -> None:
+        """Have the server continue over a pipe, one end of which goes there."""
+        ours, theirs = connection.Pipe()
+        try:
+            handle, end, fd = theirs._parts()
+            where = os.getpid(), threading.get_native_id()
+            link.conn.send((None, CHANNEL, (handle, end, *where), {}))
+            reduction.send_handle(link.conn, fd, None)
+            kind, _ = link.conn.recv()
+        except BaseException:
+            link.close()
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        if kind != "#RETURN":
+            ours.close()
+            return
+        link.close()
+        link.conn = ours
+
+    def drop_link(self) -> None:
+        """Give up this thread's connection: a reply may be under way in it."""
+        link = self._local.__dict__.pop("link", None)
+        if link is not None:
+            link.close()
+
+    # ---- Control ----
+
+    def _open_control(self) -> _Link:
+        """Return the control connection; the lock is held."""
+        if self._control is None:
+            self._control, _ = self._connect(_control_name())
+        return self._control
+
+    def control(self, method: str, *args: Any, **kwds: Any) -> Any:
+        """Have the server do something about itself and return the result."""
+        with self._lock:
+            result = self._control_locked(method, args, kwds)
+        self.flush()
+        return result
+
+    def _control_locked(self, method: str, args: Any, kwds: Any) -> Any:
+        link = self._open_control()
+        try:
+            return dispatch(link.conn, None, method, args, kwds)
+        except (EOFError, OSError) as error:
+            self._lose_control(link, error)
+            raise
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._lose_control(link, error)
+            raise
+
+    def _lose_control(self, link: _Link, error: BaseException) -> None:
+        util.debug("control connection to manager lost: %r", error)
+        link.close()
+        self._control = None
+
+    def open(self) -> None:
+        """Connect and authenticate, if that was not done."""
+        with self._lock:
+            self._open_control()
+
+    def drop(self, ident: str) -> None:
+        """Give back a reference. For finalizers: takes no lock that may be held."""
+        self._dropped.append(ident)
+        self.flush()
+
+    def flush(self) -> None:
+        """Tell the server of the references that were given back."""
+        # A finalizer may run in a thread that holds the lock: who holds it flushes.
+        while self._dropped and not self.is_over:
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                self._flush_locked()
+            finally:
+                self._lock.release()
+
+    def _flush_locked(self) -> None:
+        idents = []
+        while self._dropped:
+            idents.append(self._dropped.popleft())
+        if self._control is None or not idents:
+            return  # the references went with the connection
+        try:
+            self._control_locked("decref_all", (idents,), {})
+        except Exception as error:  # noqa: BLE001 - the server may be gone
+            util.debug("... decref failed %s", error)
+
+
+def _control_name() -> str:
+    return f"{process.current_process().name}|control"
+
+
+def _arena_id() -> int:
+    return _core.arena_id()
+
+
+def session_for(address: Any, authkey: bytes, serializer: str) -> Session:
+    """Return this process's session with the server at an address."""
+    key = address, bytes(authkey), serializer
+    with _guard:
+        session = _sessions.get(key)
+        if session is None or session.is_over:
+            session = _sessions[key] = Session(address, authkey, serializer)
+        return session
+
+
+def end_sessions(address: Any) -> None:
+    """Close all there is with a server that was shut down."""
+    with _guard:
+        ended = [_sessions.pop(key, None) for key in [*_sessions] if key[0] == address]
+    for session in ended:
+        if session is not None:
+            session.close()
+
+
+def _begin_in_child() -> None:
+    global _guard  # noqa: PLW0603
+    _guard = threading.Lock()
+    for session in [*_sessions.values()]:
+        session.begin_in_child()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""What a manager's server and its clients say to each other.
+
+A request is ``(ident, method, args, kwds)``, a reply ``(kind, result)``; requests to
+the server itself have None for an ident. These are the standard library's messages, so
+that its managers can be spoken to. ``docs/internals/net.rst`` has the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = [
+    "RemoteError",
+    "Token",
+    "all_methods",
+    "convert_to_error",
+    "dispatch",
+    "public_methods",
+]
+
+RETURN = "#RETURN"
+PROXY = "#PROXY"
+ERROR = "#ERROR"
+TRACEBACK = "#TRACEBACK"
+UNSERIALIZABLE = "#UNSERIALIZABLE"
+
+#: Asks for a copy of the object itself.
+GETVALUE = "#GETVALUE"
+#: Asks the server to go on over a pipe in shared memory, which comes with it.
+CHANNEL = "#CHANNEL"
+
+
+class RemoteError(Exception):
+    """An exception raised in the server; its text is the traceback there."""
+
+    def __str__(self) -> str:
+        line = "-" * 75
+        return f"\n{line}\n{self.args[0]}{line}"
+
+
+class Token:
+    """What identifies a shared object: its type, its manager's address, its id."""
+
+    __slots__ = ("address", "id", "typeid")
+
+    def __init__(self, typeid: str, address: Any, id: str) -> None:
+        self.typeid, self.address, self.id = typeid, address, id
+
+    def __getstate__(self) -> tuple[str, Any, str]:
+        return self.typeid, self.address, self.id
+
+    def __setstate__(self, state: tuple[str, Any, str]) -> None:
+        self.typeid, self.address, self.id = state
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return (
+            f"{name}(typeid={self.typeid!r}, address={self.address!r}, id={self.id!r})"
+        )
+
+
+def dispatch(
+    c: Any,
+    id: str | None,
+    methodname: str,
+    args: Any = (),
+    kwds: Any = {},  # noqa: B006
+) -> Any:
+    """Send a request over a connection and return what comes back."""
+    c.send((id, methodname, args, kwds))
+    kind, result = c.recv()
+    if kind == RETURN:
+        return result
+    try:
+        raise convert_to_error(kind, result)
+    finally:
+        del result  # it would be in a cycle with its own traceback
+
+
+def convert_to_error(kind: str, result: Any) -> BaseException:
+    """Return the exception that a reply stands for."""
+    if kind == ERROR:
+        error: BaseException = result
+        return error
+    if kind not in {TRACEBACK, UNSERIALIZABLE}:
+        return ValueError(f"Unrecognized message type {kind!r}")
+    if not isinstance(result, str):
+        raise TypeError(
+            f"Result {result!r} (kind '{kind}') type is {type(result)}, not str"
+        )
+    if kind == UNSERIALIZABLE:
+        return RemoteError(f"Unserializable message: {result}\n")
+    return RemoteError(result)
+
+
+def all_methods(obj: object) -> list[str]:
+    """Return the names of everything about an object that can be called."""
+    return [name for name in dir(obj) if callable(getattr(obj, name))]
+
+
+def public_methods(obj: object) -> list[str]:
+    """Return the names of the methods that do not start with an underscore."""
+    return [name for name in all_methods(obj) if not name.startswith("_")]
+
+
+class Serving(threading.local):
+    """On whose behalf a thread of the server runs."""
+
+    link: Any = None
+    #: Who owns what the thread takes: the caller's process and thread.
+    process: Any = None
+
+
+serving = Serving()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""What children and servers do in the tests of managers; importable, for spawn."""
+
+import os
+import queue
+import signal
+
+from sidestep import managers
+
+_shared = queue.Queue()
+
+
+class Counter:
+    """A type of one's own."""
+
+    def __init__(self, start=0):
+        self.count = start
+
+    def add(self, number=1):
+        self.count += number
+        return self.count
+
+    def fail(self):
+        raise LookupError("on purpose")
+
+    def unpicklable(self):
+        return (i for i in ())
+
+    def pid(self):
+        return os.getpid()
+
+    def squares(self, count):
+        return [i * i for i in range(count)]
+
+    def _hidden(self):
+        return "hidden"
+
+
+def get_shared():
+    return _shared
+
+
+class Mine(managers.BaseManager):
+    """A manager with types of one's own."""
+
+
+Mine.register("Counter", Counter)
+Mine.register("Peeking", Counter, exposed=("add", "_hidden"))
+Mine.register("Squares", Counter, method_to_typeid={"squares": "Squared"})
+Mine.register("Squared", proxytype=managers.ListProxy, create_method=False)
+Mine.register("get_shared", get_shared)
+
+
+def initialize(value):
+    os.environ["SST_INITIALIZED"] = value
+
+
+def fill(shared, items):
+    shared["child"] = os.getpid()
+    items.append([1, 2])
+
+
+def hold(lock, told):
+    lock.acquire()
+    told.set()
+    signal.pause()
+
+
+def keep(proxy, told):
+    told.set()
+    signal.pause()
+
+
+def get_one(items, told):
+    told.set()
+    items.get()
+
+
+def put_to(address, authkey, item):
+    manager = Mine(address, authkey)
+    manager.connect()
+    manager.get_shared().put(item)
+
+
+def try_key(address, authkey, out):
+    try:
+        Mine(address, authkey).connect()
+    except Exception as error:
+        out.put(repr(error))
+    else:
+        out.put("connected")

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: MIT
+"""Managers: what the stdlib defines, on both packages, and what sidestep adds."""
+
+import gc
+import os
+import queue
+import socket
+import tempfile
+import threading
+
+import manager_children as children
+import pytest
+
+import sidestep
+from sidestep import managers
+from sidestep.managers import SyncManager
+
+
+@pytest.fixture
+def manager(mp):
+    with mp.Manager() as manager:
+        yield manager
+
+
+@pytest.fixture
+def ours():
+    with sidestep.Manager() as manager:
+        yield manager
+
+
+def test_a_list_is_a_list(manager):
+    items = manager.list([1, 2])
+    items.append(3)
+    items += [4]
+    items *= 2
+    assert items[:] == [1, 2, 3, 4] * 2
+    assert len(items) == 8
+    assert 3 in items
+    assert str(items) == "[1, 2, 3, 4, 1, 2, 3, 4]"
+    with pytest.raises(IndexError):
+        items[99]
+
+
+def test_a_dictionary_is_a_dictionary(manager):
+    table = manager.dict(a=1)
+    table["b"] = {"nested": [1]}
+    assert dict(table) == {"a": 1, "b": {"nested": [1]}}
+    assert sorted(table.keys()) == ["a", "b"]
+    assert list(iter(table)) == ["a", "b"]
+    assert table.pop("a") == 1
+    with pytest.raises(KeyError):
+        table["a"]
+
+
+def test_a_namespace_an_array_and_a_value(manager):
+    space = manager.Namespace(x=1)
+    space.y = 2
+    del space.x
+    assert str(space) == "Namespace(y=2)"
+    with pytest.raises(AttributeError):
+        space.x  # noqa: B018
+    array = manager.Array("i", [1, 2])
+    array[0] = 7
+    assert list(array) == [7, 2]
+    value = manager.Value("i", 1)
+    value.value += 1
+    assert value.get() == 2
+
+
+def test_a_set_is_a_set(ours):
+    members = ours.set([1])
+    members.add(2)
+    members |= {3}
+    assert sorted(members) == [1, 2, 3]
+    assert members & {2, 3, 4} == {2, 3}
+
+
+def test_queues_and_locks(manager):
+    items = manager.Queue(1)
+    items.put("a")
+    with pytest.raises(queue.Full):
+        items.put("b", timeout=0.01)
+    assert items.get() == "a"
+    with pytest.raises(queue.Empty):
+        items.get_nowait()
+    lock = manager.Lock()
+    with lock:
+        assert not lock.acquire(False)
+        assert not lock.acquire(timeout=0.01)
+    with pytest.raises(RuntimeError):
+        lock.release()
+    rlock = manager.RLock()
+    with rlock, rlock:
+        pass
+    with pytest.raises(RuntimeError):
+        rlock.release()
+
+
+def test_a_recursive_lock_belongs_to_a_thread(manager):
+    lock = manager.RLock()
+    seen = []
+
+    def try_it():
+        seen.append(lock.acquire(False))
+
+    with lock:
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        thread.join()
+    assert seen == [False]
+
+
+def test_a_condition_notifies(manager, eventually):
+    condition = manager.Condition()
+    state = manager.list()
+    seen = []
+
+    def wait():
+        with condition:
+            state.append("waits")
+            seen.append(condition.wait_for(lambda: "done" in state[:]))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: len(state) == 1)
+    with condition:
+        state.append("done")
+        condition.notify_all()
+    thread.join()
+    assert seen == [True]
+
+
+def test_a_condition_on_a_lock_of_the_manager(ours):
+    lock = ours.Lock()
+    condition = ours.Condition(lock)
+    with condition:
+        assert not lock.acquire(False)
+        assert condition.wait(0) is False
+    assert lock.acquire(False)
+    lock.release()
+
+
+@pytest.mark.slow
+def test_children_of_every_method_use_proxies(mp_ctx):
+    with mp_ctx.Manager() as manager:
+        shared, items = manager.dict(), manager.list()
+        child = mp_ctx.Process(target=children.fill, args=(shared, items))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        assert shared["child"] == child.pid
+        assert items[0] == [1, 2]
+
+
+def test_nested_proxies_are_counted(ours):
+    outer = ours.list()
+    outer.append(ours.dict(a=1))
+    gc.collect()
+    assert ours._number_of_objects() == 2
+    outer[0]["b"] = 2
+    assert outer[0].copy() == {"a": 1, "b": 2}
+    gc.collect()
+    assert ours._number_of_objects() == 2
+    del outer[0]
+    assert ours._number_of_objects() == 1
+    del outer
+    gc.collect()
+    assert ours._number_of_objects() == 0
+
+
+def test_nested_proxies_refer_to_one_object(manager):
+    inner = manager.list()
+    outer = manager.dict(a=inner, b=inner)
+    outer["a"].append(1)
+    inner.append(2)
+    assert outer["b"][:] == [1, 2]
+    assert str(outer["a"]) == "[1, 2]"
+
+
+def test_a_killed_client_keeps_nothing(ours, start, eventually):
+    told = ours.Event()
+    kept = ours.list()
+    child = start(sidestep.get_context("fork"), children.keep, kept, told)
+    told.wait()
+    del kept
+    gc.collect()
+    assert ours._number_of_objects() == 2
+    child.kill()
+    eventually(lambda: ours._number_of_objects() == 1)
+
+
+def test_a_lock_whose_holder_died_says_so(ours, start):
+    told = ours.Event()
+    for lock in (ours.Lock(), ours.RLock()):
+        told.clear()
+        child = start(sidestep.get_context("fork"), children.hold, lock, told)
+        told.wait()
+        assert not lock.acquire(timeout=0)
+        assert not lock.recover()
+        child.kill()
+        with pytest.raises(sidestep.OwnerDied):
+            lock.acquire()
+        assert lock.recover()
+        assert lock.acquire(False)
+        lock.release()
+
+
+def test_what_a_killed_client_was_to_get_stays(ours, start, eventually):
+    items = ours.Queue()
+    told = ours.Event()
+    child = start(sidestep.get_context("fork"), children.get_one, items, told)
+    told.wait()
+    child.kill()
+    child.join(gone=True)
+    for item in "abc":
+        items.put(item)
+    eventually(lambda: items.qsize() == 3)
+    assert [items.get() for _ in range(3)] == ["a", "b", "c"]
+
+
+def test_an_exception_brings_its_traceback(ours):
+    with pytest.raises(KeyError) as raised:
+        ours.dict()["nothing"]
+    assert "KeyError: 'nothing'" in str(raised.value.__cause__)
+
+
+def test_types_of_ones_own():
+    with children.Mine() as manager:
+        counter = manager.Counter(5)
+        assert counter.add(2) == 7
+        assert counter.pid() == manager._process.pid != os.getpid()
+        assert not hasattr(counter, "_hidden")
+        with pytest.raises(LookupError, match="on purpose"):
+            counter.fail()
+        with pytest.raises(managers.RemoteError, match="Unserializable"):
+            counter.unpicklable()
+        with pytest.raises(managers.RemoteError, match="not in exposed"):
+            counter._callmethod("_hidden")
+        peeking = manager.Peeking()
+        assert peeking._hidden() == "hidden"
+        squares = manager.Squares().squares(4)
+        assert isinstance(squares, managers.ListProxy)
+        assert squares[3] == 9
+
+
+def test_the_server_is_initialized():
+    SyncManager.register("environment", os.environ.copy)
+    try:
+        manager = SyncManager()
+        manager.start(children.initialize, ("yes",))
+        with manager:
+            assert manager.environment().get("SST_INITIALIZED") == "yes"
+        with pytest.raises(TypeError, match="callable"):
+            SyncManager().start(1)
+    finally:
+        del SyncManager._registry["environment"], SyncManager.environment
+
+
+def test_a_manager_is_started_once(mp):
+    manager = mp.managers.SyncManager()
+    with manager:
+        with pytest.raises(mp.ProcessError, match="Already started"):
+            manager.start()
+        process = manager._process
+    assert process.exitcode == 0
+    with pytest.raises(mp.ProcessError, match="shut down"):
+        manager.start()
+    with pytest.raises(mp.ProcessError, match="shut down"), manager:
+        pass
+    manager.join()
+
+
+def test_nothing_is_left_behind():
+    manager = sidestep.Manager()
+    address = manager.address
+    assert os.path.exists(address)
+    mode = os.stat(os.path.dirname(address)).st_mode
+    assert mode & 0o077 == 0
+    manager._process.kill()
+    manager._process.join()
+    manager.shutdown()
+    assert not os.path.exists(address)
+
+
+def test_a_server_that_was_killed_is_an_error(ours):
+    items = ours.list()
+    ours._process.kill()
+    ours._process.join(gone=True)
+    with pytest.raises((EOFError, OSError)):
+        items.append(1)
+
+
+def test_others_connect_by_address(ours, start):
+    with children.Mine(authkey=b"a key of thirty-two bytes at least") as manager:
+        child = start(
+            sidestep.get_context("fork"),
+            children.put_to,
+            manager.address,
+            b"a key of thirty-two bytes at least",
+            "hello",
+        )
+        assert manager.get_shared().get() == "hello"
+        child.join()
+
+
+def test_a_wrong_key_is_refused(start):
+    out = sidestep.Queue()
+    with children.Mine() as manager:
+        start(
+            sidestep.get_context("fork"), children.try_key, manager.address, b"no", out
+        )
+        assert "AuthenticationError" in out.get(timeout=20)
+        assert manager.Counter().add() == 1
+
+
+def test_who_says_nothing_holds_up_nobody(ours):
+    silent = []
+    try:
+        for _ in range(100):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(ours.address)
+            silent.append(sock)
+        assert sidestep.managers.BaseManager(ours.address).connect() is None
+    finally:
+        for sock in silent:
+            sock.close()
+
+
+def test_garbage_from_a_client_is_survived(ours):
+    for data in (b"\xff" * 100, b"\x7f\xff\xff\xff", b"\0\0\0\5hello"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(ours.address)
+            sock.sendall(data)
+    assert ours.list([1])[0] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+def test_other_users_are_turned_away():
+    out = sidestep.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with children.Mine(f"{folder}/socket") as manager:
+            os.chmod(manager.address, 0o777)
+            child = sidestep.get_context("fork").Process(
+                target=_as_nobody, args=(manager.address, out)
+            )
+            child.start()
+            assert out.get(timeout=20) in {"EOFError", "ConnectionResetError"}
+            child.join()
+
+
+def _as_nobody(address, out):
+    os.setuid(65533)
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(address)
+            out.put("EOFError" if not sock.recv(1) else "answered")
+    except OSError as error:
+        out.put(type(error).__name__)
+
+
+def test_proxies_go_through_queues(ours):
+    items = ours.list()
+    messages = sidestep.Queue()
+    messages.put(items)
+    messages.get().append(1)
+    assert items[:] == [1]
+
+
+def test_many_threads_at_once(manager):
+    table = manager.dict()
+
+    def work(number):
+        for i in range(50):
+            table[number] = i
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert table.copy() == dict.fromkeys(range(8), 49)
+
+
+def test_an_interrupted_call_spoils_nothing(ours, monkeypatch):
+    items = ours.Queue()
+    items.put(1)
+    conn = items._session.conn()
+
+    class Interrupted:
+        def send(self, obj):
+            conn.send(obj)
+
+        def recv(self):
+            raise KeyboardInterrupt
+
+        close = conn.close
+
+    items._session._local.link.conn = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        items.qsize()
+    assert items.get() == 1
+
+
+def test_types_can_be_registered():
+    class Own(managers.BaseManager):
+        pass
+
+    proxy = managers.MakeProxyType("Proxy", ("get",))
+    Own.register("Thing", dict, proxytype=proxy, exposed=("get",))
+    Own.register("Hidden", create_method=False)
+    assert set(Own._registry) == {"Thing", "Hidden"}
+    assert managers.BaseManager._registry == {}
+    assert callable(Own.Thing)
+    assert not hasattr(Own, "Hidden")
+    assert proxy._exposed_ == ("get",)
