@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What a call of a managed object costs, against the standard library in the same run.
+
+Each line is measured on both packages in turns, several rounds: best and median in
+microseconds, and how many times faster the best is than the standard library's. Lines
+with "network" compare our encrypted connections to the standard library's clear ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ipc
+import rows
+
+KEY = b"a key of thirty-two bytes at the least"
+
+
+def per_call(count: int, call: Callable[[], object]) -> float:
+    call()
+    began = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - began) / count
+
+
+def get_item(context: Any, count: int) -> float:
+    with context.Manager() as manager:
+        table = manager.dict(k=1)
+        return per_call(count, lambda: table["k"])
+
+
+def put_get(context: Any, count: int) -> float:
+    with context.Manager() as manager:
+        items = manager.Queue()
+
+        def both() -> None:
+            items.put(1)
+            items.get()
+
+        return per_call(count, both) / 2
+
+
+def lock(context: Any, count: int) -> float:
+    with context.Manager() as manager:
+        held = manager.Lock()
+
+        def both() -> None:
+            held.acquire()
+            held.release()
+
+        return per_call(count, both)
+
+
+def make(context: Any, count: int) -> float:
+    with context.Manager() as manager:
+        return per_call(count, manager.list)
+
+
+def start_stop(context: Any, count: int) -> float:
+    return per_call(count, lambda: context.Manager().shutdown())
+
+
+def _networked(context: Any) -> Any:
+    package = type(context).__module__.partition(".")[0]
+    managers = importlib.import_module(f"{package}.managers")
+    manager = managers.SyncManager(("127.0.0.1", 0), KEY, ctx=context)
+    manager.start()
+    return manager
+
+
+def network_get_item(context: Any, count: int) -> float:
+    with _networked(context) as manager:
+        table = manager.dict(k=1)
+        return per_call(count, lambda: table["k"])
+
+
+def network_value(context: Any, count: int) -> float:
+    with _networked(context) as manager:
+        table = manager.dict(k=b"x" * (1 << 20))
+        return per_call(count, lambda: table["k"])
+
+
+def network_connect(context: Any, count: int) -> float:
+    """Connect, authenticate, and have the first reply."""
+    package = type(context).__module__.partition(".")[0]
+    managers = importlib.import_module(f"{package}.managers")
+    with _networked(context) as manager:
+
+        def connect() -> None:
+            managers.SyncManager(manager.address, KEY, ctx=context).connect()
+
+        return per_call(count, connect)
+
+
+ROWS = [
+    rows.Row("d[k]", get_item, 10_000, aim=3),
+    rows.Row("queue: put or get", put_get, 5_000),
+    rows.Row("lock: acquire and release", lock, 5_000),
+    rows.Row("make and drop a list", make, 500),
+    rows.Row("Manager() start and stop, fork", start_stop, 10, aim=2000),
+    rows.Row(
+        "Manager() start and stop, forkserver", start_stop, 5, method="forkserver"
+    ),
+    rows.Row("d[k], network", network_get_item, 2_000),
+    rows.Row("1 MiB value, network", network_value, 50),
+    rows.Row("connect and first reply, network", network_connect, 20, aim=2000),
+]
+
+
+def main() -> int:
+    options = rows.parser(__doc__, "a fifth").parse_args()
+    rounds, scale = (3, 0.2) if options.quick else (options.rounds, 1.0)
+    packages = options.packages.split(",")
+    print(f"{'microseconds (best, median)':36}", *(f"{name:>23}" for name in packages))
+    for row in ROWS:
+        if re.search(options.only, row.name):
+            print(ipc.line(row, ipc.measure(row, packages, rounds, scale)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
