@@ -87,16 +87,35 @@ def network_value(context: Any, count: int) -> float:
         return per_call(count, lambda: table["k"])
 
 
+def _greet(listener: Any, count: int) -> None:
+    for _ in range(count):
+        with listener.accept() as conn:
+            conn.send_bytes(b"x")
+
+
 def network_connect(context: Any, count: int) -> float:
     """Connect, authenticate, and have the first reply."""
     package = type(context).__module__.partition(".")[0]
-    managers = importlib.import_module(f"{package}.managers")
-    with _networked(context) as manager:
+    connection = importlib.import_module(f"{package}.connection")
+    with context.Manager() as manager:
+        addresses = manager.Queue()
+        server = context.Process(target=_serve, args=(connection, addresses, count))
+        server.start()
+        address = addresses.get()
 
         def connect() -> None:
-            managers.SyncManager(manager.address, KEY, ctx=context).connect()
+            with connection.Client(address, authkey=KEY) as conn:
+                conn.recv_bytes()
 
-        return per_call(count, connect)
+        result = per_call(count, connect)
+        server.join()
+        return result
+
+
+def _serve(connection: Any, addresses: Any, count: int) -> None:
+    with connection.Listener(("127.0.0.1", 0), authkey=KEY) as listener:
+        addresses.put(listener.address)
+        _greet(listener, count + 1)
 
 
 ROWS = [

@@ -302,11 +302,15 @@ read_net(struct relay *relay)
         return false;
     }
     ERR_clear_error();
-    rc = SSL_read(relay->ssl, buffer->data, RELAY_BUFFER_SIZE);
-    if (rc > 0) {
-        buffer->begin = 0;
-        buffer->end = (size_t)rc;
-        return true;
+    buffer->begin = 0;
+    buffer->end = 0;
+    do { /* a record at a time */
+        rc = SSL_read(relay->ssl, buffer->data + buffer->end,
+                      (int)(RELAY_BUFFER_SIZE - buffer->end));
+        buffer->end += rc > 0 ? (size_t)rc : 0;
+    } while (rc > 0 && buffer->end < RELAY_BUFFER_SIZE);
+    if (buffer->end > 0) {
+        return true; /* what ended it is met again */
     }
     if (SSL_get_error(relay->ssl, rc) == SSL_ERROR_ZERO_RETURN) {
         relay->net_ended = true;
