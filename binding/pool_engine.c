@@ -692,14 +692,14 @@ engine_handle(PyObject *obj, void *Py_UNUSED(closure))
 }
 
 PyDoc_STRVAR(engine_apply_doc,
-             "apply(type, pool, func, args, kwds, callback, error_callback, timeout, "
-             "soft_timeout, priority, retries, /)\n--\n\nOne call.");
+             "apply($self, type, pool, func, args, kwds, callback, error_callback, "
+             "timeout, soft_timeout, priority, retries, /)\n--\n\nOne call.");
 PyDoc_STRVAR(engine_map_doc,
-             "map(type, pool, kind, func, iterable, star, chunksize, buffersize, "
+             "map($self, type, pool, kind, func, iterable, star, chunksize, buffersize, "
              "callback, error_callback, timeout, soft_timeout, priority, retries, "
              "/)\n--\n\nOne call for each item.");
 PyDoc_STRVAR(engine_cancel_doc,
-             "cancel(result, error, kill, /)\n--\n\n"
+             "cancel($self, result, error, kill, /)\n--\n\n"
              "Give a result up, what runs of it as well if asked to kill. Whether "
              "there was anything to give up.");
 PyDoc_STRVAR(engine_running_doc, "is_running($self, result, /)\n--\n\n"

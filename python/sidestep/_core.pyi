@@ -396,7 +396,7 @@ class PoolJobs:
     def results(self) -> dict[int, Any]: ...
     def abandon(self, error: BaseException, /) -> None: ...
 
-@disjoint_base
+@final
 class PoolEngine(PoolJobs):
     def __init__(
         self,
@@ -458,7 +458,7 @@ class PoolEngine(PoolJobs):
     @property
     def handle(self) -> bytes: ...
 
-@disjoint_base
+@final
 class PoolWorker:
     def __init__(self, handle: bytes, seat: int) -> None: ...
     def run(
