@@ -100,7 +100,8 @@ def convert_to_error(kind: str, result: Any) -> BaseException:
 
 def all_methods(obj: object) -> list[str]:
     """Return the names of everything about an object that can be called."""
-    return [name for name in dir(obj) if callable(getattr(obj, name))]
+    # A slot that is not filled has a name and no value.
+    return [name for name in dir(obj) if callable(getattr(obj, name, None))]
 
 
 def public_methods(obj: object) -> list[str]:

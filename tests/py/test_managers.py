@@ -414,3 +414,23 @@ def test_types_can_be_registered():
     assert callable(Own.Thing)
     assert not hasattr(Own, "Hidden")
     assert proxy._exposed_ == ("get",)
+
+
+@pytest.mark.slow
+def test_a_pool_in_the_server(manager):
+    pool = manager.Pool(2)
+    assert pool.map(abs, [-1, 2]) == [1, 2]
+    assert pool.starmap_async(pow, [(2, 3)]).get(20) == [8]
+    assert list(pool.imap(abs, [-3])) == [3]
+    pool.terminate()
+    pool.join()
+
+
+def test_a_slot_without_a_value_is_no_method():
+    class Slotted:
+        __slots__ = ("empty",)
+
+        def method(self):
+            pass
+
+    assert managers.public_methods(Slotted()) == ["method"]
