@@ -155,7 +155,12 @@ class Server:
     ]
 
     def __init__(
-        self, registry: dict[str, Any], address: Any, authkey: bytes, serializer: str
+        self,
+        registry: dict[str, Any],
+        address: Any,
+        authkey: bytes,
+        serializer: str,
+        **options: Any,
     ) -> None:
         if not isinstance(authkey, bytes):
             raise TypeError(f"Authkey {authkey!r} is type {type(authkey)!s}, not bytes")
@@ -164,8 +169,9 @@ class Server:
         self.serializer = serializer
         # Peers show that they know the key in a thread of their own.
         self.listener = listener_client[serializer][0](
-            address=address, backlog=128, authkey=self.authkey
+            address=address, backlog=128, authkey=self.authkey, **options
         )
+        self._is_stdlib = options.get("security") == "stdlib"
         self.listener._challenges_later = True
         self.address = self.listener.address
         # ident -> (object, names of its methods, types of their results)
@@ -406,11 +412,17 @@ class Server:
             new_ident, new_exposed = self.create(serving.link, typeid, result)
         except Exception:  # noqa: BLE001 - the caller is told
             return TRACEBACK, format_exc()
-        return PROXY, (new_exposed, Token(typeid, self.address, new_ident))
+        token: Any = Token
+        if self._is_stdlib:
+            # What the other side can unpickle.
+            from multiprocessing import managers
+
+            token = managers.Token
+        return PROXY, (new_exposed, token(typeid, self.address, new_ident))
 
     def _pack(self, error: Exception) -> Any:
         """Return an exception, such that its traceback goes with it."""
-        if self.serializer != "pickle":
+        if self.serializer != "pickle" or self._is_stdlib:
             return error
         # What is above the method itself is of no interest.
         inner = error.__traceback__.tb_next if error.__traceback__ else None

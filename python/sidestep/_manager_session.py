@@ -34,6 +34,7 @@ listener_client: dict[str, tuple[Any, Any]] = {
 
 _sessions: weakref.WeakValueDictionary[Any, Session] = weakref.WeakValueDictionary()
 _guard = threading.Lock()
+_options: dict[Any, dict[str, Any]] = {}
 
 
 class _Link:
@@ -54,8 +55,14 @@ class _Link:
 class Session:
     """What this process has with one server."""
 
-    def __init__(self, address: Any, authkey: bytes, serializer: str) -> None:
+    def __init__(
+        self, address: Any, authkey: bytes, serializer: str, options: dict[str, Any]
+    ) -> None:
         self.address = address
+        self._options = options
+        # A server of the standard library knows nothing of sessions: what is asked of
+        # the server itself has a connection of its own each time.
+        self._is_stdlib = options.get("security") == "stdlib"
         self.serializer = serializer
         self.is_over = False  # the manager was shut down
         self._authkey = bytes(authkey)
@@ -90,24 +97,29 @@ class Session:
 
     def _connect(self, name: str) -> tuple[_Link, dict[str, Any]]:
         util.debug("making connection to manager")
-        link = _Link(self._client(self.address, authkey=self._authkey))
+        link = _Link(self._dial())
         return link, self._introduce(link, name)
+
+    def _dial(self) -> Any:
+        return self._client(self.address, authkey=self._authkey, **self._options)
 
     def _introduce(self, link: _Link, name: str) -> dict[str, Any]:
         """Tell the server who we are; what it can do."""
+        args = (name,) if self._is_stdlib else (name, self.id)
         try:
-            abilities: dict[str, Any] = dispatch(
-                link.conn, None, "accept_connection", (name, self.id)
-            )
+            abilities = dispatch(link.conn, None, "accept_connection", args)
         except BaseException:
             link.close()
             raise
         self._links.add(link)
-        return abilities
+        return abilities if isinstance(abilities, dict) else {}
 
     def adopt(self, conn: Any) -> None:
         """Take the pipe that the server's process was started with for control."""
         link = _Link(conn)
+        if self._is_stdlib:
+            link.close()
+            return
         with self._lock:
             self._introduce(link, _control_name())
             self._control = link
@@ -120,8 +132,9 @@ class Session:
             return self._open_link().conn
 
     def _open_link(self) -> _Link:
-        with self._lock:
-            self._open_control()
+        if not self._is_stdlib:
+            with self._lock:
+                self._open_control()
         name = process.current_process().name
         thread = threading.current_thread().name
         if thread != "MainThread":
@@ -174,7 +187,16 @@ class Session:
         self.flush()
         return result
 
+    def _control_stdlib(self, method: str, args: Any, kwds: Any) -> Any:
+        conn = self._dial()
+        try:
+            return dispatch(conn, None, method, args, kwds)
+        finally:
+            conn.close()
+
     def _control_locked(self, method: str, args: Any, kwds: Any) -> Any:
+        if self._is_stdlib:
+            return self._control_stdlib(method, args, kwds)
         link = self._open_control()
         try:
             return dispatch(link.conn, None, method, args, kwds)
@@ -193,6 +215,9 @@ class Session:
 
     def open(self) -> None:
         """Connect and authenticate, if that was not done."""
+        if self._is_stdlib:
+            self.control("dummy")
+            return
         with self._lock:
             self._open_control()
 
@@ -216,10 +241,14 @@ class Session:
         idents = []
         while self._dropped:
             idents.append(self._dropped.popleft())
-        if self._control is None or not idents:
+        if not idents or (self._control is None and not self._is_stdlib):
             return  # the references went with the connection
         try:
-            self._control_locked("decref_all", (idents,), {})
+            if self._is_stdlib:
+                for ident in idents:
+                    self._control_stdlib("decref", (ident,), {})
+            else:
+                self._control_locked("decref_all", (idents,), {})
         except Exception as error:  # noqa: BLE001 - the server may be gone
             util.debug("... decref failed %s", error)
 
@@ -232,14 +261,34 @@ def _arena_id() -> int:
     return _core.arena_id()
 
 
-def session_for(address: Any, authkey: bytes, serializer: str) -> Session:
+def session_for(
+    address: Any,
+    authkey: bytes,
+    serializer: str,
+    options: dict[str, Any] | None = None,
+) -> Session:
     """Return this process's session with the server at an address."""
-    key = address, bytes(authkey), serializer
+    if options is None:
+        options = options_of(address)
+    key = address, bytes(authkey), serializer, tuple(sorted(options.items()))
     with _guard:
         session = _sessions.get(key)
         if session is None or session.is_over:
-            session = _sessions[key] = Session(address, authkey, serializer)
+            session = _sessions[key] = Session(address, authkey, serializer, options)
         return session
+
+
+def remember_options(address: Any, options: dict[str, Any]) -> None:
+    """Note how to connect to a server, beside its address and key."""
+    if options:
+        _options[address] = options
+    else:
+        _options.pop(address, None)
+
+
+def options_of(address: Any) -> dict[str, Any]:
+    """Return what was noted of a server, empty if nothing."""
+    return _options.get(address, {})
 
 
 def end_sessions(address: Any) -> None:

@@ -13,7 +13,7 @@ import time
 from types import GenericAlias
 
 from . import context, process, util
-from ._manager_session import session_for
+from ._manager_session import options_of, remember_options, session_for
 from ._manager_wire import GETVALUE, PROXY, RETURN, Token, convert_to_error
 
 TYPE_CHECKING = False
@@ -73,7 +73,10 @@ class BaseProxy:
         self._owned_by_manager = manager_owned or self._server is not None
         self._session: Any = None
         if self._server is None:
-            self._session = session_for(token.address, self._authkey, serializer)
+            options = None if manager is None else manager._options
+            self._session = session_for(
+                token.address, self._authkey, serializer, options
+            )
         self._close: Any = None
         if incref:
             self._incref()
@@ -207,6 +210,9 @@ class BaseProxy:
 
     def __reduce__(self) -> tuple[Any, ...]:
         kwds: dict[str, Any] = {}
+        options = options_of(self._token.address)
+        if options:
+            kwds["options"] = options
         if context.get_spawning_popen() is not None:
             kwds["authkey"] = self._authkey
         if self._isauto:
@@ -264,6 +270,9 @@ def RebuildProxy(
     """Make the proxy that a message, or a start, brought here."""
     if _server_at(token.address) is not None:
         kwds["manager_owned"] = True
+    options = kwds.pop("options", None)
+    if options:
+        remember_options(token.address, options)
     incref = kwds.pop("incref", True) and not getattr(
         process.current_process(), "_inheriting", False
     )

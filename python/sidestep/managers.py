@@ -18,7 +18,12 @@ import threading
 from . import connection, context, pool, process, reduction, util
 from ._manager_locks import Condition, Lock, RLock
 from ._manager_server import Server
-from ._manager_session import end_sessions, listener_client, session_for
+from ._manager_session import (
+    end_sessions,
+    listener_client,
+    remember_options,
+    session_for,
+)
 from ._manager_wire import (
     RemoteError,
     Token,
@@ -121,7 +126,9 @@ class BaseManager:
     """The base of managers; types are registered with it.
 
     ``address`` is where the server listens, a path of its own choice by default;
-    ``authkey`` what its clients have to know, by default this process's key.
+    ``authkey`` what its clients have to know, by default this process's key;
+    ``security``, ``identity`` and ``allow_uids`` are those of
+    `sidestep.connection.Listener`.
     """
 
     _registry: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -136,6 +143,9 @@ class BaseManager:
         ctx: BaseContext | None = None,
         *,
         shutdown_timeout: float = 1.0,
+        security: str | None = None,
+        identity: str | None = None,
+        allow_uids: Iterable[int] = (),
     ) -> None:
         if authkey is None:
             authkey = process.current_process().authkey
@@ -147,6 +157,12 @@ class BaseManager:
         self._ctx = ctx or context._default_context.get_context()
         self._shutdown_timeout = shutdown_timeout
         self._session: Any = None
+        options = {
+            "security": security,
+            "identity": identity,
+            "allow_uids": tuple(allow_uids),
+        }
+        self._options = {name: value for name, value in options.items() if value}
 
     @property
     def address(self) -> Any:
@@ -163,11 +179,16 @@ class BaseManager:
         """Return a server that has an ``address`` and ``serve_forever()``."""
         self._check_initial()
         return self._Server(
-            self._registry, self._address, self._authkey, self._serializer
+            self._registry,
+            self._address,
+            self._authkey,
+            self._serializer,
+            **self._options,
         )
 
     def _connect(self) -> None:
-        self._session = session_for(self._address, self._authkey, self._serializer)
+        remember_options(self._address, self._options)
+        self._session = self._find_session()
         self._session.open()
         self._state.value = State.STARTED
 
@@ -194,6 +215,7 @@ class BaseManager:
                 self._registry, self._address, self._authkey, self._serializer,
                 writer, initializer, initargs,
             ),
+            kwargs={"options": self._options} if self._options else {},
             die_with_parent=True,
         )  # fmt: skip
         ident = ":".join(str(number) for number in self._process._identity)
@@ -205,7 +227,8 @@ class BaseManager:
         except BaseException:
             reader.close()
             raise
-        self._session = session_for(self._address, self._authkey, self._serializer)
+        remember_options(self._address, self._options)
+        self._session = self._find_session()
         try:
             self._session.adopt(reader)
         except (EOFError, OSError):
@@ -231,22 +254,28 @@ class BaseManager:
         writer: Any,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
+        options: dict[str, Any] | None = None,
     ) -> None:
         """Be the server process."""
         # Ctrl-C reaches the whole group; the parent decides when the server ends.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if initializer is not None:
             initializer(*initargs)
-        server = cls._Server(registry, address, authkey, serializer)
+        server = cls._Server(registry, address, authkey, serializer, **(options or {}))
         writer.send(server.address)
         server.serve_parent(writer)
         util.info("manager serving at %r", server.address)
         server.serve_forever()
 
+    def _find_session(self) -> Any:
+        return session_for(
+            self._address, self._authkey, self._serializer, self._options
+        )
+
     def _session_now(self) -> Any:
         assert self._state.value == State.STARTED, "server not yet started"
         if self._session is None or self._session.is_over:
-            self._session = session_for(self._address, self._authkey, self._serializer)
+            self._session = self._find_session()
         return self._session
 
     def _create(

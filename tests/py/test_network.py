@@ -381,3 +381,38 @@ def test_connections_end(echo, eventually):
     for _ in range(10):
         assert is_alive(echo)
     eventually(lambda: _tls.statistics()["relayed"] <= before)
+
+
+@pytest.mark.filterwarnings("ignore:security=:RuntimeWarning")
+def test_managers_of_the_standard_library_both_ways():
+    package = pytest.importorskip("multiprocessing.managers")
+    with sidestep.managers.SyncManager(
+        ("127.0.0.1", 0), KEY, security="stdlib"
+    ) as ours:
+        other = package.SyncManager(ours.address, KEY)
+        other.connect()
+        table = other.dict(a=1)
+        assert [*table] == ["a"]
+        with pytest.raises(KeyError):
+            table["b"]
+        mine = ours.list([1])
+        assert mine[0] == 1
+        del table, mine
+        assert ours._number_of_objects() == 0
+    with package.SyncManager(("127.0.0.1", 0), KEY) as theirs:
+        other = sidestep.managers.SyncManager(theirs.address, KEY, security="stdlib")
+        other.connect()
+        table = other.dict(a=1)
+        assert [*table] == ["a"]
+        assert table.pop("a") == 1
+        with pytest.raises(KeyError):
+            table["a"]
+        del table
+        assert theirs._number_of_objects() == 0
+
+
+def test_a_manager_with_an_identity():
+    with sidestep.managers.SyncManager(("127.0.0.1", 0), KEY, identity="me") as ours:
+        assert ours.list([1])[0] == 1
+        with pytest.raises(sidestep.AuthenticationError):
+            sidestep.managers.SyncManager(ours.address, KEY, identity="you").connect()
