@@ -18,77 +18,13 @@
 
 #include "base/alloc.h"
 #include "base/crashpoint.h"
+#include "names.h"
 #include "os/os.h"
 #include "peers.h"
 #include "runner.h"
 #include "shm/ledger.h"
 #include "shm/view.h"
 #include "sidestep/sidestep.h"
-
-/* Each test has a folder of names for itself. */
-static char folder[64];
-
-static void
-own_folder(void)
-{
-    (void)snprintf(folder, sizeof folder, "/dev/shm/names-of-test-%d", (int)getpid());
-    check_int(mkdir(folder, 0700), ==, 0);
-    ssti_os_names_pretend(folder);
-}
-
-static int
-entries(void)
-{
-    char command[128];
-    int count = 0;
-    FILE *out;
-
-    (void)snprintf(command, sizeof command, "ls -A %s | wc -l", folder);
-    out = popen(command, "r"); /* a handful of entries */
-    check_ptr(out, !=, NULL);
-    check_int(fscanf(out, "%d", &count), ==, 1);
-    pclose(out);
-    return count;
-}
-
-/* Nothing may be left. */
-static void
-drop_folder(void)
-{
-    check_int(entries(), ==, 0);
-    check_int(rmdir(folder), ==, 0);
-    ssti_os_names_pretend(NULL);
-}
-
-static bool
-name_exists(const char *name)
-{
-    struct ssti_os_file file;
-
-    return ssti_os_name_look(name, &file) == 0;
-}
-
-static struct sst_named *
-create(struct sst_arena *arena, const char *name, uint64_t size)
-{
-    const struct sst_named_options options = {.size_of = sizeof options, .size = size};
-    struct sst_named *named = NULL;
-    struct sst_error err = {0};
-
-    if (sst_named_create(arena, name, &options, &named, &err) != 0) {
-        test_fail(__FILE__, __LINE__, "create: %s", err.text);
-    }
-    return named;
-}
-
-static struct sst_named *
-attach(struct sst_arena *arena, const char *name)
-{
-    struct sst_named *named = NULL;
-
-    check_ok(sst_named_attach(arena, name, NULL, &named, NULL));
-    return named;
-}
 
 /* A tree of its own: a process without our arena. */
 struct tree {
@@ -608,6 +544,26 @@ TEST(a_folder_of_somebody_else_is_refused)
     drop_folder();
 }
 
+TEST(a_link_in_place_of_the_folder_is_not_followed)
+{
+    char path[128];
+    char other[128];
+
+    own_folder();
+    (void)snprintf(path, sizeof path, "%s/sidestep-%u", folder, (unsigned)geteuid());
+    (void)snprintf(other, sizeof other, "%s-other", folder);
+    check_int(mkdir(other, 0700), ==, 0);
+    check_int(symlink(other, path), ==, 0);
+    (void)strncat(other, "/0123456789abcdef", sizeof other - strlen(other) - 1);
+    close(open(other, O_CREAT | O_RDWR, 0600)); /* as a ledger that was not begun */
+    ssti_ledger_collect();
+    check_int(unlink(other), ==, 0);
+    other[strlen(folder) + 6] = '\0';
+    check_int(rmdir(other), ==, 0);
+    check_int(unlink(path), ==, 0);
+    drop_folder();
+}
+
 static void
 make_too_large(void *arg)
 {
@@ -630,170 +586,5 @@ TEST(a_limit_on_files_is_no_signal)
 
     test_join(test_fork(make_too_large, arena));
     arena_close(arena);
-    drop_folder();
-}
-
-/* ---- Death at every step ---- */
-
-#ifdef SST_CRASHPOINTS
-
-static const char *const points[] = {"ledger_begun",        "ledger_cleared",
-                                     "ledger_freed",        "ledger_leaving",
-                                     "ledger_name_removed", "ledger_noted",
-                                     "ledger_taken",        "ledger_unmarked",
-                                     "ledger_written",      "named_given",
-                                     "named_made",          "named_noted",
-                                     "named_removed"};
-
-struct crash {
-    const char *point;
-    uint64_t nth;
-};
-
-static void
-do_all(void *arg)
-{
-    const struct crash *const crash = arg;
-    struct sst_arena *arena = NULL;
-    pid_t pid;
-
-    ssti_crashpoint_arm(crash->point, crash->nth);
-    check_ok(sst_arena_create(NULL, &arena, NULL));
-    pid = fork(); /* a member that knows nothing of names */
-    check_int(pid, >=, 0);
-    if (pid == 0) {
-        linger();
-    }
-    word_set(0, pid);
-    sst_named_close(create(arena, "first", 10));
-    sst_named_close(create(arena, "second", 10));
-    check_ok(sst_named_unlink(arena, "first"));
-    sst_named_close(create(arena, "third", 10));
-    check_ok(sst_named_keep(arena, "fourth"));
-    check_ok(sst_named_unlink(arena, "third"));
-    (void)create(arena, "fifth", 10);
-    kill(pid, SIGKILL);
-    (void)waitpid(pid, NULL, 0);
-    word_set(0, 0);
-    sst_named_leave(arena);
-}
-
-/* A child of the dead one would keep names. */
-static void
-end_orphan(void)
-{
-    if (word(0) != 0) {
-        (void)kill((pid_t)word(0), SIGKILL); /* may be dead */
-        word_set(0, 0);
-    }
-    while (waitpid(-1, NULL, 0) > 0) {
-    }
-}
-
-TEST(killed_at_every_point)
-{
-    struct sst_arena *const arena = arena_open(); /* for its words */
-
-    check_int(prctl(PR_SET_CHILD_SUBREAPER, 1), ==, 0);
-    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
-        uint64_t passes = 0;
-
-        for (uint64_t nth = 1; nth < 20; nth++) {
-            struct crash crash = {points[i], nth};
-            int status;
-            pid_t pid;
-
-            own_folder();
-            pid = test_fork(do_all, &crash);
-            check_int(waitpid(pid, &status, 0), ==, pid);
-            if (!WIFSIGNALED(status) &&
-                (!WIFEXITED(status) || WEXITSTATUS(status) != 0)) {
-                test_fail(__FILE__, __LINE__, "%s, pass %d: status %x", points[i],
-                          (int)nth, status);
-            }
-            end_orphan();
-            ssti_ledger_collect();
-            if (entries() != 0) {
-                test_fail(__FILE__, __LINE__, "%s, pass %d leaves something", points[i],
-                          (int)nth);
-            }
-            drop_folder();
-            if (!WIFSIGNALED(status)) {
-                break;
-            }
-            passes++;
-        }
-        if (passes == 0) {
-            test_fail(__FILE__, __LINE__, "%s was never reached", points[i]);
-        }
-    }
-    arena_close(arena);
-}
-
-#endif
-
-/* ---- Many at a time ---- */
-
-enum {
-    TREES = 4,
-    ROUNDS = 60,
-};
-
-static void
-live_and_die(void *arg)
-{
-    const int number = (int)(intptr_t)arg;
-    unsigned seed = (unsigned)number + 1;
-
-    for (int i = 0; i < ROUNDS; i++) {
-        const pid_t pid = fork();
-
-        check_int(pid, >=, 0);
-        if (pid == 0) {
-            struct sst_arena *arena = NULL;
-            char name[32];
-
-            check_ok(sst_arena_create(NULL, &arena, NULL));
-            (void)snprintf(name, sizeof name, "%d of %d", i, number);
-            for (int j = 0; j < 5; j++) {
-                struct sst_named *const named = create(arena, name, 10);
-
-                sst_named_close(attach(arena, name));
-                sst_named_close(named);
-                if (j < 4) {
-                    check_ok(sst_named_unlink(arena, name));
-                }
-            }
-            word_add(1, 1);
-            if (i % 2 == 0) {
-                sst_process_exit(arena, 0);
-            }
-            linger();
-        }
-        if (i % 2 != 0) {
-            usleep((useconds_t)(rand_r(&seed) % 3000));
-            kill(pid, SIGKILL);
-        }
-        (void)waitpid(pid, NULL, 0);
-    }
-}
-
-TEST(trees_come_and_go)
-{
-    own_folder();
-    {
-        struct sst_arena *const arena = arena_open();
-        pid_t pids[TREES];
-
-        for (intptr_t i = 0; i < TREES; i++) {
-            pids[i] = test_fork(live_and_die, (void *)i);
-        }
-        for (int i = 0; i < TREES; i++) {
-            test_join(pids[i]);
-        }
-        check_int(word(1), >=, TREES * ROUNDS / 2);
-        arena_close(arena);
-    }
-    ssti_ledger_collect();
     drop_folder();
 }

@@ -99,15 +99,13 @@ path_of_name(char *path, const char *name)
     (void)snprintf(path + used, PATH_SIZE - used, "/names/%s", name);
 }
 
-/* Make the folder if need be, and see that nobody else has put his there. */
+/* Nobody else has put his there, or a link to somewhere; once it is ours nobody can:
+ * the folder around it is sticky. */
 static int
-make_folder(const char *path)
+check_folder(const char *path)
 {
     struct stat status;
 
-    if (mkdir(path, FOLDER_MODE) != 0 && errno != EEXIST) {
-        return ssti_status_of_errno(errno);
-    }
     if (lstat(path, &status) != 0) {
         return ssti_status_of_errno(errno);
     }
@@ -116,6 +114,15 @@ make_folder(const char *path)
         return SST_EPERM;
     }
     return 0;
+}
+
+static int
+make_folder(const char *path)
+{
+    if (mkdir(path, FOLDER_MODE) != 0 && errno != EEXIST) {
+        return ssti_status_of_errno(errno);
+    }
+    return check_folder(path);
 }
 
 /* Where there is no folder for everybody, names need one of ours. */
@@ -268,7 +275,7 @@ ssti_os_note_open(const char *name, bool make)
         return SST_ENAMETOOLONG;
     }
     for (int i = 0; i < TRIES && rc == SST_ENOENT; i++) {
-        rc = make ? make_folder(folder) : 0;
+        rc = make ? make_folder(folder) : check_folder(folder);
         if (rc == 0) {
             rc = open_note(path, make);
         }
@@ -286,7 +293,8 @@ ssti_os_note_remove(const char *name)
     char folder[PATH_SIZE];
 
     own_folder(folder);
-    if (snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path) {
+    if (check_folder(folder) == 0 &&
+        snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path) {
         (void)unlink(path);  /* somebody else was faster */
         (void)rmdir(folder); /* if it is empty now */
     }
@@ -299,7 +307,7 @@ ssti_os_notes_each(void (*tell)(const char *name, void *context), void *context)
     DIR *list;
 
     own_folder(folder);
-    list = opendir(folder);
+    list = check_folder(folder) == 0 ? opendir(folder) : NULL;
     if (list == NULL) {
         return; /* there are none */
     }

@@ -57,8 +57,9 @@
 
 enum {
     LEDGER_VERSION = 1,
-    NOTE_SIZE = 32, /* of the file's name */
-    BATCH = 16,     /* records read at a time */
+    NOTE_LENGTH = 16, /* of the file's name */
+    NOTE_SIZE = NOTE_LENGTH + 1,
+    BATCH = 16, /* records read at a time */
 };
 
 struct ledger_head {
@@ -652,11 +653,16 @@ static void
 look_at(const char *note, void *context)
 {
     struct ledger_head head;
-    const int fd = ssti_os_note_open(note, false);
     uint64_t size = 0;
     bool has_name = false;
+    int fd;
 
     (void)context;
+    if (strlen(note) != NOTE_LENGTH ||
+        strspn(note, "0123456789abcdef") != NOTE_LENGTH) {
+        return; /* none of ours */
+    }
+    fd = ssti_os_note_open(note, false);
     if (fd < 0) {
         return;
     }
