@@ -166,7 +166,7 @@ call_task(WorkerObject *self, struct sst_pool_job *job)
     else {
         func = worker_function(self, job->function);
     }
-    /* A function in C would not look for a Ctrl-C that came since the task was taken. */
+    /* A function in C does not look for a Ctrl-C that came since the task was taken. */
     if (func != NULL && PyErr_CheckSignals() == 0) {
         self->in_task = true;
         /* A signal that came while we decoded was told that nothing runs. */

@@ -18,6 +18,8 @@ TYPE_CHECKING = False  # type checkers know the name; importing typing takes 2 m
 if TYPE_CHECKING:
     from typing import Any
 
+    from .futures import ProcessPoolExecutor as ProcessPoolExecutor
+
 __version__ = "0.1.0"
 
 _SUBMODULES = frozenset(
@@ -26,6 +28,7 @@ _SUBMODULES = frozenset(
         "context",
         "dummy",
         "forkserver",
+        "futures",
         "heap",
         "managers",
         "pool",
@@ -173,6 +176,10 @@ def __getattr__(name: str) -> Any:
         from . import _share
 
         return getattr(_share, name)
+    if name == "ProcessPoolExecutor":
+        from .futures import ProcessPoolExecutor
+
+        return ProcessPoolExecutor
     if name in _SUBMODULES:
         from importlib import import_module
 

@@ -10,6 +10,7 @@ go on.
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import threading
@@ -94,6 +95,25 @@ class _Future(futures.Future):  # type: ignore[type-arg]
         return has_it
 
 
+def _as_broken(pool: Pool, error: BaseException) -> BaseException:
+    """Return what callers of an executor expect when a worker is lost, or none starts."""
+    if isinstance(error, WorkerLost):
+        lost = _lost_class()(*error.args)
+        lost.__dict__.update(error.__dict__)
+        return lost
+    if error is pool._engine.broken:
+        broken = _broken_error()
+        broken.__cause__ = error
+        return broken
+    return error
+
+
+def _broken_error() -> Exception:
+    from concurrent.futures.process import BrokenProcessPool
+
+    return BrokenProcessPool("the initializer of the workers failed: no worker starts")
+
+
 def _withdraw(result: Any, error: BaseException) -> bool:
     pool = result._pool
     if pool is None:
@@ -112,14 +132,11 @@ def _succeed(future: _Future, value: Any) -> None:
         future.set_result(value)
 
 
-def _fail(future: _Future, error: BaseException) -> None:
+def _fail(future: _Future, pool: Pool, error: BaseException) -> None:
     if error is future._withdrawal:
         return
     future._result_to_come = None
-    if isinstance(error, WorkerLost):
-        lost = _lost_class()(*error.args)
-        lost.__dict__.update(error.__dict__)
-        error = lost
+    error = _as_broken(pool, error)
     if future.set_running_or_notify_cancel():
         future.set_exception(error)
 
@@ -154,6 +171,7 @@ class ProcessPoolExecutor(futures.Executor):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
+        self._pid = os.getpid()
         self._options = (initializer, tuple(initargs), max_tasks_per_child)
         self._lock = threading.Lock()
         self._pool: Pool | None = None  # guarded by _lock
@@ -161,6 +179,8 @@ class ProcessPoolExecutor(futures.Executor):
         self._submitted: weakref.WeakSet[_Future] = weakref.WeakSet()
 
     def _running_pool(self) -> Pool:
+        if self._pid != os.getpid():
+            raise RuntimeError("the executor belongs to the process that made it")
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -173,9 +193,7 @@ class ProcessPoolExecutor(futures.Executor):
             pool = self._pool
         broken = pool._engine.broken
         if broken is not None:
-            from concurrent.futures.process import BrokenProcessPool
-
-            raise BrokenProcessPool("no worker starts any more") from broken
+            raise _as_broken(pool, broken)
         return pool
 
     def _make_pool(self) -> Pool:
@@ -210,7 +228,7 @@ class ProcessPoolExecutor(futures.Executor):
             args,
             kwargs,
             functools.partial(_succeed, future),
-            functools.partial(_fail, future),
+            functools.partial(_fail, future, pool),
         )
         if not future.done():
             future._result_to_come = result
@@ -241,10 +259,9 @@ class ProcessPoolExecutor(futures.Executor):
         items: Any = zip(*iterables, strict=False)
         if buffersize is None:
             items = list(items)
-        results = self._running_pool().istarmap(
-            fn, items, chunksize, buffersize=buffersize
-        )
-        return _each(results, end)
+        pool = self._running_pool()
+        results = pool.istarmap(fn, items, chunksize, buffersize=buffersize)
+        return _each(pool, results, end)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; cancel those that no worker has, wait for the others."""
@@ -275,7 +292,7 @@ class ProcessPoolExecutor(futures.Executor):
             pool._engine.stop(number, error)
 
 
-def _each(results: Any, end: float | None) -> Iterator[Any]:
+def _each(pool: Pool, results: Any, end: float | None) -> Iterator[Any]:
     try:
         while True:
             left = None if end is None else end - time.monotonic()
@@ -287,5 +304,10 @@ def _each(results: Any, end: float | None) -> Iterator[Any]:
             del value  # an executor keeps nothing that its caller has dropped
     except context.TimeoutError:
         raise TimeoutError from None
+    except Exception as error:
+        broken = _as_broken(pool, error)
+        if broken is error:
+            raise
+        raise broken from broken.__cause__
     finally:
         _withdraw(results, futures.CancelledError())

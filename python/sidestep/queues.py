@@ -39,6 +39,7 @@ class _End:
         self.readable = readable
         self.writable = not readable
         self._closed = False
+        self._watched = False  # somebody has the descriptor
 
     @property
     def closed(self) -> bool:
@@ -57,6 +58,7 @@ class _End:
         """Return a descriptor that is readable whenever a message is there."""
         if self.closed:
             raise OSError("handle is closed")
+        self._watched = True
         return self._queue.fileno()
 
     def close(self) -> None:
@@ -75,7 +77,13 @@ class _End:
 
     def recv(self) -> Any:
         """Take the next object."""
-        return self._open_queue(readable=True).get()
+        queue = self._open_queue(readable=True)
+        obj = queue.get()
+        if self._watched:
+            # A look that finds nothing makes the descriptor unreadable: who waits for it
+            # by other means than ours believes that recv() will not block.
+            _core.Queue.poll(queue, 0.0)
+        return obj
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Take the next object, pickled."""

@@ -2,6 +2,8 @@
 """ProcessPoolExecutor: the interface of concurrent.futures over our pools."""
 
 import asyncio
+import multiprocessing
+import os
 import subprocess
 import sys
 import textwrap
@@ -111,6 +113,38 @@ def test_a_lost_worker_fails_one_future(executor):
     assert executor.submit(pow, 2, 3).result() == 8
 
 
+def test_a_lost_worker_ends_a_map(executor):
+    with pytest.raises(BrokenProcessPool, match="SIGKILL"):
+        list(executor.map(tasks.kill_self, [1]))
+    assert list(executor.map(tasks.square, [1, 2])) == [1, 4]
+
+
+def test_a_forked_child_has_no_part_in_it(fork_executor):
+    fork_executor.submit(tasks.square, 1).result()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fork_executor.submit(tasks.square, 1)
+        except RuntimeError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert fork_executor.submit(tasks.square, 3).result() == 9
+
+
+def test_workers_of_the_standard_library():
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, context) as executor:
+        assert executor.submit(tasks.square, 3).result() == 9
+    with futures.ProcessPoolExecutor(1, sidestep.get_context("fork")) as executor:
+        assert executor.submit(tasks.square, 3).result() == 9
+
+
+def test_it_is_exported():
+    assert sidestep.ProcessPoolExecutor is ProcessPoolExecutor
+    assert issubclass(ProcessPoolExecutor, futures.Executor)
+
+
 def test_cancel(fork_executor, eventually):
     event = sidestep.Event()
     running = fork_executor.submit(tasks.wait_for, event, 1)
@@ -171,10 +205,14 @@ def test_initializers(ctx):
     with ProcessPoolExecutor(1, ctx, tasks.remember, ("here",)) as executor:
         assert executor.submit(tasks.recall).result() == ["here"]
     with ProcessPoolExecutor(1, ctx, tasks.fail_to_start) as executor:
-        with pytest.raises(ArithmeticError, match="no start"):
-            executor.submit(tasks.square, 1).result()
-        with pytest.raises(BrokenProcessPool):
-            executor.submit(tasks.square, 1)
+        for use in (
+            lambda: executor.submit(tasks.square, 1).result(),
+            lambda: executor.submit(tasks.square, 1),
+            lambda: list(executor.map(tasks.square, [1])),
+        ):
+            with pytest.raises(BrokenProcessPool, match="initializer") as caught:
+                use()
+            assert isinstance(caught.value.__cause__, ArithmeticError)
 
 
 def test_arguments():

@@ -445,3 +445,14 @@ def test_threads_share_a_queue():
     for thread in threads:
         thread.join()
     assert sorted(out) == list(range(2000))
+
+
+def test_the_descriptor_is_unreadable_when_all_is_taken():
+    """Who waits with select() believes that recv() will not block then."""
+    queue = sidestep.SimpleQueue()
+    fd = queue._reader.fileno()
+    for item in range(3):
+        queue.put(item)
+    assert select.select([fd], [], [], 20)[0]
+    assert [queue._reader.recv() for _ in range(3)] == [0, 1, 2]
+    assert not select.select([fd], [], [], 0)[0]
