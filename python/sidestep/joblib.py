@@ -99,9 +99,7 @@ os.register_at_fork(after_in_child=_forget)
 # ---- The backend ----
 
 
-class SidestepBackend(  # type: ignore[misc] # joblib has no types
-    _backends.AutoBatchingMixin, _backends.ParallelBackendBase
-):
+class SidestepBackend(_backends.AutoBatchingMixin, _backends.ParallelBackendBase):  # type: ignore[misc]
     """Runs the batches of a `joblib.Parallel` in a pool of processes.
 
     ``context``, which `parallel_config` passes on, is a start method or a context.

@@ -158,8 +158,8 @@ ssti_crew_hear(bool all)
     }
 }
 
-/* Whether there is something to wait for: results, or the ends of workers that were sent
- * away. The lock is held. */
+/* Whether there is something to wait for: results, or the ends of workers that were
+ * sent away. The lock is held. */
 static bool
 expects_locked(const struct sst_crew *crew)
 {
