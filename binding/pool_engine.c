@@ -694,10 +694,11 @@ engine_handle(PyObject *obj, void *Py_UNUSED(closure))
 PyDoc_STRVAR(engine_apply_doc,
              "apply($self, type, pool, func, args, kwds, callback, error_callback, "
              "timeout, soft_timeout, priority, retries, /)\n--\n\nOne call.");
-PyDoc_STRVAR(engine_map_doc,
-             "map($self, type, pool, kind, func, iterable, star, chunksize, buffersize, "
-             "callback, error_callback, timeout, soft_timeout, priority, retries, "
-             "/)\n--\n\nOne call for each item.");
+PyDoc_STRVAR(
+    engine_map_doc,
+    "map($self, type, pool, kind, func, iterable, star, chunksize, buffersize, "
+    "callback, error_callback, timeout, soft_timeout, priority, retries, "
+    "/)\n--\n\nOne call for each item.");
 PyDoc_STRVAR(engine_cancel_doc,
              "cancel($self, result, error, kill, /)\n--\n\n"
              "Give a result up, what runs of it as well if asked to kill. Whether "

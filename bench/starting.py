@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import sys
 
-# The standard library's children run this file again: all else is in start_rows.py.
+# The standard library's children run this file again: all else is in starting_rows.py.
 if __name__ == "__main__":
-    import start_rows
+    import starting_rows
 
-    sys.exit(start_rows.main(__doc__))
+    sys.exit(starting_rows.main(__doc__))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The measurements of bench/start.py: each takes a context and returns seconds per start.
+"""The measurements of bench/starting.py: each takes a context and returns seconds per start.
 
 A context is `multiprocessing.get_context(...)` or sidestep's. The fork server of either
 imports this module beforehand, and targets are found here, so that what is measured is
