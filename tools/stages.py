@@ -182,8 +182,9 @@ def soak_kills(shop: Workshop) -> Outcome:
     seed = str(random.randrange(1 << 31))
     outcome = Outcome()
     for name, count in (("kills", "50000"), ("pool_kills", "10000")):
-        command = [build / "tests" / "stress" / name, "--kills", count, "--seed", seed]
-        code, output = shop.call(*command, seconds=7200)
+        program = build / "tests" / "stress" / name
+        options = ["--kills", count, "--seed", seed]
+        code, output = shop.call(program, *options, seconds=7200)
         outcome.add(Outcome.read(output) or Outcome.of(code == 0))
     return outcome
 
