@@ -254,6 +254,8 @@ def conformance(shop: Workshop) -> Outcome:
     for python in chosen.values():
         inner = shop.environment(python)
         suites = ["--suite", "multiprocessing", "--suite", "concurrent_futures"]
+        if python is newest:
+            suites += ["--suite", "others"]
         options = ["tests/conformance/run.py", "--timeout", "120", *suites]
         _, output = shop.call(inner, *options, seconds=2400)
         outcome.add(Outcome.read(output) or Outcome(0, 1))
