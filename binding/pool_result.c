@@ -281,13 +281,9 @@ sstpy_result_abandon(ResultObject *self, PyObject *error)
             PyErr_Clear();
             self->items->length = end;
         }
-        self->left = self->items->length;
     }
-    else {
-        if (self->success || self->value == NULL) {
-            fail_with(self, Py_NewRef(error));
-        }
-        self->left = 0;
+    else if (self->success || self->value == NULL) {
+        fail_with(self, Py_NewRef(error));
     }
     if (sstpy_result_finish(self) < 0 && !sstpy_interrupt_hold()) {
         PyErr_WriteUnraisable((PyObject *)self);

@@ -472,6 +472,12 @@ result_left(PyObject *obj, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+result_finished(PyObject *obj, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((ResultObject *)obj)->finished);
+}
+
+static PyObject *
 result_chunk(PyObject *obj, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLong(((ResultObject *)obj)->chunk);
@@ -532,6 +538,7 @@ static PyMemberDef result_members[] = {
 
 static PyGetSetDef apply_getset[] = {
     {"_job", result_number, NULL, "Number of the call.", NULL},
+    {"_finished", result_finished, NULL, "Whether there are all outcomes.", NULL},
     {"_pool", result_pool, NULL, "The pool, until it is finished.", NULL},
     {"_number_left", result_number_left, NULL, "Tasks that have no outcome.", NULL},
     {"_left", result_left, NULL, "Items that have no outcome.", NULL},
@@ -541,6 +548,7 @@ static PyGetSetDef apply_getset[] = {
 
 static PyGetSetDef iterator_getset[] = {
     {"_job", result_number, NULL, "Number of the call.", NULL},
+    {"_finished", result_finished, NULL, "Whether there are all outcomes.", NULL},
     {"_pool", result_pool, NULL, "The pool, until all is there.", NULL},
     {"_index", result_left, NULL, "Items that have an outcome.", NULL},
     {"_length", result_length, NULL, "Of the input, None while unknown.", NULL},

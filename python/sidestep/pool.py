@@ -15,8 +15,9 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
+from collections.abc import Sized
 
-from . import _aio, _core, _equip, _workers, context, get_context, util
+from . import _aio, _core, _equip, _progress, _workers, context, get_context, util
 from ._equip import SoftTimeLimitExceeded, Worker, current_worker
 from ._options import default_count, options_of, refuse_for_threads
 from ._remote import MaybeEncodingError, RemoteTraceback
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .context import BaseContext
 
     Callback = Callable[[Any], object] | None
+    Progress = Callable[[int, int | None], object] | bool | None
 
 __all__ = [
     "ApplyResult",
@@ -236,6 +238,11 @@ class Pool(_aio.AsyncMethods):
         How often an item is run again whose worker died. For what is safe to repeat.
     ``priority``
         0 goes before 1, the default, and that before 2.
+    ``progress``
+        Of maps and iterators. True shows a bar: tqdm's if it can be imported, else
+        that of rich, else a line on a terminal. A function is called as
+        ``progress(done, total)`` whenever items are done, on any thread, one call at
+        a time; ``total`` is None for an input whose length is not known.
     """
 
     _wrap_exception = True
@@ -378,9 +385,11 @@ class Pool(_aio.AsyncMethods):
         """Return the results of ``func`` for each item, in order.
 
         Without a ``chunksize`` the pool chooses, by how long items take. Options as
-        of `apply`: ``timeout``, ``soft_timeout``, ``retries``, ``priority``.
+        of `apply`: ``timeout``, ``soft_timeout``, ``retries``, ``priority``; and
+        ``progress``.
         """
-        return self.map_async(func, iterable, chunksize, **options).get()  # type: ignore[no-any-return]
+        result = self.map_async(func, iterable, chunksize, **options)
+        return _progress.value_of(result)  # type: ignore[no-any-return]
 
     def starmap(
         self,
@@ -390,7 +399,8 @@ class Pool(_aio.AsyncMethods):
         **options: Any,
     ) -> list[Any]:
         """Return the results of ``func`` for the arguments in each item, in order."""
-        return self.starmap_async(func, iterable, chunksize, **options).get()  # type: ignore[no-any-return]
+        result = self.starmap_async(func, iterable, chunksize, **options)
+        return _progress.value_of(result)  # type: ignore[no-any-return]
 
     def map_async(
         self,
@@ -507,12 +517,22 @@ class Pool(_aio.AsyncMethods):
         soft_timeout: float | None = None,
         retries: int = 0,
         priority: int = 1,
+        progress: Progress = None,
     ) -> Any:
         self._check_running()
-        return self._engine.map(
+        follower = None
+        if progress is not None and progress is not False:
+            if number == _MAP and not isinstance(iterable, Sized):
+                iterable = list(iterable)
+            total = len(iterable) if isinstance(iterable, Sized) else None
+            follower = _progress.Follower(progress, total)
+        result = self._engine.map(
             kind, self, number, func, iterable, star, chunksize or 0, buffersize,
             callback, error_callback, timeout, soft_timeout, priority, retries,
         )  # fmt: skip
+        if follower is not None:
+            follower.follow(result)
+        return result
 
     def resize(self, processes: int) -> None:
         """Have so many workers from now on; those too many leave after their task."""
