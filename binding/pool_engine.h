@@ -6,6 +6,7 @@
  * guarded by the GIL unless it says otherwise. */
 
 #include "pool.h"
+#include "pool_pace.h"
 
 enum {
     SSTPY_POOL_FUNCTIONS = 16, /* kept posted without a task that names them */
@@ -73,7 +74,7 @@ struct sstpy_feed {
     uint64_t length;      /* of items; UINT64_MAX while unknown */
     uint64_t outstanding; /* tasks */
     uint64_t buffer_max;  /* items beyond those taken from the iterator; 0 = any */
-    double item_ns;       /* how long an item takes, 0 = unknown */
+    struct sstpy_pace pace;
     struct sstpy_pool_limits limits;
     uint32_t chunk; /* 0: we choose */
     bool star;

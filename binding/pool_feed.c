@@ -11,10 +11,7 @@
  * does next, or for a result, so neither the caller nor who looks after the workers may
  * be the one who waits inside it.
  *
- * Without a chunk size we choose. The first tasks have one item each; then a chunk is
- * what takes CHUNK_NS by the measure of those done, and never more than a share of what
- * is left, so that workers end together whatever the items cost; but no less than what
- * takes FLOOR_NS, for a task costs the parent a wake-up. */
+ * Without a chunk size we choose (pool_pace.h). */
 
 #include "args.h"
 #include "compat.h"
@@ -24,12 +21,7 @@
 
 enum {
     WINDOW_TASKS = 128, /* ahead of each worker, when the caller chose the chunks */
-    WINDOW_CHUNKS = 3,  /* ahead of each worker, when we did */
-    CHUNK_NS = 2000000,
-    FLOOR_NS = 50000,
-    CHUNK_MAX = 65536,
     RANGE_MIN = 64, /* items of a range that travel as one: its pickle has a price */
-    SHARE = 3,      /* of what is left, over the number of workers: one chunk */
 };
 
 /* ---- Feeds ---- */
@@ -97,44 +89,22 @@ sstpy_feed_done(EngineObject *self, const struct sstpy_task *task, int64_t durat
     }
     feed->outstanding--;
     if (duration_ns >= 0) {
-        const double one = (double)duration_ns / task->count;
-
-        /* rises at once, falls slowly: too small a chunk costs less than too large */
-        feed->item_ns = one > feed->item_ns ? one : 0.5 * (feed->item_ns + one);
+        sstpy_pace_note(&feed->pace, duration_ns, task->count);
     }
-}
-
-/* How many items take so long, as far as we know. */
-static uint64_t
-items_in(const struct sstpy_feed *feed, int64_t duration_ns)
-{
-    const double count = (double)duration_ns / feed->item_ns;
-
-    return count < 1 ? 1 : count < CHUNK_MAX ? (uint64_t)count : CHUNK_MAX;
 }
 
 static uint32_t
 feed_chunk(const EngineObject *self, const struct sstpy_feed *feed)
 {
-    if (feed->chunk > 0) {
-        return feed->chunk;
-    }
-    if (feed->item_ns <= 0) {
-        return 1;
-    }
-
-    const uint64_t left = feed->length - feed->at;
-    const uint64_t share = left / ((uint64_t)SHARE * self->worker_count) + 1;
-    const uint64_t least = items_in(feed, FLOOR_NS);
-    const uint64_t most = items_in(feed, CHUNK_NS);
-
-    return (uint32_t)(share < least ? least : share < most ? share : most);
+    return feed->chunk > 0 ? feed->chunk
+                           : sstpy_pace_chunk(&feed->pace, feed->length - feed->at,
+                                              self->worker_count);
 }
 
 static bool
 feed_has_room(const EngineObject *self, const struct sstpy_feed *feed)
 {
-    const uint64_t ahead = feed->chunk > 0 ? WINDOW_TASKS : WINDOW_CHUNKS;
+    const uint64_t ahead = feed->chunk > 0 ? WINDOW_TASKS : SSTPY_PACE_WINDOW;
 
     if (feed->outstanding >= ahead * self->worker_count) {
         return false;
