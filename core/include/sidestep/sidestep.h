@@ -1448,8 +1448,8 @@ SST_API void sst_pool_statistics(struct sst_pool *pool,
 SST_API uint64_t sst_pool_outstanding(const struct sst_pool *pool);
 
 /* No more tasks: workers leave when none is queued. With `immediate` they leave at
- * once, what is queued is dropped without a result, and what is in hand may still be
- * finished. */
+ * once, what is queued is dropped without a result and cannot be cancelled any more,
+ * and what is in hand may still be finished. */
 SST_API void sst_pool_shutdown(struct sst_pool *pool, bool immediate);
 
 /* ---- Crews --------------------------------------------------------------------------
