@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+#: A pool that replaces a worker forks on a thread of its own, of which Python 3.12 warns.
+FORKS = "ignore::DeprecationWarning:sidestep.popen_fork"
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "python"
 PROGRAMS = sorted(FOLDER.glob("*.py"))
 
@@ -22,7 +24,7 @@ def needs_sidestep(path):
 
 def run(*command):
     result = subprocess.run(
-        [sys.executable, "-W", "error", *map(str, command)],
+        [sys.executable, "-W", "error", "-W", FORKS, *map(str, command)],
         capture_output=True,
         text=True,
         timeout=60,
