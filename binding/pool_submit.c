@@ -329,9 +329,13 @@ sstpy_engine_wake(EngineObject *self)
     if (self->crew == NULL) {
         return 0;
     }
+    /* The crew's own thread pins nothing: it is waited for before the crew goes, but
+     * self->crew may be taken away as soon as the GIL is. */
+    struct sst_crew *const crew = self->crew;
+
     sstpy_engine_pin(self);
     Py_BEGIN_ALLOW_THREADS /* it may wait for the thread's end, which needs the GIL */
-    rc = sst_crew_wake(self->crew);
+    rc = sst_crew_wake(crew);
     Py_END_ALLOW_THREADS
     sstpy_engine_unpin(self);
     return rc < 0 ? sstpy_fail(self->jobs.state, rc, NULL) : 0;
