@@ -256,11 +256,17 @@ class BaseContext:
 
         set_executable(executable)
 
-    def set_forkserver_preload(self, module_names: list[str]) -> None:
-        """Set the modules that the fork server imports before its first child."""
+    def set_forkserver_preload(
+        self, module_names: list[str], *, on_error: str = "ignore"
+    ) -> None:
+        """Set the modules that the fork server imports before its first child.
+
+        ``on_error`` says what it does about one that cannot be imported: "ignore",
+        "warn", or "fail".
+        """
         from .forkserver import set_forkserver_preload
 
-        set_forkserver_preload(module_names)
+        set_forkserver_preload(module_names, on_error=on_error)
 
     def get_context(self, method: str | None = None) -> BaseContext:
         """Return the context of a start method, this one if None."""

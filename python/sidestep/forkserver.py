@@ -48,6 +48,7 @@ class ForkServer:
         self._owner_pid = 0
         self._inherited_fds: list[int] | None = None
         self._preload_modules: list[str] = []
+        self._preload_on_error = "ignore"
 
     @property
     def _forkserver_pid(self) -> int | None:
@@ -65,14 +66,23 @@ class ForkServer:
             zygote.wait(gone=True)
             zygote.close()
 
-    def set_forkserver_preload(self, modules_names: list[str]) -> None:
+    def set_forkserver_preload(
+        self, modules_names: list[str], *, on_error: str = "ignore"
+    ) -> None:
         """Set the modules that the next zygote imports before its first child.
 
-        ``__main__`` among them means the program's main script.
+        ``__main__`` among them means the program's main script. Of one that cannot be
+        imported nothing is said, each child that needs it finds out; with ``on_error``
+        "warn" the server warns, with "fail" it ends, and no process can be started.
         """
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")
+        if on_error not in {"ignore", "warn", "fail"}:
+            raise ValueError(
+                f"on_error must be 'ignore', 'warn' or 'fail', not {on_error!r}"
+            )
         self._preload_modules = modules_names
+        self._preload_on_error = on_error
 
     def get_inherited_fds(self) -> list[int] | None:
         """Return the descriptors that came with the job, None outside of children."""
@@ -108,7 +118,10 @@ class ForkServer:
                     pass  # somebody has killed the child that was to get the job
                 else:
                     return
-        raise RuntimeError("the fork server ends before it can start a process")
+        raise RuntimeError(
+            "the fork server ends before it can start a process; standard error may "
+            "say why, as when a preloaded module cannot be imported"
+        )
 
     def expect(self, count: int) -> None:
         """Have the zygote make so many children at once: their starts follow."""
@@ -147,6 +160,7 @@ class ForkServer:
             "arena_fd": _core.arena_fd(),
             "process_id": zygote.reserve(),
             "preload": self._preload_modules,
+            "on_error": self._preload_on_error,
             **self._preload_data(),
         }
         code = spawn.import_line("forkserver", "main") + f"; main(**{arguments!r})"
@@ -172,6 +186,7 @@ def main(
     arena_fd: int,
     process_id: int,
     preload: Iterable[str],
+    on_error: str = "ignore",
     main: dict[str, str] | None = None,
     sys_path: list[str] | None = None,
     alias: bool = False,
@@ -185,7 +200,7 @@ def main(
 
         _alias.install()
     _preload_own()
-    _preload(preload, main)
+    _preload(preload, main, on_error)
     util._close_stdin()
     util._flush_std_streams()
     # Ctrl-C is for the owner, who decides about its children.
@@ -224,6 +239,7 @@ def _rehearse() -> None:
         job._config["authkey"] = b""
         _rehearsal = spawn.dump_task(popen, job).getvalue()
     process.rehearse(lambda: spawn.load_task(_rehearsal))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _do_nothing(*args: object) -> None:
@@ -237,21 +253,22 @@ def _preload_own() -> None:
     from . import popen_fork, reduction  # noqa: F401
 
 
-def _preload(names: Iterable[str], main: dict[str, str] | None) -> None:
+def _preload(names: Iterable[str], main: dict[str, str] | None, on_error: str) -> None:
     for name in names:
-        if name == "__main__":
-            if main is not None:
-                _preload_main(main)
-            continue
-        with contextlib.suppress(ImportError):
-            __import__(name)
+        try:
+            if name != "__main__":
+                __import__(name)
+            elif main is not None:
+                main_module.stand_in(main)
+                main_module.load()
+        except Exception as error:
+            if on_error == "fail":
+                raise
+            if on_error == "warn":
+                import warnings
 
-
-def _preload_main(main: dict[str, str]) -> None:
-    main_module.stand_in(main)
-    # What is wrong with it, each child that needs it finds out and says.
-    with contextlib.suppress(Exception):
-        main_module.load()
+                text = f"Failed to preload module {name!r}: {error}"
+                warnings.warn(text, ImportWarning, stacklevel=2)
 
 
 def _serve_one(setup: bytes | None, data: bytes, fds: Sequence[int]) -> None:

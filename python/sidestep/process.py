@@ -372,16 +372,22 @@ def rehearse(load: Callable[[], BaseProcess]) -> None:
     was = _current_process, _parent_process, _process_counter, _children
     method, name = default._actual_context, _current_process.name
     registries = util._finalizer_registry, util._afterfork_registry
+    shutdown = threading._shutdown  # type: ignore[attr-defined]
     util._finalizer_registry, util._afterfork_registry = {}, type(registries[1])()
+    threading._shutdown = _do_not_shut_down  # type: ignore[attr-defined]
     try:
-        process_obj = load()
-        process_obj._become_current(None)
-        process_obj.run()
-        util._flush_std_streams()
+        load()._bootstrap()
+        util._exit_function()
     finally:
+        threading._shutdown = shutdown  # type: ignore[attr-defined]
+        util._exiting = False
         util._finalizer_registry, util._afterfork_registry = registries
         _current_process, _parent_process, _process_counter, _children = was
         default._actual_context, _current_process.name = method, name
+
+
+def _do_not_shut_down() -> None:
+    """Stand for what ends the threads of a process: once only."""
 
 
 def _code_of_exit(error: SystemExit) -> int:

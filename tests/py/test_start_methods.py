@@ -399,6 +399,38 @@ def test_preload(server):
     assert "colorsys" in modules_of_child()
 
 
+@pytest.mark.parametrize(
+    ("on_error", "code", "text"),
+    [
+        ("ignore", 0, ""),
+        ("warn", 0, "ImportWarning: Failed to preload module 'broken': no reason"),
+        ("fail", 1, "ValueError: no reason"),
+    ],
+)
+def test_preload_of_what_raises(tmp_path, on_error, code, text):
+    """In the standard library the option came with 3.15."""
+    (tmp_path / "broken.py").write_text("raise ValueError('no reason')")
+    program = f"""if 1:
+        import sidestep as mp
+        ctx = mp.get_context("forkserver")
+        ctx.set_forkserver_preload(["broken"], on_error={on_error!r})
+        child = ctx.Process(target=print, args=("child",))
+        child.start()
+        child.join()
+    """
+    done = run_script(tmp_path, program, options=["-Wd"], check=False)
+    assert done.returncode == code
+    assert done.stdout == ("child\n" if code == 0 else "")
+    assert text in done.stderr
+    assert bool(done.stderr) == bool(text)
+    assert ("a preloaded module cannot be imported" in done.stderr) == (code == 1)
+
+
+def test_preload_knows_three_ways():
+    with pytest.raises(ValueError, match="'ignore', 'warn' or 'fail', not 'raise'"):
+        sidestep.set_forkserver_preload([], on_error="raise")
+
+
 def test_preloaded_main_runs_once(tmp_path):
     text = """if 1:
         import sidestep as mp, sys
