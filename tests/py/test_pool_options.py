@@ -21,7 +21,11 @@ from sidestep.pool import (
 
 MIB = tasks.MIB
 
-METHODS = ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)]
+METHODS = [
+    "fork",
+    pytest.param("forkserver", marks=pytest.mark.slow),
+    pytest.param("spawn", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -194,6 +198,7 @@ def stubborn(_):
 # ---- Memory ----
 
 
+@pytest.mark.slow
 def test_soft_memory_limit(ctx):
     with ctx.Pool(1, memory_limit=(400 * MIB, None)) as pool:
         first = pool.apply(tasks.keep, (1,))
@@ -202,6 +207,7 @@ def test_soft_memory_limit(ctx):
         assert pool.statistics()["lost"] == 0
 
 
+@pytest.mark.slow
 def test_hard_memory_limit(ctx, eventually):
     with ctx.Pool(2, memory_limit=(None, 400 * MIB)) as pool:
         event = ctx.Event()
@@ -219,6 +225,7 @@ def test_hard_memory_limit(ctx, eventually):
         assert other.get() == 1
 
 
+@pytest.mark.slow
 def test_grandchildren_count_and_go(fork, tmp_path, eventually):
     with fork.Pool(1, memory_limit=(None, 150 * MIB + used_here())) as pool:
         with pytest.raises(MemoryLimitExceeded):
@@ -277,6 +284,7 @@ def draws(ctx, seed, task):
         return [pool.apply(task) for _ in range(4)]
 
 
+@pytest.mark.slow
 def test_seed(ctx):
     first = draws(ctx, 7, tasks.draw)
     assert len(set(first)) == 4  # one that is replaced does not begin again
@@ -382,6 +390,7 @@ def log_at_exit():
 # ---- Pools in pools ----
 
 
+@pytest.mark.slow
 def test_nested_pools_are_bounded(fork, monkeypatch):
     monkeypatch.setattr(type(fork), "cpu_count", lambda self: 6)
     with fork.Pool(2) as pool:
