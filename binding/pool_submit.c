@@ -458,6 +458,25 @@ sstpy_engine_check(EngineObject *self)
     return 0;
 }
 
+/* A call that may be run again keeps its limits where maps keep theirs. */
+static int
+keep_limits(ResultObject *result, const struct sstpy_pool_limits *limits)
+{
+    if (limits->retries == 0) {
+        return 0;
+    }
+
+    struct sstpy_feed *const feed = PyMem_Calloc(1, sizeof(*feed));
+    if (feed == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    feed->result = result;
+    feed->limits = *limits;
+    result->feed = feed;
+    return 0;
+}
+
 PyObject *
 sstpy_engine_apply(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -480,6 +499,11 @@ sstpy_engine_apply(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
     }
     if (self->broken != NULL) {
         sstpy_result_abandon(result, self->broken);
+    }
+    else if (keep_limits(result, &limits) < 0) {
+        PyObject *const error = sstpy_take_exception();
+        sstpy_result_abandon(result, error);
+        Py_DECREF(error);
     }
     else if (start_call(self, result, args[2], args[3], args[4], &limits) < 0) {
         Py_DECREF(result);

@@ -9,10 +9,13 @@ thread of its own and reads no further ahead than the workers are.
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import threading
+import weakref
 
 from . import _core, _equip
+from .context import TimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +34,29 @@ __all__ = ["ThreadEngine"]
 class _Job:
     """The tasks of one call, and the result that wants their outcomes."""
 
-    def __init__(self, result: Any, tasks: Iterator[Task], counts: bool) -> None:
+    def __init__(
+        self,
+        result: Any,
+        tasks: Iterator[Task],
+        counts: bool,
+        priority: int,
+        buffer: int = 0,
+    ) -> None:
         self.result = result
+        self.priority = priority
+        self._buffer = buffer
+        self._taken = 0  # items, by who iterates; guarded by the engine's _cond
         self._tasks = tasks
         self._counts = counts
         self._length = 0
+
+    def note_taken(self) -> None:
+        """Note that an item was taken."""
+        self._taken += 1
+
+    def has_room(self) -> bool:
+        """Tell whether its input may be read further already."""
+        return not self._buffer or self._length - self._taken < self._buffer
 
     def pull(self) -> Task | None:
         """Return the next task, None after the last. One caller at a time."""
@@ -53,6 +74,35 @@ class _Job:
             self._counts = False
             self.result._set_length(self._length)
         return task
+
+
+class _Buffered:
+    """An iterator that tells when an item was taken."""
+
+    _on_taken: Callable[[], None]
+
+    def __next__(self) -> Any:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> Any:
+        iterator: Any = super()
+        was_ready = iterator.ready()
+        try:
+            value = iterator.next(timeout)
+        except StopIteration:
+            raise
+        except Exception as error:
+            # An item that failed is taken as well; one that has not come is not.
+            if was_ready or timeout is None or not isinstance(error, TimeoutError):
+                self._on_taken()
+            raise
+        self._on_taken()
+        return value
+
+
+@functools.cache
+def _buffered(kind: type) -> type:
+    return type(kind.__name__, (_Buffered, kind), {})
 
 
 class ThreadEngine:
@@ -74,8 +124,12 @@ class ThreadEngine:
         self._initargs = initargs
         self._options = options
         self._cond = threading.Condition(threading.Lock())
-        self._todo: collections.deque[_Job] = collections.deque()  # guarded by _cond
-        self._pulling = 0  # jobs in a worker's hands; guarded by _cond
+        # What is to be done, by priority; guarded by _cond, like what follows.
+        self._todo: tuple[collections.deque[_Job], ...] = tuple(
+            collections.deque() for _ in range(3)
+        )
+        self._pulling = 0  # jobs in a worker's hands
+        self._parked: set[_Job] = set()  # until some of their results are taken
         self._closing = False
         self._stopped = False
 
@@ -100,10 +154,10 @@ class ThreadEngine:
     ) -> Any:
         """Do one call."""
         self._check()
-        _refuse(limits)
+        priority = _priority(limits)
         result = self._jobs.result(kind, pool, 0, 1, callback, error_callback)
         task: Task = (0, 1, True, func, tuple(args), kwds or {})
-        self._submit(_Job(result, iter([task]), counts=False))
+        self._submit(_Job(result, iter([task]), counts=False, priority=priority))
         return result
 
     def map(
@@ -122,7 +176,7 @@ class ThreadEngine:
     ) -> Any:
         """Do a call for each item."""
         self._check()
-        _refuse(limits)
+        priority = _priority(limits)
         length = 0
         if kind == _MAP:
             items = iterable if isinstance(iterable, list) else list(iterable)
@@ -130,29 +184,47 @@ class ThreadEngine:
             iterable = items
             # Four chunks a worker: few, but enough to level different speeds.
             chunk = chunk if chunk > 0 else -(-length // (self._workers * 4)) or 1
+        if buffer:
+            type = _buffered(type)
         result = self._jobs.result(
             type, pool, kind, length, callback, error_callback, max(chunk, 1)
         )
         if kind != _MAP or length:
             tasks = _tasks(func, iterable, star, max(chunk, 1))
-            self._submit(_Job(result, tasks, counts=kind != _MAP))
+            job = _Job(result, tasks, kind != _MAP, priority, buffer)
+            if buffer:
+                result._on_taken = functools.partial(self._taken, weakref.ref(job))
+            self._submit(job)
         return result
+
+    def _taken(self, reference: weakref.ref[_Job]) -> None:
+        """Let a job go on whose results were in the way."""
+        job = reference()
+        if job is None:
+            return
+        with self._cond:
+            job.note_taken()
+            if job in self._parked and job.has_room():
+                self._parked.remove(job)
+                self._todo[job.priority].append(job)
+                self._cond.notify()
 
     def cancel(self, result: Any, error: BaseException, kill: bool = False) -> bool:
         """Give a result up; what runs of it runs on."""
         if result._job not in self._jobs.results():
             return False
         with self._cond:
-            self._todo = collections.deque(
-                job for job in self._todo if job.result is not result
-            )
+            for todo in self._todo:
+                for job in [job for job in todo if job.result is result]:
+                    todo.remove(job)
+            self._parked = {job for job in self._parked if job.result is not result}
             self._cond.notify_all()
         result._abandon(error)
         return True
 
     def _submit(self, job: _Job) -> None:
         with self._cond:
-            self._todo.append(job)
+            self._todo[job.priority].append(job)
             self._cond.notify()
 
     def close(self) -> None:
@@ -165,7 +237,9 @@ class ThreadEngine:
         """Let the workers end after what they are doing; drop the rest."""
         with self._cond:
             self._stopped = True
-            self._todo.clear()
+            for todo in self._todo:
+                todo.clear()
+            self._parked.clear()
             self._cond.notify_all()
         self._jobs.abandon(error)
 
@@ -200,20 +274,27 @@ class ThreadEngine:
             with self._cond:
                 self._pulling -= 1
                 if task is not None and not self._stopped:
-                    self._todo.appendleft(job)
+                    self._put_back(job)
                 self._cond.notify_all() if self._closing else self._cond.notify()
             if task is not None:
                 return job.result, task
             del job  # it has the result, which is not ours to keep while we wait
         return None
 
+    def _put_back(self, job: _Job) -> None:
+        if job.has_room():
+            self._todo[job.priority].appendleft(job)
+        else:
+            self._parked.add(job)
+
     def _take_job(self) -> _Job | None:
         with self._cond:
             while not self._stopped:
-                if self._todo:
-                    self._pulling += 1
-                    return self._todo.popleft()
-                if self._closing and not self._pulling:
+                for todo in self._todo:
+                    if todo:
+                        self._pulling += 1
+                        return todo.popleft()
+                if self._closing and not self._pulling and not self._parked:
                     return None
                 self._cond.wait()
         return None
@@ -224,10 +305,14 @@ _BARE = True
 _FAILED = False
 
 
-def _refuse(limits: tuple[Any, ...]) -> None:
-    timeout, soft_timeout, _, retries = limits
+def _priority(limits: tuple[Any, ...]) -> int:
+    """Return the priority; raise for the limits that threads cannot have."""
+    timeout, soft_timeout, priority, retries = limits
     if timeout is not None or soft_timeout is not None or retries:
         raise ValueError("threads cannot be killed: no timeouts and retries here")
+    if priority not in {0, 1, 2}:
+        raise ValueError("priority is 0, 1 or 2")
+    return int(priority)
 
 
 def _run(

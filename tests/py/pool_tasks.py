@@ -228,3 +228,9 @@ class InterruptedBefore:
     def __reduce__(self):
         interrupt_once(self.name)
         return str, (self.name,)
+
+
+def die_then_sleep(path):
+    """Kill the first worker that runs this, and keep the second."""
+    kill_self_once(path)
+    time.sleep(60)

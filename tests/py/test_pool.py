@@ -2,6 +2,7 @@
 """Pool: what the standard library's does, by every start method."""
 
 import gc
+import itertools
 import os
 import pickle
 import threading
@@ -546,3 +547,25 @@ def test_no_warnings_without_reason():
         pool.join()
         del pool
         gc.collect()
+
+
+def test_a_retried_call_keeps_its_limits(fork_pool, tmp_path):
+    path = str(tmp_path / "once")
+    with pytest.raises(sidestep.TimeoutError, match="killed"):
+        fork_pool.apply(tasks.die_then_sleep, (path,), retries=1, timeout=0.2)
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_buffersize_holds_an_endless_input_back(pool, method):
+    last = 0
+
+    def numbers():
+        nonlocal last
+        for number in itertools.count():
+            last = number
+            yield number
+
+    results = getattr(pool, method)(tasks.square, numbers(), buffersize=8)
+    assert len({next(results) for _ in range(100)}) == 100
+    assert last <= 108
+    assert results.cancel()

@@ -272,3 +272,75 @@ def test_tasks_leave_nothing_behind():
         del things
         gc.collect()
         assert [reference() for reference in references] == [None] * 4
+
+
+# ---- Over the standard library ----
+
+
+@pytest.fixture
+def threads():
+    made = sidestep.pool.ThreadPool(2)
+    yield made
+    made.terminate()
+    made.join()
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_buffersize_holds_an_endless_input_back(threads, method):
+    last = 0
+
+    def numbers():
+        nonlocal last
+        for number in itertools.count():
+            last = number
+            yield number
+
+    results = getattr(threads, method)(square, numbers(), buffersize=8)
+    assert isinstance(results, sidestep.pool.IMapIterator)
+    assert len({next(results) for _ in range(100)}) == 100
+    assert last <= 108
+    assert results.cancel()
+    assert threads.apply(square, (3,)) == 9
+
+
+def test_buffered_items_that_fail_make_room(threads):
+    results = threads.imap(lambda x: 1 // x, [0] * 20, buffersize=2)
+    for _ in range(20):
+        with pytest.raises(ZeroDivisionError):
+            results.next(timeout=60)
+    with pytest.raises(StopIteration):
+        next(results)
+    pairs = ((x, 0) for x in range(50))
+    assert list(threads.istarmap(square, pairs, 3, buffersize=4)) == [
+        x * x for x in range(50)
+    ]
+    threads.close()
+    threads.join()
+
+
+def test_a_wait_in_vain_takes_nothing(threads):
+    event = threading.Event()
+    results = threads.imap(lambda _: event.wait(), range(4), buffersize=1)
+    with pytest.raises(sidestep.TimeoutError):
+        results.next(timeout=0.001)
+    event.set()
+    assert list(results) == [True] * 4
+
+
+def test_priorities():
+    order = []
+    event = threading.Event()
+    pool = sidestep.pool.ThreadPool(1)
+    first = pool.apply_async(event.wait)
+    results = [
+        pool.apply_async(order.append, (priority,), priority=priority)
+        for priority in (2, 1, 0)
+    ]
+    event.set()
+    for result in (first, *results):
+        result.get()
+    assert order == [0, 1, 2]
+    with pytest.raises(ValueError, match="priority"):
+        pool.apply(int, priority=3)
+    pool.terminate()
+    pool.join()
