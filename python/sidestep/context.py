@@ -339,7 +339,13 @@ class DefaultContext(BaseContext):
     def set_start_method(self, method: str | None, force: bool = False) -> None:
         """Set how processes start from now on; once, unless ``force`` is true."""
         if self._actual_context is not None and not force:
-            raise RuntimeError("context has already been set")
+            text = "context has already been set"
+            if getattr(process.current_process(), "_inheriting", False):
+                text += (
+                    ": this is a child that imports your program; put what starts the"
+                    " program behind  if __name__ == '__main__':"
+                )
+            raise RuntimeError(text)
         if method is None and force:
             self._actual_context = None
             return

@@ -598,3 +598,26 @@ def test_start_all_stops_at_who_cannot_start(method):
     last.start()
     last.join()
     assert last.exitcode == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_program_without_a_guard_is_told_of_it(method, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sidestep\n"
+        f"sidestep.set_start_method({method!r})\n"
+        "def of_the_program():\n"
+        "    return 1\n"
+        "with sidestep.Pool(1) as pool:\n"
+        "    pool.apply(of_the_program)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "if __name__ == '__main__':" in done.stderr.splitlines()[-1]
