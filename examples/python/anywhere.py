@@ -12,8 +12,6 @@ import math
 import sys
 
 import sidestep
-from sidestep.cluster import ClusterPool
-from sidestep.futures import ProcessPoolExecutor
 
 
 def is_prime(n):
@@ -24,8 +22,8 @@ def make_pool(where):
     if where == "here":
         return sidestep.Pool(2)
     if where == "executor":
-        return ClusterPool(ProcessPoolExecutor(2))
-    return ClusterPool(where)
+        return sidestep.Pool(cluster=sidestep.ProcessPoolExecutor(2))
+    return sidestep.Pool(cluster=where)
 
 
 def main():

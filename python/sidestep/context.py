@@ -173,9 +173,21 @@ class BaseContext:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        *,
+        cluster: Any = None,
         **options: Unpack[PoolOptions],
     ) -> Pool:
-        """Return a pool of worker processes; its options are described there."""
+        """Return a pool of worker processes; its options are described there.
+
+        With a ``cluster`` its workers are those of an engine for many machines:
+        `sidestep.cluster.ClusterPool`.
+        """
+        if cluster is not None:
+            from .cluster import ClusterPool
+
+            return ClusterPool(
+                cluster, processes, initializer, initargs, maxtasksperchild, **options
+            )
         from .pool import Pool
 
         return Pool(

@@ -2,6 +2,7 @@
 """Pools over an executor: what every engine has in common. The engines themselves are
 tried by tests/conformance/cluster_pool.py."""
 
+import asyncio
 import os
 import threading
 import time
@@ -58,6 +59,29 @@ def test_calls(pool):
     assert sorted(pool.imap_unordered(tasks.square, range(100))) == squares[:100]
     assert list(pool.istarmap(tasks.add, [(1, 2)] * 5, 2)) == [3] * 5
     assert list(pool.imap(tasks.square, [])) == []
+
+
+def test_the_way_to_make_one(executor):
+    with sidestep.Pool(cluster=executor) as pool:
+        assert isinstance(pool, ClusterPool)
+        assert pool.map(tasks.square, range(9)) == [x * x for x in range(9)]
+    with sidestep.get_context("spawn").Pool(1, cluster=executor) as pool:
+        assert pool._processes == 1
+    with pytest.warns(UserWarning, match="maxtasksperchild"):
+        sidestep.Pool(cluster=executor, maxtasksperchild=3).terminate()
+    with pytest.raises(ValueError, match="pin, seed: for pools of this machine"):
+        sidestep.Pool(cluster=executor, seed=1, pin=True)
+
+
+def test_progress_and_await(pool):
+    seen = []
+    pool.map(tasks.square, range(50), 5, progress=lambda *done: seen.append(done))
+    assert seen[-1] == (50, 50)
+
+    async def main():
+        return await pool.amap(tasks.square, range(5)), await pool.aapply(abs, (-3,))
+
+    assert asyncio.run(main()) == ([0, 1, 4, 9, 16], 3)
 
 
 def test_what_has_no_name_goes_by_value(pool):

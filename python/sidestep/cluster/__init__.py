@@ -8,8 +8,10 @@ is imported before it is asked for.
 
 from __future__ import annotations
 
+import warnings
+
 from sidestep import util
-from sidestep.pool import INIT, IMapIterator, IMapUnorderedIterator, Pool
+from sidestep.pool import IMapIterator, IMapUnorderedIterator, Pool
 
 from .backends import Backend, ExecutorBackend, MissingEngineError, find
 from .engine import ClusterEngine
@@ -62,7 +64,8 @@ class ClusterPool(Pool):
     ``cluster`` says which; ``processes`` how many workers to count on, where the engine
     does not say, or to start, where one is started. The initializer runs in each worker
     before its first task. What a program's functions need beyond ``__main__`` must be
-    installed where the workers are, sidestep too.
+    installed where the workers are, sidestep too. ``maxtasksperchild`` means nothing here
+    and is warned of.
     """
 
     def __init__(
@@ -71,11 +74,20 @@ class ClusterPool(Pool):
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        **options: Any,
     ) -> None:
-        self._state = INIT
+        if options:
+            raise ValueError(
+                f"{', '.join(sorted(options))}: for pools of this machine, whose workers "
+                "are ours to start"
+            )
+        if maxtasksperchild is not None:
+            warnings.warn(
+                "maxtasksperchild is ignored: a cluster's workers are not replaced",
+                stacklevel=2,
+            )
         self._cluster = cluster
-        if processes is not None and processes < 1:
-            raise ValueError("Number of processes must be at least 1")
         self._asked = processes
         super().__init__(processes, initializer, initargs)
 

@@ -225,6 +225,8 @@ class ClusterEngine:
     def fill(self) -> None:
         """Do nothing: workers are the engine's affair."""
 
+    tidy = fill
+
     # ---- Out ----
 
     def _check(self) -> None:
