@@ -509,9 +509,12 @@ engine_stop(PyObject *obj, PyObject *args)
     sstpy_engine_pin(self);
     Py_BEGIN_ALLOW_THREADS
     sst_pool_shutdown(self->pool, true);
+    Py_END_ALLOW_THREADS
+    /* Before the signals: no result is to say that its worker was killed. */
+    sstpy_engine_break(self, error);
+    Py_BEGIN_ALLOW_THREADS
     sst_crew_terminate(self->crew, number);
     Py_END_ALLOW_THREADS
-    sstpy_engine_break(self, error);
     if (self->feeder_runs && !self->feeder_called) {
         self->feeder_called = true;
         PyThread_release_lock(self->feeder);
