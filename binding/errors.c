@@ -85,8 +85,12 @@ sstpy_raise_errno(int status)
 static void
 raise_os_error(int status, const char *text)
 {
-    PyObject *const error = PyObject_CallFunction(PyExc_OSError, "is", -status, text);
+    const char *const hint = status == SST_EMFILE ? " (open files: ulimit -n)" : "";
+    PyObject *const said = PyUnicode_FromFormat("%s%s", text, hint);
+    PyObject *const error =
+        said != NULL ? PyObject_CallFunction(PyExc_OSError, "iO", -status, said) : NULL;
 
+    Py_XDECREF(said);
     if (error != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
         Py_DECREF(error);
