@@ -119,8 +119,13 @@ class _CrashFile:
         self.fd = os.memfd_create("sidestep-crashes")
         self._parts: dict[Any, int] = {}
 
-    def __del__(self) -> None:
-        os.close(self.fd)
+    def close(self) -> None:
+        """Give the file back; no worker is left."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    __del__ = close
 
     def part(self) -> int:
         """Return the number of a part that no worker has."""
@@ -409,6 +414,7 @@ class Crew:
             self.engine.join()
         self.engine.take()  # what workers have told since the last result
         self.engine.release()
+        self._crashes.close()
 
 
 #: How often the memory of workers with a task is looked at, in seconds.

@@ -97,6 +97,14 @@ class _Future(futures.Future):  # type: ignore[type-arg]
 
 def _as_broken(pool: Pool, error: BaseException) -> BaseException:
     """Return what callers of an executor expect when a worker is lost, or none starts."""
+    try:
+        return _translate(pool, error)
+    except (ImportError, RuntimeError):
+        # At the interpreter's end their exceptions cannot be imported any more.
+        return error
+
+
+def _translate(pool: Pool, error: BaseException) -> BaseException:
     if isinstance(error, WorkerLost):
         lost = _lost_class()(*error.args)
         lost.__dict__.update(error.__dict__)
