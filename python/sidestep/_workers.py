@@ -260,6 +260,7 @@ class Crew:
             worker.name = f"{self._name}-{_equip.index_of(seat)}"
         worker.daemon = True
         if isinstance(worker, process.BaseProcess):
+            worker._starts_deaf = True
             worker._die_with_parent = True
             worker._config[BUDGET_KEY] = self._share
         _start_undisturbed(worker)

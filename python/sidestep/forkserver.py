@@ -215,6 +215,8 @@ def main(
     if job is False:
         _core.process_exit(0)
     elif job is not None:
+        # Ctrl-C waits until the job is loaded.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, old_handler)
         _serve_one(*job)
 
@@ -285,6 +287,8 @@ def _serve_one(setup: bytes | None, data: bytes, fds: Sequence[int]) -> None:
             spawn.load_setup(setup)
         process_obj = spawn.load_task(data)
         _core.process_settle()
+        if not process_obj._starts_deaf:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = process_obj._bootstrap()
     except Exception:  # noqa: BLE001 - as for an interpreter of its own
         sys.excepthook(*sys.exc_info())

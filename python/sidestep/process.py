@@ -88,6 +88,9 @@ class BaseProcess:
     _kwargs: dict[str, Any]
     _sentinel: int
 
+    #: Whether SIGINT stays blocked in the child until its target lets it through.
+    _starts_deaf = False
+
     def _Popen(self) -> Popen:
         raise NotImplementedError
 

@@ -384,7 +384,7 @@ def test_connections_end(echo, eventually):
 
 
 @pytest.mark.filterwarnings("ignore:security=:RuntimeWarning")
-def test_managers_of_the_standard_library_both_ways():
+def test_managers_of_the_standard_library_both_ways(eventually):
     package = pytest.importorskip("multiprocessing.managers")
     with sidestep.managers.SyncManager(
         ("127.0.0.1", 0), KEY, security="stdlib"
@@ -398,7 +398,7 @@ def test_managers_of_the_standard_library_both_ways():
         mine = ours.list([1])
         assert mine[0] == 1
         del table, mine
-        assert ours._number_of_objects() == 0
+        eventually(lambda: ours._number_of_objects() == 0)
     with package.SyncManager(("127.0.0.1", 0), KEY) as theirs:
         other = sidestep.managers.SyncManager(theirs.address, KEY, security="stdlib")
         other.connect()
