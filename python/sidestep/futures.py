@@ -49,16 +49,23 @@ def _finish_all() -> None:
 util.Finalize(None, _finish_all, exitpriority=100)
 
 
-@functools.cache
-def _lost_class() -> type[WorkerLost]:
-    base: Any
-    try:
-        from concurrent.futures import process
-    except RuntimeError:  # the interpreter ends, and it registers what is done at exit
-        base = futures.BrokenExecutor
-    else:
-        base = process.BrokenProcessPool
+def _broken_class() -> Any:
+    """Return what the standard library raises when an executor is broken.
 
+    While the interpreter ends its module is not imported: importing runs code, and
+    CPython then forgets that Ctrl-C ended the program, which exits with 1 for 130.
+    """
+    if util.is_exiting() and "concurrent.futures.process" not in sys.modules:
+        return futures.BrokenExecutor
+    try:
+        from concurrent.futures.process import BrokenProcessPool
+    except (ImportError, RuntimeError):  # too late to register what is done at exit
+        return futures.BrokenExecutor
+    return BrokenProcessPool
+
+
+@functools.cache
+def _lost_class(base: Any) -> type[WorkerLost]:
     class LostFuture(WorkerLost, base):  # type: ignore[misc]
         """The worker that ran this future's task ended before the task did."""
 
@@ -97,29 +104,17 @@ class _Future(futures.Future):  # type: ignore[type-arg]
 
 def _as_broken(pool: Pool, error: BaseException) -> BaseException:
     """Return what callers of an executor expect when a worker is lost, or none starts."""
-    try:
-        return _translate(pool, error)
-    except (ImportError, RuntimeError):
-        # At the interpreter's end their exceptions cannot be imported any more.
-        return error
-
-
-def _translate(pool: Pool, error: BaseException) -> BaseException:
     if isinstance(error, WorkerLost):
-        lost = _lost_class()(*error.args)
+        lost = _lost_class(_broken_class())(*error.args)
         lost.__dict__.update(error.__dict__)
         return lost
     if error is pool._engine.broken:
-        broken = _broken_error()
+        broken: Exception = _broken_class()(
+            f"no worker starts: their initializer failed, or they were ended ({error})"
+        )
         broken.__cause__ = error
         return broken
     return error
-
-
-def _broken_error() -> Exception:
-    from concurrent.futures.process import BrokenProcessPool
-
-    return BrokenProcessPool("the initializer of the workers failed: no worker starts")
 
 
 def _withdraw(result: Any, error: BaseException) -> bool:
