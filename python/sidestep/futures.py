@@ -19,14 +19,15 @@ import weakref
 from concurrent import futures
 
 from . import context, get_context, util
-from ._options import default_count
-from .pool import Pool, WorkerLost
+from ._options import default_count, options_of
+from .pool import _IMAP, _STAR, IMapIterator, Pool, WorkerLost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from typing import Any, Unpack
 
+    from ._options import PoolOptions
     from .context import BaseContext
 
 __all__ = ["ProcessPoolExecutor"]
@@ -65,11 +66,11 @@ def _broken_class() -> Any:
 
 
 @functools.cache
-def _lost_class(base: Any) -> type[WorkerLost]:
-    class LostFuture(WorkerLost, base):  # type: ignore[misc]
+def _lost_class(kind: type[WorkerLost], base: Any) -> type[WorkerLost]:
+    class LostFuture(kind, base):  # type: ignore[misc, valid-type]
         """The worker that ran this future's task ended before the task did."""
 
-    LostFuture.__name__ = LostFuture.__qualname__ = "WorkerLost"
+    LostFuture.__name__ = LostFuture.__qualname__ = kind.__name__
     return LostFuture
 
 
@@ -105,7 +106,7 @@ class _Future(futures.Future):  # type: ignore[type-arg]
 def _as_broken(pool: Pool, error: BaseException) -> BaseException:
     """Return what callers of an executor expect when a worker is lost, or none starts."""
     if isinstance(error, WorkerLost):
-        lost = _lost_class(_broken_class())(*error.args)
+        lost = _lost_class(type(error), _broken_class())(*error.args)
         lost.__dict__.update(error.__dict__)
         return lost
     if error is pool._engine.broken:
@@ -150,6 +151,10 @@ class ProcessPoolExecutor(futures.Executor):
     ``max_workers`` is how many, by default one for each CPU that this process may use;
     each runs ``initializer(*initargs)`` when it starts, and is replaced after
     ``max_tasks_per_child`` calls. Workers start with the first call.
+
+    The options of `Pool` that the standard library's does not have are taken by
+    keyword: ``name``, ``memory_limit``, ``idle_timeout``, ``worker_exit``, ``seed``,
+    ``threads``, ``pin``, ``log``.
     """
 
     def __init__(
@@ -160,7 +165,9 @@ class ProcessPoolExecutor(futures.Executor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        **options: Unpack[PoolOptions],
     ) -> None:
+        options_of(type(self).__name__, options)
         self._mp_context: Any = mp_context or get_context()
         self._max_workers = (
             default_count(self._mp_context) if max_workers is None else max_workers
@@ -175,7 +182,8 @@ class ProcessPoolExecutor(futures.Executor):
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
         self._pid = os.getpid()
-        self._options = (initializer, tuple(initargs), max_tasks_per_child)
+        self._pool_args = (initializer, tuple(initargs), max_tasks_per_child)
+        self._pool_options = options
         self._lock = threading.Lock()
         self._pool: Pool | None = None  # guarded by _lock
         self._is_shut_down = False  # guarded by _lock
@@ -200,9 +208,8 @@ class ProcessPoolExecutor(futures.Executor):
         return pool
 
     def _make_pool(self) -> Pool:
-        initializer, initargs, tasks = self._options
         pool = Pool(
-            self._max_workers, initializer, initargs, tasks, context=self._mp_context
+            self._max_workers, *self._pool_args, self._mp_context, **self._pool_options
         )
         _pools.add(pool)
         weakref.finalize(self, pool.close).atexit = False
@@ -263,7 +270,10 @@ class ProcessPoolExecutor(futures.Executor):
         if buffersize is None:
             items = list(items)
         pool = self._running_pool()
-        results = pool.istarmap(fn, items, chunksize, buffersize=buffersize)
+        # Not by the pool's method, which programs put their own in the place of.
+        results = pool._imap(
+            IMapIterator, _IMAP, fn, items, _STAR, chunksize, buffersize
+        )
         return _each(pool, results, end)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -580,7 +580,7 @@ class Pool(_aio.AsyncMethods):
         self._check_running()
         return self
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         self.terminate()
 
 

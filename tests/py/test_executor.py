@@ -11,15 +11,12 @@ import threading
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 
+import option_tasks
 import pool_tasks as tasks
 import pytest
 
 import sidestep
 from sidestep.futures import ProcessPoolExecutor
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(sidestep._core, "PoolEngine"), reason="built without process pools"
-)
 
 
 @pytest.fixture(scope="module", params=["fork", "spawn", "forkserver"])
@@ -223,6 +220,79 @@ def test_arguments():
         ProcessPoolExecutor(1, max_tasks_per_child="3")
     with pytest.raises(TypeError):
         ProcessPoolExecutor(1, initializer=1)
+
+
+# ---- The options of a pool's workers ----
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"nonsense": 1}, TypeError, r"ProcessPoolExecutor\(\) got an unexpected"),
+        ({"name": 3}, TypeError, "name must be a string"),
+        ({"memory_limit": 0}, ValueError, "must be positive"),
+        ({"threads": 0}, ValueError, "threads must be at least 1"),
+    ],
+)
+def test_wrong_options(options, error, text):
+    with pytest.raises(error, match=text):
+        ProcessPoolExecutor(1, **options)
+
+
+def test_options_are_by_keyword(ctx):
+    with pytest.raises(TypeError, match="positional"):
+        ProcessPoolExecutor(1, ctx, None, (), 3)
+
+
+def test_options_of_workers(executor, tmp_path):
+    path = tmp_path / "exits"
+    options = {"name": "images", "seed": 7, "threads": 1, "pin": True}
+    with ProcessPoolExecutor(
+        1, executor._mp_context, worker_exit=option_tasks.WriteIndex(path), **options
+    ) as ours:
+        index, name, pool, pid = ours.submit(option_tasks.whoami).result()
+        assert (index, name, pool) == (0, "images-0", "images")
+        assert list(ours._processes) == [pid]
+        assert ours.submit(option_tasks.environment, "OMP_NUM_THREADS").result() == "1"
+        assert len(ours.submit(option_tasks.affinity, 0).result()[1]) == 1
+        drawn = ours.submit(option_tasks.draw).result()
+    assert path.read_text() == "0-\n"
+    with ProcessPoolExecutor(1, executor._mp_context, seed=7) as ours:
+        assert ours.submit(option_tasks.draw).result() == drawn
+
+
+def test_idle_workers_leave(ctx, eventually):
+    with ProcessPoolExecutor(1, ctx, idle_timeout=0.02) as executor:
+        first = executor.submit(tasks.pid_of).result()
+        eventually(lambda: executor._pool.statistics()["workers"] == 0)
+        assert not executor._processes
+        assert executor.submit(tasks.pid_of).result() != first
+
+
+def test_logs_of_workers(ctx, caplog):
+    with ProcessPoolExecutor(1, ctx, log=True, name="w") as executor:
+        executor.submit(option_tasks.log, "sidestep.tests", 3).result()
+    record = caplog.records[0]
+    assert (record.getMessage(), record.processName) == ("3 of 0", "w-0")
+
+
+@pytest.mark.slow
+def test_memory_limits(ctx):
+    size = 400 * option_tasks.MIB
+    with ProcessPoolExecutor(1, ctx, memory_limit=(None, size)) as executor:
+        event = ctx.Event()
+        future = executor.submit(option_tasks.use_and_wait, 3 * size // 2, event)
+        with pytest.raises(sidestep.pool.MemoryLimitExceeded) as caught:
+            future.result()
+        assert isinstance(caught.value, BrokenProcessPool)
+        assert caught.value.limit == size < caught.value.size
+        assert executor.submit(pow, 2, 3).result() == 8
+
+
+def test_map_when_a_program_adds_an_istarmap_of_its_own(executor, monkeypatch):
+    """As many do for tqdm, for all pools there are."""
+    monkeypatch.setattr(sidestep.pool.Pool, "istarmap", None, raising=False)
+    assert list(executor.map(pow, [2, 3], [2, 2])) == [4, 9]
 
 
 def test_what_was_submitted_is_done_at_exit():

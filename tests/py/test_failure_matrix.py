@@ -25,10 +25,6 @@ import sidestep
 import sidestep.forkserver
 from sidestep.pool import MaybeEncodingError, RemoteTraceback, WorkerLost
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(sidestep._core, "PoolEngine"), reason="built without process pools"
-)
-
 
 @pytest.fixture(scope="module", params=["fork", "spawn", "forkserver"])
 def pool(request):

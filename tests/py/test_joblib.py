@@ -15,10 +15,6 @@ import sidestep
 
 joblib = pytest.importorskip("joblib")
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(sidestep._core, "PoolEngine"), reason="built without process pools"
-)
-
 
 @pytest.fixture(autouse=True)
 def backend():

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import sidestep
-
 SOAK = Path(__file__).parents[1] / "stress" / "pool_kills.py"
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(sidestep._core, "PoolEngine"), reason="built without process pools"
-)
 
 
 @pytest.mark.slow
