@@ -49,6 +49,7 @@ class ForkServer:
         self._inherited_fds: list[int] | None = None
         self._preload_modules: list[str] = []
         self._preload_on_error = "ignore"
+        self._environ: dict[bytes, bytes] | None = None  # of the zygote's start
 
     @property
     def _forkserver_pid(self) -> int | None:
@@ -62,8 +63,10 @@ class ForkServer:
     def _stop_unlocked(self) -> None:
         zygote, self._zygote = self._zygote, None
         if zygote is not None and self._owner_pid == os.getpid():
-            zygote.signal(signal.SIGKILL)
-            zygote.wait(gone=True)
+            # Not ours to kill when we have dropped privileges: close() sees to that.
+            with contextlib.suppress(PermissionError):
+                zygote.signal(signal.SIGKILL)
+                zygote.wait(gone=True)
             zygote.close()
 
     def set_forkserver_preload(
@@ -142,6 +145,15 @@ class ForkServer:
                 return {}
             return self._zygote.statistics()
 
+    def changed_environment(self) -> dict[bytes, bytes | None]:
+        """Tell the variables that have changed since the zygote started; None: gone."""
+        now, then = _environment(), self._environ
+        if now == then or now is None or then is None:
+            return {}
+        changed: dict[bytes, bytes | None] = dict.fromkeys(then.keys() - now.keys())
+        changed.update(now.items() - then.items())
+        return changed
+
     def _running(self) -> _core.Child:
         if self._owner_pid != os.getpid():
             self._zygote = None  # our parent's
@@ -154,6 +166,9 @@ class ForkServer:
 
     def _launch(self) -> _core.Child:
         zygote = _core.Child(True, True)  # noqa: FBT003 - dies with us, keeps packets
+        self._environ = _environment()
+        if self._environ is not None:
+            self._environ = self._environ.copy()
         arguments = {
             "tether": zygote.tether,
             "parent_pid": os.getpid(),
@@ -178,6 +193,11 @@ class ForkServer:
             "sys_path": data["sys_path"],
             "alias": data["alias"],
         }
+
+
+def _environment() -> dict[bytes, bytes] | None:
+    """Return what is behind ``os.environ``; None if a program put its own there."""
+    return getattr(os.environ, "_data", None)
 
 
 def main(
@@ -216,9 +236,9 @@ def main(
         _core.process_exit(0)
     elif job is not None:
         # Ctrl-C waits until the job is loaded.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, old_handler)
-        _serve_one(*job)
+        _serve_one(mask, *job)
 
 
 def _prepare(setup: bytes | None) -> None:
@@ -273,7 +293,9 @@ def _preload(names: Iterable[str], main: dict[str, str] | None, on_error: str) -
                 warnings.warn(text, ImportWarning, stacklevel=2)
 
 
-def _serve_one(setup: bytes | None, data: bytes, fds: Sequence[int]) -> None:
+def _serve_one(
+    mask: set[signal.Signals], setup: bytes | None, data: bytes, fds: Sequence[int]
+) -> None:
     """Be a child of the owner; never returns."""
     from .popen_fork import exit_process
 
@@ -288,7 +310,7 @@ def _serve_one(setup: bytes | None, data: bytes, fds: Sequence[int]) -> None:
         process_obj = spawn.load_task(data)
         _core.process_settle()
         if not process_obj._starts_deaf:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         code = process_obj._bootstrap()
     except Exception:  # noqa: BLE001 - as for an interpreter of its own
         sys.excepthook(*sys.exc_info())

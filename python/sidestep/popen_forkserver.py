@@ -44,7 +44,8 @@ class Popen(popen_fork.Popen):
         self._child.hold(handle)
 
     def _launch(self, process_obj: BaseProcess) -> None:
-        setup = spawn.dump_setup(self)
+        server = forkserver._forkserver
+        setup = spawn.dump_setup(self, server.changed_environment())
         task = spawn.dump_task(self, process_obj)
         with task.getbuffer() as data:
-            forkserver._forkserver.start(self._child, setup, data, self._fds)
+            server.start(self._child, setup, data, self._fds)

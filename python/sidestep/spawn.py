@@ -184,7 +184,7 @@ def load_task(data: bytes) -> BaseProcess:
     file = io.BytesIO(data)
     with inheriting():
         process.current_process().name, where, with_main = load(file)
-        os.chdir(where)
+        _go_to(where)
         if with_main:
             main_module.load()
         process_obj: BaseProcess = load(file)
@@ -235,7 +235,7 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     return data
 
 
-def dump_setup(popen: Popen) -> bytes:
+def dump_setup(popen: Popen, changed_environment: dict[bytes, bytes | None]) -> bytes:
     """Pickle the part of the preparation data that the next child needs as well.
 
     It seldom changes, and neither does its pickle then.
@@ -243,6 +243,7 @@ def dump_setup(popen: Popen) -> bytes:
     global _last_setup  # noqa: PLW0603
     data = get_preparation_data("")
     del data["name"], data["dir"]
+    data["environ"] = changed_environment
     if data != _last_setup[0]:
         file = io.BytesIO()
         reduction = context.reduction
@@ -310,14 +311,48 @@ def _prepare_logging(data: dict[str, Any]) -> None:
 
 
 def _prepare_interpreter(data: dict[str, Any]) -> None:
+    if "environ" in data:
+        _prepare_environment(data["environ"])
     if "sys_path" in data:
         sys.path = data["sys_path"]
     if "sys_argv" in data:
         sys.argv = data["sys_argv"]
     if "dir" in data:
-        os.chdir(data["dir"])
+        _go_to(data["dir"])
     if "orig_dir" in data:
         process.ORIGINAL_DIR = data["orig_dir"]
+
+
+def _go_to(where: str) -> None:
+    """Change the directory, unless we are there: we might not be let in again."""
+    if process._original_dir() != where:
+        os.chdir(where)
+
+
+_own_environment: dict[bytes, bytes | None] = {}
+
+
+def _prepare_environment(changed: dict[bytes, bytes | None]) -> None:
+    """Change the variables that are not what they were when our zygote started.
+
+    What an earlier setup has changed is undone first.
+    """
+    _set_variables(_own_environment)
+    _own_environment.clear()
+    _own_environment.update((name, os.environb.get(name)) for name in changed)
+    _set_variables(changed)
+
+
+def _set_variables(values: dict[bytes, bytes | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environb.pop(name, None)
+        else:
+            os.environb[name] = value
+    if b"TZ" in values:
+        import time
+
+        time.tzset()
 
 
 def import_main_path(main_path: str) -> None:

@@ -135,6 +135,9 @@ int ssti_os_packet_receive(int fd, struct ssti_os_packet *packet);
 int ssti_os_receive_patience(int fd, uint32_t ms);
 /* The other end's sends fail from now on; what it has sent can still be received. */
 void ssti_os_receive_no_more(int fd);
+/* End of file for the other end now, whoever else has this one; what it has sent can be
+ * received still. */
+void ssti_os_hang_up(int fd);
 /* Packets received here tell who sent them. */
 int ssti_os_packet_ask_sender(int fd);
 
@@ -151,6 +154,11 @@ enum {
 int ssti_os_die_with_parent(int parent_pid);
 /* Live on without it after all. */
 void ssti_os_outlive_parent(void);
+
+/* The signals that the calling thread blocks: bit N - 1 for signal N. Set: all but that
+ * of a parent's death. */
+uint64_t ssti_os_signal_mask(void);
+void ssti_os_set_signal_mask(uint64_t mask);
 
 /* Threads of this process; 0 when nobody can say. */
 uint32_t ssti_os_thread_count(void);
@@ -189,9 +197,11 @@ enum {
 struct ssti_os_standing {
     uint32_t uid[3];
     uint32_t gid[3];
-    uint64_t status; /* hash: groups, capabilities, umask, seccomp */
+    uint64_t status; /* hash: groups, capabilities, umask, seccomp, session, CPUs */
     uint64_t limits;
-    uint64_t spaces; /* of names */
+    uint64_t spaces;   /* of names */
+    uint64_t schedule; /* nice value and policy */
+    uint64_t root;     /* directory */
 };
 int ssti_os_standing(struct ssti_os_standing *out);
 

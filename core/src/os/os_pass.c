@@ -152,6 +152,12 @@ ssti_os_receive_no_more(int fd)
     (void)shutdown(fd, SHUT_RD); /* fails only when the other end is gone */
 }
 
+void
+ssti_os_hang_up(int fd)
+{
+    (void)shutdown(fd, SHUT_RDWR); /* fails only when the other end is gone */
+}
+
 int
 ssti_os_packet_ask_sender(int fd)
 {

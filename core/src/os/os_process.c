@@ -269,6 +269,34 @@ ssti_os_outlive_parent(void)
     (void)prctl(PR_SET_PDEATHSIG, 0); /* a valid argument cannot be refused */
 }
 
+uint64_t
+ssti_os_signal_mask(void)
+{
+    uint64_t mask = 0;
+    sigset_t set;
+
+    (void)pthread_sigmask(SIG_BLOCK, NULL, &set); /* cannot fail */
+    for (int number = 1; number <= SIGRTMAX; number++) {
+        mask |= sigismember(&set, number) == 1 ? UINT64_C(1) << (number - 1) : 0;
+    }
+    return mask;
+}
+
+void
+ssti_os_set_signal_mask(uint64_t mask)
+{
+    const int kept = SIGRTMAX - SSTI_OS_SIGNAL_PARENT;
+    sigset_t set;
+
+    (void)sigemptyset(&set);
+    for (int number = 1; number <= SIGRTMAX; number++) {
+        if (number != kept && (mask & (UINT64_C(1) << (number - 1))) != 0) {
+            (void)sigaddset(&set, number);
+        }
+    }
+    (void)pthread_sigmask(SIG_SETMASK, &set, NULL); /* cannot fail */
+}
+
 uint32_t
 ssti_os_thread_count(void)
 {

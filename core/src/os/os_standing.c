@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
 /* What a process hands down to its children without their doing: who it is, what it may
- * do and how much. A zygote has the standing its owner had when it was started; one
+ * do, how much, and when and where it runs. A zygote has the standing its owner had when it was started; one
  * that differs now would make children that the owner would not have made.
  *
  * Most of it is in one text of the kernel's, /proc/self/status, also the umask, which
@@ -9,9 +9,11 @@
  * not mounted the user and group ids are still compared, and the limits. */
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/status.h"
@@ -39,8 +41,10 @@ mix(uint64_t hash, const void *data, size_t size)
 static bool
 is_handed_down(const char *line)
 {
-    static const char *const names[] = {"Umask:",  "Groups:",  "Cap",
-                                        "NoNewPr", "Seccomp:", "CoreDump"};
+    static const char *const names[] = {
+        "Umask:",  "Groups:",  "NSpgid:",  "NSsid:",        "Cap",
+        "NoNewPr", "Seccomp:", "CoreDump", "Cpus_allowed:", "Mems_allowed:",
+    };
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strncmp(line, names[i], strlen(names[i])) == 0) {
@@ -112,6 +116,33 @@ hash_spaces(void)
     return hash;
 }
 
+/* Of the main thread, as what /proc/self says. */
+static uint64_t
+hash_schedule(void)
+{
+    const int nice = getpriority(PRIO_PROCESS, (id_t)getpid());
+    const int policy = sched_getscheduler(getpid());
+    struct sched_param param = {0};
+    uint64_t hash = mix(fnv_start, &nice, sizeof(nice));
+
+    (void)sched_getparam(getpid(), &param); /* cannot fail for ourselves */
+    hash = mix(hash, &policy, sizeof(policy));
+    return mix(hash, &param.sched_priority, sizeof(param.sched_priority));
+}
+
+static uint64_t
+hash_root(void)
+{
+    struct stat st;
+    uint64_t hash = fnv_start;
+
+    if (stat("/", &st) == 0) {
+        hash = mix(hash, &st.st_dev, sizeof(st.st_dev));
+        hash = mix(hash, &st.st_ino, sizeof(st.st_ino));
+    }
+    return hash;
+}
+
 int
 ssti_os_standing(struct ssti_os_standing *out)
 {
@@ -123,6 +154,8 @@ ssti_os_standing(struct ssti_os_standing *out)
     out->status = hash_status();
     out->limits = hash_limits();
     out->spaces = hash_spaces();
+    out->schedule = hash_schedule();
+    out->root = hash_root();
     return 0;
 }
 

@@ -200,6 +200,7 @@ sst_zygote_ready(struct sst_zygote *zygote, struct sst_zygote_job *job)
     if (zygote->header.die_with_parent == 0) {
         ssti_os_outlive_parent();
     }
+    ssti_os_set_signal_mask(zygote->header.blocked);
     job->parent_pid = zygote->owner_pid;
     job->tether = zygote->job_tether;
     job->setup = zygote->header.setup_size > 0 ? zygote->buffer : NULL;

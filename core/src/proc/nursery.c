@@ -344,6 +344,11 @@ end_zygote(struct sst_process *zygote)
 {
     int rc = sst_process_signal(zygote, SSTI_OS_SIGNAL_KILL);
 
+    if (rc == SST_EPERM) {
+        /* We have given up the right to end what it is. It does that itself. */
+        ssti_os_hang_up(zygote->tether);
+        rc = 0;
+    }
     if (rc == 0) {
         rc = sst_process_join_gone(zygote, SST_FOREVER);
     }

@@ -237,6 +237,7 @@ hand_over(struct sst_process *zygote, struct sst_process *process,
         .magic = SSTI_ZYGOTE_MAGIC,
         .die_with_parent = process->die_with_parent,
         .size = job->size,
+        .blocked = ssti_os_signal_mask(),
     };
     struct ssti_nursery *const nursery = zygote->nursery;
     struct ssti_warm warm;

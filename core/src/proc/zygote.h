@@ -13,7 +13,7 @@
 #include "sidestep/sidestep.h"
 
 enum {
-    SSTI_ZYGOTE_MAGIC = 0x7a796703,
+    SSTI_ZYGOTE_MAGIC = 0x7a796704,
     SSTI_SETUP_MAX = 64 << 10, /* bytes; a longer one goes with each job */
 };
 
@@ -58,6 +58,7 @@ struct ssti_job_header {
     uint32_t die_with_parent;
     uint64_t setup_size;
     uint64_t size;
+    uint64_t blocked; /* signals, as those of the thread that starts it */
 };
 
 /* A child of ours, in the way in which the zygote is the parent. */
