@@ -294,7 +294,7 @@ def _preload(names: Iterable[str], main: dict[str, str] | None, on_error: str) -
 
 
 def _serve_one(
-    mask: set[signal.Signals], setup: bytes | None, data: bytes, fds: Sequence[int]
+    mask: set[Any], setup: bytes | None, data: bytes, fds: Sequence[int]
 ) -> None:
     """Be a child of the owner; never returns."""
     from .popen_fork import exit_process

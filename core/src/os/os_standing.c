@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 
 /* What a process hands down to its children without their doing: who it is, what it may
- * do, how much, and when and where it runs. A zygote has the standing its owner had when it was started; one
- * that differs now would make children that the owner would not have made.
+ * do, how much, and when and where it runs. A zygote has the standing its owner had
+ * when it was started; one that differs now would make children that the owner would
+ * not have made.
  *
  * Most of it is in one text of the kernel's, /proc/self/status, also the umask, which
  * cannot be asked for otherwise without changing it under other threads. Where /proc is
