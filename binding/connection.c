@@ -207,6 +207,54 @@ connection_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
                          (unsigned int)self->users);
 }
 
+PyDoc_STRVAR(connection_restrict_doc,
+             "_restrict($self, loads, max_message, /)\n--\n\n"
+             "Unpickle what comes with loads(data, buffers), and receive no message "
+             "above `max_message` bytes. None: as ever, and any.");
+
+static PyObject *
+connection_restrict(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const char *const names[] = {"loads", "max_message"};
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("_restrict", 2, names);
+    ConnectionObject *const self = (ConnectionObject *)obj;
+    PyObject *given[2];
+    Py_ssize_t size_max = -1;
+
+    if (sstpy_parse(&signature, args, nargs, NULL, given) < 0 ||
+        (given[1] != Py_None && sstpy_to_ssize(given[1], 0, &size_max) < 0)) {
+        return NULL;
+    }
+    if (given[0] != Py_None && !PyCallable_Check(given[0])) {
+        PyErr_SetString(PyExc_TypeError, "loads must be callable");
+        return NULL;
+    }
+    if (given[1] != Py_None && size_max < 0) {
+        PyErr_SetString(PyExc_ValueError, "max_message must not be negative");
+        return NULL;
+    }
+    Py_XSETREF(self->loads, given[0] == Py_None ? NULL : Py_NewRef(given[0]));
+    self->size_max = size_max;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(connection_restrictions_doc,
+             "_restrictions($self, /)\n--\n\n"
+             "(loads, max_message), as _restrict() was told.");
+
+static PyObject *
+connection_restrictions(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    const ConnectionObject *const self = (ConnectionObject *)obj;
+    PyObject *const loads = self->loads != NULL ? self->loads : Py_None;
+
+    if (self->size_max < 0) {
+        return Py_BuildValue("OO", loads, Py_None);
+    }
+    return Py_BuildValue("OL", loads, (long long)self->size_max);
+}
+
 static PyObject *
 connection_get_closed(PyObject *self, void *Py_UNUSED(closure))
 {
@@ -309,6 +357,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self != NULL) {
         self->fd = -1;
         self->closed = true; /* until it has something to be open on */
+        self->size_max = -1;
         self->epoch = sstpy_fork_epoch();
     }
     return (PyObject *)self;
@@ -451,10 +500,25 @@ connection_from_parts(PyObject *cls, PyObject *const *args, Py_ssize_t nargs)
     return rc < 0 ? sstpy_raise(state, rc, &err) : connection_wrap(type, pipe);
 }
 
+static int
+connection_traverse(PyObject *obj, visitproc visit, void *arg)
+{
+    Py_VISIT(((ConnectionObject *)obj)->loads);
+    return sstpy_traverse_type(obj, visit, arg);
+}
+
+static int
+connection_clear(PyObject *obj)
+{
+    Py_CLEAR(((ConnectionObject *)obj)->loads);
+    return 0;
+}
+
 static void
 connection_dealloc(PyObject *obj)
 {
     PyObject_GC_UnTrack(obj);
+    (void)connection_clear(obj);
     Py_CLEAR(((ConnectionObject *)obj)->partial);
     (void)connection_release((ConnectionObject *)obj); /* nobody to tell */
     sstpy_free(obj);
@@ -483,6 +547,10 @@ static PyMethodDef connection_methods[] = {
     {"__exit__", CONNECTION_FASTCALL(connection_exit), METH_FASTCALL,
      connection_exit_doc},
     {"statistics", connection_statistics, METH_NOARGS, connection_statistics_doc},
+    {"_restrict", CONNECTION_FASTCALL(connection_restrict), METH_FASTCALL,
+     connection_restrict_doc},
+    {"_restrictions", connection_restrictions, METH_NOARGS,
+     connection_restrictions_doc},
     {"_detach", connection_detach, METH_NOARGS, connection_detach_doc},
     {"_parts", connection_parts, METH_NOARGS, connection_parts_doc},
     {"_end_handle", connection_end_handle, METH_NOARGS, connection_end_handle_doc},
@@ -507,10 +575,15 @@ PyDoc_STRVAR(connection_doc,
              "Messages over a descriptor, which it takes over, or one end of a pipe.");
 
 static PyType_Slot connection_slots[] = {
-    {Py_tp_doc, (void *)connection_doc},   {Py_tp_new, connection_new},
-    {Py_tp_init, connection_init},         {Py_tp_dealloc, connection_dealloc},
-    {Py_tp_traverse, sstpy_traverse_type}, {Py_tp_methods, connection_methods},
-    {Py_tp_getset, connection_getset},     {0, NULL},
+    {Py_tp_doc, (void *)connection_doc},
+    {Py_tp_new, connection_new},
+    {Py_tp_init, connection_init},
+    {Py_tp_dealloc, connection_dealloc},
+    {Py_tp_traverse, connection_traverse},
+    {Py_tp_clear, connection_clear},
+    {Py_tp_methods, connection_methods},
+    {Py_tp_getset, connection_getset},
+    {0, NULL},
 };
 
 static PyType_Spec connection_spec = {

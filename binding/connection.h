@@ -21,6 +21,8 @@ typedef struct {
     PyObject
         *partial; /* bytes of its size, filled as far as `progress` says; or NULL */
     unsigned long epoch; /* of fork, to which `users` belongs */
+    PyObject *loads;     /* what unpickles for this peer; NULL: the registered one */
+    int64_t size_max;    /* of a message that comes; < 0: any */
 } ConnectionObject;
 
 /* Everything but the pointers into the core is guarded by the GIL. While `users` is not

@@ -5,7 +5,10 @@
  * A message from a pipe of ours arrives whole, in memory of the core, and is decoded
  * after it was taken. One from a byte stream is read into the object that the caller
  * gets, once its length is known. When a signal handler raises in the middle, what came
- * so far is kept and the next call goes on. */
+ * so far is kept and the next call goes on.
+ *
+ * A stream may say that a message is as long as it likes: memory for it is had as its
+ * bytes come. */
 
 #include "connection.h"
 
@@ -42,7 +45,7 @@ connection_raise_recv(const ConnectionObject *self, int rc)
 /* The stdlib's answer to a message longer than allowed: the stream cannot be trusted.
  * */
 static PyObject *
-connection_bad_length(ConnectionObject *self)
+connection_bad_length(ConnectionObject *self, int64_t size_max)
 {
     if (self->writable) {
         self->readable = false;
@@ -50,8 +53,24 @@ connection_bad_length(ConnectionObject *self)
     else if (sstpy_connection_close(self) < 0) {
         return NULL;
     }
-    PyErr_SetString(PyExc_OSError, "bad message length");
+    if (size_max >= 0 && size_max == self->size_max) {
+        PyErr_Format(PyExc_OSError,
+                     "bad message length: more than max_message, %lld bytes",
+                     (long long)size_max);
+    }
+    else {
+        PyErr_SetString(PyExc_OSError, "bad message length");
+    }
     return NULL;
+}
+
+/* What is received at most when the caller wants no more than `wanted`; < 0: any. */
+static int64_t
+connection_limit(const ConnectionObject *self, int64_t wanted)
+{
+    return wanted >= 0 && (self->size_max < 0 || wanted < self->size_max)
+               ? wanted
+               : self->size_max;
 }
 
 /* ---- Pipes ---- */
@@ -81,6 +100,11 @@ connection_take(ConnectionObject *self, struct sst_message *message)
 }
 
 /* ---- Streams ---- */
+
+enum {
+    STREAM_ROOM_FIRST = 16 << 20, /* for a message before any of it has come */
+    STREAM_GROWTH = 4,
+};
 
 /* A message on its way. Who receives takes it out of the connection, and puts it back
  * when it has to break off (a signal handler raised, memory ran out), so that the next
@@ -134,22 +158,26 @@ connection_stream_end(ConnectionObject *self, struct connection_stream *stream,
     sstpy_connection_unpin(self);
 }
 
-/* A bytes object for the message, whose size is known; what the caller's memory has of
- * it is copied. */
+/* A bytes object for the message, whose size is known, or for its beginning; what the
+ * caller's memory has of it is copied. */
 static int
 connection_stream_allocate(struct connection_stream *stream)
 {
     const struct sst_stream_progress *const progress = &stream->progress;
+    uint64_t room = progress->size;
 
     if (stream->bytes != NULL) {
         return 0;
     }
-    if (progress->size > PY_SSIZE_T_MAX) {
+    if (room > PY_SSIZE_T_MAX) {
         (void)PyErr_NoMemory();
         return -1;
     }
+    if (room > STREAM_ROOM_FIRST && stream->data == NULL) {
+        room = STREAM_ROOM_FIRST;
+    }
 
-    PyObject *const bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)progress->size);
+    PyObject *const bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
     if (bytes == NULL) {
         return -1;
     }
@@ -162,14 +190,45 @@ connection_stream_allocate(struct connection_stream *stream)
     return 0;
 }
 
+/* The room is full: more, up to the size of the message. Without memory what came is
+ * lost, and with it the stream. */
+static int
+connection_stream_grow(ConnectionObject *self, struct connection_stream *stream)
+{
+    const uint64_t room = (uint64_t)PyBytes_GET_SIZE(stream->bytes) * STREAM_GROWTH;
+    const uint64_t whole = stream->progress.size;
+
+    if (_PyBytes_Resize(&stream->bytes, (Py_ssize_t)(room < whole ? room : whole)) <
+        0) {
+        self->readable = false;
+        return -1;
+    }
+    stream->data = PyBytes_AS_STRING(stream->bytes);
+    return 0;
+}
+
 /* The whole message into stream->bytes; SSTPY_RAISED, or a status. */
 static int
-connection_stream_body(struct connection_stream *stream)
+connection_stream_body(ConnectionObject *self, struct connection_stream *stream)
 {
+    const uint64_t whole = stream->progress.size;
+    int rc = 0;
+
     if (connection_stream_allocate(stream) < 0) {
         return SSTPY_RAISED;
     }
-    return sstpy_wait_until(connection_call_body, stream, SST_FOREVER);
+    for (;;) {
+        const uint64_t room = (uint64_t)PyBytes_GET_SIZE(stream->bytes);
+        stream->progress.size = room;
+        rc = sstpy_wait_until(connection_call_body, stream, SST_FOREVER);
+        stream->progress.size = whole;
+        if (rc < 0 || room == whole) {
+            return rc;
+        }
+        if (connection_stream_grow(self, stream) < 0) {
+            return SSTPY_RAISED;
+        }
+    }
 }
 
 /* A message as bytes. `size_max` < 0: of any length. NULL with *too_long set and
@@ -185,7 +244,7 @@ connection_stream_take(ConnectionObject *self, int64_t size_max, bool *too_long)
     *too_long = rc == SST_EMSGSIZE ||
                 (rc == 0 && size_max >= 0 && stream.progress.size > (uint64_t)size_max);
     if (rc == 0 && !*too_long) {
-        rc = connection_stream_body(&stream);
+        rc = connection_stream_body(self, &stream);
     }
     if (rc == 0 && !*too_long) {
         bytes = stream.bytes;
@@ -205,37 +264,81 @@ const char sstpy_connection_recv_doc[] =
               "Receive an object. Waits for one; EOFError when none is left and nobody "
               "can send any more.");
 
+/* The object of a message, or of the bytes of a pickle. The restrictions are those of
+ * now: the code that a pickle runs may set others. */
+static PyObject *
+connection_open(const ConnectionObject *self, struct sst_message *message,
+                PyObject *bytes)
+{
+    PyObject *const loads = Py_XNewRef(self->loads);
+    PyObject *const before = sstpy_loads_swap(loads);
+    PyObject *const obj = bytes != NULL ? sstpy_unpickle(self->state, bytes, NULL)
+                                        : sstpy_decode(self->state, message);
+
+    (void)sstpy_loads_swap(before);
+    Py_XDECREF(loads);
+    return obj;
+}
+
+static PyObject *
+connection_recv_pipe(ConnectionObject *self)
+{
+    struct sst_message message;
+    const int rc = connection_take(self, &message);
+
+    if (rc < 0) {
+        return connection_raise_recv(self, rc);
+    }
+    if (self->size_max >= 0 && message.size > (uint64_t)self->size_max) {
+        sst_message_free(&message);
+        return connection_bad_length(self, self->size_max);
+    }
+    return connection_open(self, &message, NULL);
+}
+
 PyObject *
 sstpy_connection_recv(PyObject *self_obj, PyObject *Py_UNUSED(ignored))
 {
     ConnectionObject *const self = (ConnectionObject *)self_obj;
+    bool too_long = false;
 
     if (sstpy_connection_check_readable(self) < 0) {
         return NULL;
     }
     if (self->pipe != NULL) {
-        struct sst_message message;
-        const int rc = connection_take(self, &message);
-        return rc < 0 ? connection_raise_recv(self, rc)
-                      : sstpy_decode(self->state, &message);
+        return connection_recv_pipe(self);
     }
 
-    bool too_long = false;
-    PyObject *const bytes = connection_stream_take(self, -1, &too_long);
+    PyObject *const bytes = connection_stream_take(self, self->size_max, &too_long);
     if (bytes == NULL) {
-        return too_long ? connection_bad_length(self) : NULL;
+        return too_long ? connection_bad_length(self, self->size_max) : NULL;
     }
 
-    PyObject *const obj = sstpy_unpickle(self->state, bytes, NULL);
+    PyObject *const obj = connection_open(self, NULL, bytes);
     Py_DECREF(bytes);
     return obj;
 }
 
 /* ---- recv_bytes ---- */
 
+/* The bytes of a message; of an object, which is decoded first, those of its pickle. */
 static PyObject *
-connection_take_bytes(ConnectionObject *self, int64_t size_max)
+connection_open_bytes(const ConnectionObject *self, struct sst_message *message,
+                      int64_t size_max)
 {
+    PyObject *const loads = Py_XNewRef(self->loads);
+    PyObject *const before = sstpy_loads_swap(loads);
+    PyObject *const bytes = sstpy_decode_bytes(self->state, message, size_max);
+
+    (void)sstpy_loads_swap(before);
+    Py_XDECREF(loads);
+    return bytes;
+}
+
+static PyObject *
+connection_take_bytes(ConnectionObject *self, int64_t wanted)
+{
+    const int64_t size_max = connection_limit(self, wanted);
     bool too_long = false;
     PyObject *bytes = NULL;
 
@@ -245,13 +348,13 @@ connection_take_bytes(ConnectionObject *self, int64_t size_max)
         if (rc < 0) {
             return connection_raise_recv(self, rc);
         }
-        bytes = sstpy_decode_bytes(self->state, &message, size_max);
+        bytes = connection_open_bytes(self, &message, size_max);
         too_long = bytes == NULL && PyErr_Occurred() == NULL;
     }
     else {
         bytes = connection_stream_take(self, size_max, &too_long);
     }
-    return too_long ? connection_bad_length(self) : bytes;
+    return too_long ? connection_bad_length(self, size_max) : bytes;
 }
 
 const char sstpy_connection_recv_bytes_doc[] =
@@ -333,17 +436,23 @@ connection_stream_into(ConnectionObject *self, char *to, uint64_t room)
 
     connection_stream_begin(self, &stream);
     int rc = sstpy_wait_until(connection_call_size, &stream, SST_FOREVER);
-    const bool too_long = rc == SST_EMSGSIZE;
-    const bool direct = rc == 0 && stream.bytes == NULL && stream.progress.size <= room;
+    const bool too_long =
+        rc == SST_EMSGSIZE || (rc == 0 && self->size_max >= 0 &&
+                               stream.progress.size > (uint64_t)self->size_max);
+    const bool direct =
+        rc == 0 && !too_long && stream.bytes == NULL && stream.progress.size <= room;
     if (direct) {
         stream.data = to;
         rc = sstpy_wait_until(connection_call_body, &stream, SST_FOREVER);
     }
-    else if (rc == 0) {
-        rc = connection_stream_body(&stream);
+    else if (rc == 0 && !too_long) {
+        rc = connection_stream_body(self, &stream);
     }
 
-    if (rc == 0 && stream.progress.size > room) {
+    if (too_long) {
+        result = NULL;
+    }
+    else if (rc == 0 && stream.progress.size > room) {
         result = connection_raise_short(self, stream.bytes);
     }
     else if (rc == 0) {
@@ -352,14 +461,14 @@ connection_stream_into(ConnectionObject *self, char *to, uint64_t room)
         }
         result = PyLong_FromUnsignedLongLong(stream.progress.size);
     }
-    else if (!too_long) {
+    else {
         result = connection_raise_recv(self, rc);
     }
     if (rc == SSTPY_RAISED && direct) {
         connection_stream_rescue(self, &stream);
     }
     connection_stream_end(self, &stream, rc == SSTPY_RAISED);
-    return too_long ? connection_bad_length(self) : result;
+    return too_long ? connection_bad_length(self, self->size_max) : result;
 }
 
 static PyObject *
@@ -380,7 +489,7 @@ connection_pipe_into(ConnectionObject *self, char *to, uint64_t room)
     }
 
     /* Too long, or an object of which the pickle is wanted. */
-    PyObject *const bytes = sstpy_decode_bytes(self->state, &message, -1);
+    PyObject *const bytes = connection_open_bytes(self, &message, -1);
     PyObject *result = NULL;
     if (bytes == NULL) {
         return NULL;

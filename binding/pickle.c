@@ -102,11 +102,26 @@ sstpy_pickle(struct sstpy_state *state, PyObject *obj, PyObject *callback)
                                 : pickle_dumps_default(obj, second);
 }
 
+/* Of a connection whose peer may not name everything. */
+static _Thread_local PyObject *loads_here;
+
+PyObject *
+sstpy_loads_swap(PyObject *loads)
+{
+    PyObject *const before = loads_here;
+
+    loads_here = loads;
+    return before;
+}
+
 PyObject *
 sstpy_unpickle(struct sstpy_state *state, PyObject *data, PyObject *buffers)
 {
     PyObject *const second = buffers != NULL ? buffers : Py_None;
 
+    if (loads_here != NULL) {
+        return pickle_call(loads_here, data, second);
+    }
     return state->loads != NULL ? pickle_call(state->loads, data, second)
                                 : pickle_loads_default(data, second);
 }

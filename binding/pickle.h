@@ -37,6 +37,10 @@ PyObject *sstpy_pickle(struct sstpy_state *state, PyObject *obj, PyObject *callb
 /* loads(data, buffers); NULL for no buffers. */
 PyObject *sstpy_unpickle(struct sstpy_state *state, PyObject *data, PyObject *buffers);
 
+/* From now on sstpy_unpickle of this thread calls this function; NULL: the registered
+ * one again. The one before, for who comes after. Both are borrowed. */
+PyObject *sstpy_loads_swap(PyObject *loads);
+
 /* The same; with `again` it is done anew after what a signal handler raises in it. */
 PyObject *sstpy_unpickle_whole(struct sstpy_state *state, PyObject *data,
                                PyObject *buffers, bool again);

@@ -204,7 +204,7 @@ class Server:
 
     def serve_parent(self, conn: Any) -> None:
         """Serve who started this process, over the pipe it gave us."""
-        link = _Link(conn)
+        link = _Link(self.listener._restrict(conn))
         link.is_trusted = True
         threading.Thread(target=self.handle_request, args=(link,), daemon=True).start()
 
@@ -247,8 +247,9 @@ class Server:
 
     def _greet(self, link: _Link) -> None:
         """Have the peer show that it knows the key, and show it."""
-        connection.deliver_challenge(link.conn, self.authkey)
-        connection.answer_challenge(link.conn, self.authkey)
+        md5 = self.listener._legacy_md5
+        connection.deliver_challenge(link.conn, self.authkey, legacy_md5=md5)
+        connection.answer_challenge(link.conn, self.authkey, legacy_md5=md5)
         try:
             self._handshakes.remove(link)
         except ValueError:
@@ -351,7 +352,9 @@ class Server:
         self, link: _Link, handle: bytes, end: int, pid: int, tid: int
     ) -> None:
         fd = reduction.recv_handle(link.conn)
-        pipe = connection.Connection.from_parts(handle, end, fd)
+        pipe = self.listener._restrict(
+            connection.Connection.from_parts(handle, end, fd)
+        )
         link.send((RETURN, None))
         link.close()
         link.conn = pipe

@@ -103,6 +103,10 @@ class Session:
     def _dial(self) -> Any:
         return self._client(self.address, authkey=self._authkey, **self._options)
 
+    def _restrict(self, conn: Any) -> Any:
+        allow, limit = (self._options.get(name) for name in ("allow", "max_message"))
+        return connection._restrict(conn, allow, limit)
+
     def _introduce(self, link: _Link, name: str) -> dict[str, Any]:
         """Tell the server who we are; what it can do."""
         args = (name,) if self._is_stdlib else (name, self.id)
@@ -116,7 +120,7 @@ class Session:
 
     def adopt(self, conn: Any) -> None:
         """Take the pipe that the server's process was started with for control."""
-        link = _Link(conn)
+        link = _Link(self._restrict(conn))
         if self._is_stdlib:
             link.close()
             return
@@ -164,7 +168,7 @@ class Session:
             ours.close()
             return
         link.close()
-        link.conn = ours
+        link.conn = self._restrict(ours)
 
     def drop_link(self) -> None:
         """Give up this thread's connection: a reply may be under way in it."""

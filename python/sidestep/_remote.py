@@ -122,7 +122,13 @@ def _dumps(obj: object) -> bytes:
     return bytes(reduction.ForkingPickler.dumps(obj))
 
 
-def _unpack(text: str, value: str, data: bytes | None, reason: str) -> BaseException:
+def _unpack(
+    text: str,
+    value: str,
+    data: bytes | None,
+    reason: str,
+    loads: Callable[[bytes], Any] | None = None,
+) -> BaseException:
     """Rebuild an exception; whatever goes wrong, return one."""
     if data is None:
         return _with_traceback(MaybeEncodingError(Quoted(reason), Quoted(value)), text)
@@ -130,7 +136,7 @@ def _unpack(text: str, value: str, data: bytes | None, reason: str) -> BaseExcep
 
     reduction: Any = context.reduction
     try:
-        error = _restore(*reduction.ForkingPickler.loads(data))
+        error = _restore(*(loads or reduction.ForkingPickler.loads)(data))
     except Exception as why:  # noqa: BLE001 - the caller is told
         return _with_traceback(MaybeEncodingError(why, Quoted(value)), text)
     return _with_traceback(error, text)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, Self
 
+    from ._allow import AllowList
+
 __all__ = [
     "Client",
     "Connection",
@@ -321,6 +323,17 @@ def _security_of(security: str | None, family: str) -> str:
     return "tls"
 
 
+def _takes_md5(legacy_md5: bool | None, security: str) -> bool:
+    """Tell whether a proof of the key by MD5 is good enough.
+
+    Python 3.11 has no other. On a Unix socket, where the kernel has said who the peer
+    is, it is; on a network only if asked for.
+    """
+    if legacy_md5 and security == "tls":
+        raise ValueError("legacy_md5 is for security='stdlib'; TLS has no use for it")
+    return security == "plain" if legacy_md5 is None else legacy_md5
+
+
 def _network_key(authkey: bytes | None, address: Any) -> bytes:
     """Return the key for a network address; None means that of this process."""
     key = bytes(process.current_process().authkey if authkey is None else authkey)
@@ -333,6 +346,34 @@ def _network_key(authkey: bytes | None, address: Any) -> bytes:
     return key
 
 
+def _limit(max_message: int | None, security: str) -> int | None:
+    """Return the size of the longest message that may come, None for any."""
+    if max_message is not None:
+        if max_message < 0:
+            raise ValueError("max_message must not be negative")
+        return max_message
+    if security == "plain":
+        return None
+    # No more than there could ever be room for.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _restrict(
+    conn: Connection, allow: AllowList | None, max_message: int | None
+) -> Connection:
+    if allow is not None or max_message is not None:
+        conn._restrict(None if allow is None else allow.loads, max_message)
+    return conn
+
+
+def _allow_list(allow: Iterable[Any] | None) -> AllowList | None:
+    if allow is None:
+        return None
+    from . import _allow
+
+    return _allow.allow_list(allow)
+
+
 class Listener:
     """Accepts connections at an address; with ``authkey`` from those who know it.
 
@@ -343,6 +384,11 @@ class Listener:
 
     At a Unix socket only processes of the same user, the administrator's, and those of
     ``allow_uids`` can connect.
+
+    ``allow`` lists the classes, functions and ``"module"`` names that pickles from peers
+    may name: `recv` raises UnpicklingError for others. ``max_message`` is the size, in
+    bytes, of the longest message that is received (OSError); at a network address it is
+    that of the machine's memory unless told.
     """
 
     def __init__(
@@ -355,14 +401,20 @@ class Listener:
         security: str | None = None,
         identity: str | None = None,
         allow_uids: Iterable[int] = (),
+        allow: Iterable[Any] | None = None,
+        max_message: int | None = None,
+        legacy_md5: bool | None = None,
     ) -> None:
         self._allow_uids = frozenset(allow_uids)
+        self._allow = _allow_list(allow)
         self._challenges_later = False
         family = family or (address and address_type(address)) or default_family
         _validate_family(family)
         address = address or arbitrary_address(family)
         _check_authkey(authkey)
         self._security = _security_of(security, family)
+        self._max_message = _limit(max_message, self._security)
+        self._legacy_md5 = _takes_md5(legacy_md5, self._security)
         self._listener: Any = None
         if self._security != "plain":
             authkey = _network_key(authkey, address)
@@ -388,18 +440,20 @@ class Listener:
         Raises AuthenticationError when the peer does not know the key.
         """
         if self._security == "tls":
-            encrypted: Connection = self._open().accept()
-            return encrypted
+            return self._restrict(self._open().accept())
         has_key = self._authkey is not None or self._challenges_later
         conn: Connection = self._open().accept(self._allow_uids, has_key)
         if self._authkey is not None and not self._challenges_later:
             try:
-                deliver_challenge(conn, self._authkey)
-                answer_challenge(conn, self._authkey)
+                deliver_challenge(conn, self._authkey, legacy_md5=self._legacy_md5)
+                answer_challenge(conn, self._authkey, legacy_md5=self._legacy_md5)
             except BaseException:
                 conn.close()
                 raise
-        return conn
+        return self._restrict(conn)
+
+    def _restrict(self, conn: Connection) -> Connection:
+        return _restrict(conn, self._allow, self._max_message)
 
     def close(self) -> None:
         """Stop listening."""
@@ -432,6 +486,9 @@ def Client(
     security: str | None = None,
     identity: str | None = None,
     allow_uids: Iterable[int] = (),
+    allow: Iterable[Any] | None = None,
+    max_message: int | None = None,
+    legacy_md5: bool | None = None,
 ) -> Connection:
     """Return a connection to the `Listener` at an address.
 
@@ -443,22 +500,25 @@ def Client(
     _validate_family(family)
     _check_authkey(authkey)
     security = _security_of(security, family)
+    allowed, limit = _allow_list(allow), _limit(max_message, security)
+    md5 = _takes_md5(legacy_md5, security)
     if security != "plain":
         authkey = _network_key(authkey, address)
     if security == "tls":
         from . import _network
 
         assert authkey is not None
-        return _network.tls_client(address, family, authkey, identity)
+        encrypted = _network.tls_client(address, family, authkey, identity)
+        return _restrict(encrypted, allowed, limit)
     conn = SocketClient(address, allow_uids, authkey is not None)
     if authkey is not None:
         try:
-            answer_challenge(conn, authkey)
-            deliver_challenge(conn, authkey)
+            answer_challenge(conn, authkey, legacy_md5=md5)
+            deliver_challenge(conn, authkey, legacy_md5=md5)
         except BaseException:
             conn.close()
             raise
-    return conn
+    return _restrict(conn, allowed, limit)
 
 
 # ---- Authentication: the standard library's handshake ----
@@ -466,7 +526,9 @@ def Client(
 # The challenged side proves that it knows the key with an HMAC over the challenge.
 # Since Python 3.12 challenge and answer carry the digest's name in braces; older
 # peers send 20 bytes without one and mean MD5, and answer a newer challenge with the
-# 16 bytes of an MD5 HMAC over all of it. What is here talks to both.
+# 16 bytes of an MD5 HMAC over all of it. What is here talks to both, unless it is told
+# that MD5 will not do: then such a peer is refused, and so is one in between that would
+# have both sides fall back to it.
 
 MESSAGE_LENGTH = 40
 
@@ -534,8 +596,23 @@ def _require_bytes(authkey: object) -> None:
         raise ValueError(f"Authkey must be bytes, not {type(authkey)!s}")
 
 
+_MD5_HINT = (
+    "the peer's proof of the key would be by MD5, as Python 3.11 makes it; "
+    "legacy_md5=True takes it"
+)
+
+
+def _refuse_md5(message: bytes) -> None:
+    if _get_digest_name_and_payload(message)[0] in {"", "md5"}:
+        raise AuthenticationError(_MD5_HINT)
+
+
 def deliver_challenge(
-    connection: Any, authkey: bytes, digest_name: str = "sha256"
+    connection: Any,
+    authkey: bytes,
+    digest_name: str = "sha256",
+    *,
+    legacy_md5: bool = True,
 ) -> None:
     """Have the peer prove that it knows the key, else raise AuthenticationError."""
     _require_bytes(authkey)
@@ -543,6 +620,8 @@ def deliver_challenge(
     connection.send_bytes(_CHALLENGE + message)
     response = connection.recv_bytes(_REPLY_LENGTH_MAX)
     try:
+        if not legacy_md5:
+            _refuse_md5(response)
         _verify_challenge(authkey, message, response)
     except AuthenticationError:
         connection.send_bytes(_FAILURE)
@@ -550,7 +629,9 @@ def deliver_challenge(
     connection.send_bytes(_WELCOME)
 
 
-def answer_challenge(connection: Any, authkey: bytes) -> None:
+def answer_challenge(
+    connection: Any, authkey: bytes, *, legacy_md5: bool = True
+) -> None:
     """Prove to the peer that we know the key; AuthenticationError if it refuses."""
     _require_bytes(authkey)
     message = connection.recv_bytes(_REPLY_LENGTH_MAX)
@@ -559,6 +640,8 @@ def answer_challenge(connection: Any, authkey: bytes) -> None:
     message = message[len(_CHALLENGE) :]
     if len(message) < _MD5ONLY_MESSAGE_LENGTH:
         raise AuthenticationError(f"challenge too short: {len(message)} bytes")
+    if not legacy_md5:
+        _refuse_md5(message)
     connection.send_bytes(_create_response(authkey, message))
     if connection.recv_bytes(_REPLY_LENGTH_MAX) != _WELCOME:
         raise AuthenticationError("digest sent was rejected")
@@ -619,9 +702,19 @@ def XmlClient(*args: Any, **kwds: Any) -> ConnectionWrapper:
 # ---- Passing a connection to another process ----
 
 
-def rebuild_connection(df: Any, readable: bool, writable: bool) -> Connection:
+def rebuild_connection(
+    df: Any, readable: bool, writable: bool, restrictions: tuple[Any, Any] | None = None
+) -> Connection:
     """Make a stream connection in the process that a message reached."""
-    return Connection(df.detach(), readable, writable)
+    conn = Connection(df.detach(), readable, writable)
+    if restrictions is not None:
+        conn._restrict(*restrictions)
+    return conn
+
+
+def _restrictions_of(conn: Connection) -> tuple[Any, ...]:
+    restrictions = conn._restrictions()
+    return () if restrictions == (None, None) else (restrictions,)
 
 
 def reduce_connection(conn: Connection) -> tuple[Any, ...]:
@@ -629,24 +722,33 @@ def reduce_connection(conn: Connection) -> tuple[Any, ...]:
     handle, end, fd = conn._parts()
     if not handle:
         df = reduction.DupFd(conn.fileno())
-        return rebuild_connection, (df, conn.readable, conn.writable)
+        flags = conn.readable, conn.writable
+        return rebuild_connection, (df, *flags, *_restrictions_of(conn))
     popen: Any = context.get_spawning_popen()
     if popen is not None:
         popen.hold(handle)
         popen.hold(conn._end_handle())
-        return rebuild_pipe, (handle, end, popen.DupFd(popen.duplicate_for_child(fd)))
+        df = popen.DupFd(popen.duplicate_for_child(fd))
+        return rebuild_pipe, (handle, end, df, *_restrictions_of(conn))
     from . import resource_sharer
 
-    return rebuild_pipe, (handle, end, resource_sharer.DupPipe(conn))
+    df = resource_sharer.DupPipe(conn)
+    return rebuild_pipe, (handle, end, df, *_restrictions_of(conn))
 
 
-def rebuild_pipe(handle: bytes, end: int, df: Any) -> Connection:
+def rebuild_pipe(
+    handle: bytes, end: int, df: Any, restrictions: tuple[Any, Any] | None = None
+) -> Connection:
     """Make a pipe's end in the process that a message or a start brought it to."""
     attach = getattr(df, "attach", None)
+    conn: Connection
     if attach is not None:
-        conn: Connection = attach(handle, end)
-        return conn
-    return Connection.from_parts(handle, end, df.detach())
+        conn = attach(handle, end)
+    else:
+        conn = Connection.from_parts(handle, end, df.detach())
+    if restrictions is not None:
+        conn._restrict(*restrictions)
+    return conn
 
 
 reduction.register(Connection, reduce_connection)

@@ -127,8 +127,9 @@ class BaseManager:
 
     ``address`` is where the server listens, a path of its own choice by default;
     ``authkey`` what its clients have to know, by default this process's key;
-    ``security``, ``identity`` and ``allow_uids`` are those of
-    `sidestep.connection.Listener`.
+    ``security``, ``identity``, ``allow_uids``, ``allow``, ``max_message`` and
+    ``legacy_md5`` are those of `sidestep.connection.Listener`, for the server and for
+    its clients.
     """
 
     _registry: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -146,6 +147,9 @@ class BaseManager:
         security: str | None = None,
         identity: str | None = None,
         allow_uids: Iterable[int] = (),
+        allow: Iterable[Any] | None = None,
+        max_message: int | None = None,
+        legacy_md5: bool | None = None,
     ) -> None:
         if authkey is None:
             authkey = process.current_process().authkey
@@ -160,9 +164,14 @@ class BaseManager:
         options = {
             "security": security,
             "identity": identity,
-            "allow_uids": tuple(allow_uids),
+            "allow_uids": tuple(allow_uids) or None,
+            "allow": connection._allow_list(allow),
+            "max_message": max_message,
+            "legacy_md5": legacy_md5,
         }
-        self._options = {name: value for name, value in options.items() if value}
+        self._options = {
+            name: value for name, value in options.items() if value is not None
+        }
 
     @property
     def address(self) -> Any:
