@@ -80,12 +80,27 @@ sstpy_raise_errno(int status)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
+/* Which limit it is that was reached: where a call fails with EAGAIN and a text, it was
+ * one that makes a process or a thread. */
+static const char *
+limit_hint(int status)
+{
+    switch (status) {
+    case SST_EMFILE:
+        return " (open files: ulimit -n)";
+    case SST_EAGAIN:
+        return " (processes: ulimit -u, or pids.max of the control group)";
+    default:
+        return "";
+    }
+}
+
 /* OSError(errno, text): the constructor picks the subclass that belongs to the errno.
  * */
 static void
 raise_os_error(int status, const char *text)
 {
-    const char *const hint = status == SST_EMFILE ? " (open files: ulimit -n)" : "";
+    const char *const hint = limit_hint(status);
     PyObject *const said = PyUnicode_FromFormat("%s%s", text, hint);
     PyObject *const error =
         said != NULL ? PyObject_CallFunction(PyExc_OSError, "iO", -status, said) : NULL;
@@ -111,8 +126,8 @@ sstpy_raise(const struct sstpy_state *state, int status, const struct sst_error 
     PyObject *const exception = own != NULL ? own : exception_builtin(name);
 
     if (exception == PyExc_OSError && status > -4096) {
-        if (told) {
-            raise_os_error(status, text);
+        if (told || status == SST_EMFILE) {
+            raise_os_error(status, told ? text : strerror(-status));
         }
         else {
             sstpy_raise_errno(status);

@@ -338,7 +338,13 @@ sstpy_engine_wake(EngineObject *self)
     rc = sst_crew_wake(crew);
     Py_END_ALLOW_THREADS
     sstpy_engine_unpin(self);
-    return rc < 0 ? sstpy_fail(self->jobs.state, rc, NULL) : 0;
+
+    const struct sst_error err = {
+        .status = rc,
+        .text = "cannot start the thread that looks after the workers",
+    };
+
+    return rc < 0 ? sstpy_fail(self->jobs.state, rc, &err) : 0;
 }
 
 /* The payload of a call. */

@@ -115,6 +115,8 @@ class _CrashFile:
     #: Bytes of a part; those that nobody wrote take no memory.
     PART = 1 << 20
 
+    fd = -1
+
     def __init__(self) -> None:
         self.fd = os.memfd_create("sidestep-crashes")
         self._parts: dict[Any, int] = {}

@@ -125,11 +125,11 @@ take_made(struct ssti_nursery *nursery, const struct ssti_zygote_note *note)
     if (note->pid < 0) {
         one_less(nursery, note->pid);
     }
-    else if (early != NULL) {
-        forget_birth(nursery, early);
-    }
-    else {
+    else if (early == NULL) {
         add_birth(nursery, note, note->pid);
+    }
+    else if (early->pid == 0) {
+        forget_birth(nursery, early);
     }
 }
 
@@ -250,13 +250,24 @@ bury(const struct sst_process *zygote, struct ssti_birth *birth)
     one_less(nursery, failure);
 }
 
+/* The program has reaped it. What it may have said before comes first. */
+static void
+bury_reaped(struct sst_process *zygote, uint32_t serial)
+{
+    struct ssti_birth *birth;
+
+    (void)ssti_nursery_collect(zygote); /* its end is found by who waits */
+    birth = find_birth(zygote->nursery, serial);
+    if (birth != NULL) {
+        bury(zygote, birth);
+    }
+}
+
+/* To see them die. Without a descriptor for that none could come from them either. */
 static int
-wait_for_news(struct sst_process *zygote)
+watch_births(struct sst_process *zygote)
 {
     struct ssti_nursery *const nursery = zygote->nursery;
-    int fds[SSTI_OS_HANGUPS_MAX] = {zygote->tether};
-    uint32_t serials[SSTI_OS_HANGUPS_MAX] = {0};
-    uint32_t count = 1;
 
     for (uint32_t i = 0; i < nursery->birth_count; i++) {
         struct ssti_birth *const birth = &nursery->births[i];
@@ -264,6 +275,32 @@ wait_for_news(struct sst_process *zygote)
         if (birth->pid != 0 && birth->pidfd < 0) {
             birth->pidfd = ssti_os_pidfd_open(birth->pid);
         }
+        if (birth->pidfd == SST_ESRCH) {
+            bury_reaped(zygote, birth->serial);
+            i = UINT32_MAX; /* others have moved: from the first one */
+        }
+        else if (birth->pid != 0 && birth->pidfd < 0) {
+            return birth->pidfd;
+        }
+    }
+    return 0;
+}
+
+static int
+wait_for_news(struct sst_process *zygote)
+{
+    struct ssti_nursery *const nursery = zygote->nursery;
+    int fds[SSTI_OS_HANGUPS_MAX] = {zygote->tether};
+    uint32_t serials[SSTI_OS_HANGUPS_MAX] = {0};
+    uint32_t count = 1;
+    const int watched = watch_births(zygote);
+
+    if (watched < 0) {
+        return watched;
+    }
+    for (uint32_t i = 0; i < nursery->birth_count; i++) {
+        struct ssti_birth *const birth = &nursery->births[i];
+
         serials[count] = birth->serial;
         fds[count++] = birth->pidfd;
     }
