@@ -18,8 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
+    from typing import Any
 
-__all__ = ["AliasFinder", "install", "is_installed"]
+__all__ = ["AliasFinder", "JoblibFinder", "install", "is_installed"]
 
 _HERE = __name__.rpartition(".")[0]
 
@@ -75,6 +76,38 @@ class AliasFinder:
         return spec.loader.get_code(spec.name)  # type: ignore[attr-defined]
 
 
+class JoblibFinder:
+    """Meta-path finder that has our backend put in loky's place once joblib is there."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Return the spec of ``joblib.parallel``, with more to do, None for the rest."""
+        if fullname != "joblib.parallel":
+            return None
+        from importlib.util import find_spec
+
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        loader: Any = spec.loader if spec is not None else None
+        if loader is None:
+            return spec
+        execute = loader.exec_module
+
+        def execute_and_replace(module: ModuleType) -> None:
+            execute(module)
+            try:
+                import_module(_HERE + ".joblib").replace_loky()
+            except ImportError:
+                pass  # too old a joblib for us: it goes its own way
+
+        loader.exec_module = execute_and_replace
+        return spec
+
+
 def install(alias: str = "multiprocessing", target: str = _HERE) -> None:
     """Answer ``alias`` and its submodules with ``target`` from now on."""
     if is_installed(alias):
@@ -85,6 +118,8 @@ def install(alias: str = "multiprocessing", target: str = _HERE) -> None:
     for name in [n for n in sys.modules if n == alias or n.startswith(alias + ".")]:
         del sys.modules[name]
     import_module(alias)
+    if alias == "multiprocessing":
+        sys.meta_path.insert(0, JoblibFinder())
 
 
 def is_installed(alias: str = "multiprocessing") -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 
-from . import _core, process
+from . import _core, context, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ def default_count(ctx: BaseContext) -> int:
     """Return how many workers a pool has that was not told: the CPUs, or our share."""
     share: int | None = process.current_process()._config.get(BUDGET_KEY)
     if share is None:
-        # A context of another make may have no more than a process.
-        share = getattr(ctx, "cpu_count", _core.cpu_count)()
+        # A context of another make may have no more than processes.
+        is_ours = isinstance(ctx, context.BaseContext)
+        share = ctx.cpu_count() if is_ours else _core.cpu_count()
     return share
 
 

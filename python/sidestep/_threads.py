@@ -40,9 +40,12 @@ class _Job:
         tasks: Iterator[Task],
         counts: bool,
         priority: int,
+        total: int | None,
         buffer: int = 0,
     ) -> None:
         self.result = result
+        self._total = total  # tasks, None while unknown
+        self._pulled = 0  # tasks, by whoever pulls
         self.priority = priority
         self._buffer = buffer
         self._taken = 0  # items, by who iterates; guarded by the engine's _cond
@@ -58,6 +61,10 @@ class _Job:
         """Tell whether its input may be read further already."""
         return not self._buffer or self._length - self._taken < self._buffer
 
+    def waiting(self) -> int:
+        """Return how many tasks there are still to pull."""
+        return 1 if self._total is None else self._total - self._pulled
+
     def pull(self) -> Task | None:
         """Return the next task, None after the last. One caller at a time."""
         try:
@@ -70,7 +77,10 @@ class _Job:
             return self.pull()
         if task is not None:
             self._length = task[0] + task[1]
-        elif self._counts:
+            self._pulled += 1
+            return task
+        self._total = self._pulled
+        if self._counts:
             self._counts = False
             self.result._set_length(self._length)
         return task
@@ -137,6 +147,13 @@ class ThreadEngine:
         """Return the unfinished results by their numbers."""
         return self._jobs.results()
 
+    def statistics(self) -> dict[str, int]:
+        """Return counters of results and tasks; an iterator that goes on is one."""
+        with self._cond:
+            jobs = [job for todo in self._todo for job in todo]
+            queued = sum(job.waiting() for job in jobs)
+        return {"outstanding": len(self._jobs), "queued": queued}
+
     def _check(self) -> None:
         if self._closing or self._stopped:
             raise ValueError("Pool not running")
@@ -157,7 +174,9 @@ class ThreadEngine:
         priority = _priority(limits)
         result = self._jobs.result(kind, pool, 0, 1, callback, error_callback)
         task: Task = (0, 1, True, func, tuple(args), kwds or {})
-        self._submit(_Job(result, iter([task]), counts=False, priority=priority))
+        self._submit(
+            _Job(result, iter([task]), counts=False, priority=priority, total=1)
+        )
         return result
 
     def map(
@@ -191,7 +210,8 @@ class ThreadEngine:
         )
         if kind != _MAP or length:
             tasks = _tasks(func, iterable, star, max(chunk, 1))
-            job = _Job(result, tasks, kind != _MAP, priority, buffer)
+            total = -(-length // max(chunk, 1)) if kind == _MAP else None
+            job = _Job(result, tasks, kind != _MAP, priority, total, buffer)
             if buffer:
                 result._on_taken = functools.partial(self._taken, weakref.ref(job))
             self._submit(job)

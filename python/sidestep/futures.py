@@ -66,8 +66,8 @@ def _broken_class() -> Any:
 
 
 @functools.cache
-def _lost_class(kind: type[WorkerLost], base: Any) -> type[WorkerLost]:
-    class LostFuture(kind, base):  # type: ignore[misc, valid-type]
+def _lost_class(kind: Any, base: Any) -> type[WorkerLost]:
+    class LostFuture(kind, base):  # type: ignore[misc]
         """The worker that ran this future's task ended before the task did."""
 
     LostFuture.__name__ = LostFuture.__qualname__ = kind.__name__
@@ -106,7 +106,8 @@ class _Future(futures.Future):  # type: ignore[type-arg]
 def _as_broken(pool: Pool, error: BaseException) -> BaseException:
     """Return what callers of an executor expect when a worker is lost, or none starts."""
     if isinstance(error, WorkerLost):
-        lost = _lost_class(type(error), _broken_class())(*error.args)
+        kind: Any = type(error)
+        lost = _lost_class(kind, _broken_class())(*error.args)
         lost.__dict__.update(error.__dict__)
         return lost
     if error is pool._engine.broken:

@@ -24,7 +24,7 @@ from .pool import Pool
 
 try:
     from joblib import _parallel_backends as _backends
-    from joblib import register_parallel_backend
+    from joblib.parallel import BACKENDS, register_parallel_backend
 except ImportError as _error:
     raise ImportError(
         "sidestep.joblib needs joblib 1.4 or later, from PyPI"
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["SidestepBackend", "register"]
+__all__ = ["SidestepBackend", "register", "replace_loky"]
 
 
 # ---- The pool that is kept ----
@@ -208,6 +208,15 @@ class SidestepBackend(_backends.AutoBatchingMixin, _backends.ParallelBackendBase
 def register(make_default: bool = False) -> None:
     """Make the backend known to joblib as ``"sidestep"``; importing does so, too."""
     register_parallel_backend("sidestep", SidestepBackend, make_default=make_default)
+
+
+def replace_loky() -> None:
+    """Answer for the backend ``"loky"``, joblib's default, as ``-m sidestep`` does.
+
+    loky is made of the insides of the standard library's queues, and its workers are
+    interpreters that have never heard of us.
+    """
+    BACKENDS["loky"] = SidestepBackend
 
 
 register()

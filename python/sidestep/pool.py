@@ -21,6 +21,7 @@ from . import _aio, _core, _equip, _progress, _workers, context, get_context, ut
 from ._equip import SoftTimeLimitExceeded, Worker, current_worker
 from ._options import default_count, options_of, refuse_for_threads
 from ._remote import MaybeEncodingError, RemoteTraceback
+from ._taskqueue import HandMade, TaskQueue, batches_of, tasks_of
 from ._threads import ThreadEngine
 from ._workers import CancelledError, MemoryLimitExceeded, WorkerLost
 from .context import TimeoutError
@@ -159,6 +160,11 @@ class IMapIterator(_core.PoolIterator):
     """What `Pool.imap` returns: the results to come, in order."""
 
     __slots__ = ("_was_cancelled",)
+
+    def __new__(cls, pool: Pool) -> Any:
+        """Make one by hand, for tasks that go into ``pool._taskqueue``."""
+        is_ordered = not issubclass(cls, IMapUnorderedIterator)
+        return HandMade(pool, next(job_counter), is_ordered=is_ordered)
 
     def cancel(self) -> bool:
         """Give up all items that have no result yet, those that run included."""
@@ -303,6 +309,15 @@ class Pool(_aio.AsyncMethods):
     def _repopulate_pool(self) -> None:
         """Replace the workers that have ended, without waiting for a task to do so."""
         self._engine.fill()
+
+    @property
+    def _taskqueue(self) -> TaskQueue:
+        """The tasks that no worker has."""
+        return TaskQueue(self)
+
+    _inqueue = _taskqueue
+    _get_tasks = staticmethod(batches_of)
+    _guarded_task_generation = staticmethod(tasks_of)
 
     @property
     def _cache(self) -> dict[int, Any]:
@@ -635,8 +650,8 @@ class ThreadPool(Pool):
         raise NotImplementedError("a pool of threads keeps its size")
 
     def statistics(self) -> dict[str, float]:
-        """Return the number of unfinished results and of threads."""
-        return {"outstanding": len(self._cache), "workers": len(self._pool)}
+        """Return the number of unfinished results, of tasks queued and of threads."""
+        return {**self._engine.statistics(), "workers": len(self._pool)}
 
 
 def _left(end: float | None) -> float | None:

@@ -309,3 +309,23 @@ def test_elsewhere_the_stdlib_answers():
 def test_exit_code_of_the_environment(tmp_path):
     script = write(tmp_path / "p.py", "import os; print(os.environ['MINE'])")
     assert run(script, env={**os.environ, "MINE": "1"}).stdout == "1\n"
+
+
+JOBLIB = """
+import joblib, multiprocessing, os
+
+def who(_):
+    return type(multiprocessing.current_process()).__module__.partition(".")[0]
+
+if __name__ == "__main__":
+    for backend in (None, "loky", "multiprocessing"):
+        calls = (joblib.delayed(who)(i) for i in range(4))
+        print(set(joblib.Parallel(2, backend=backend)(calls)))
+"""
+
+
+def test_joblib(program):
+    """Its own workers are made of the insides of the standard library's queues."""
+    pytest.importorskip("joblib")
+    done = run(program(JOBLIB))
+    assert (done.stdout, done.stderr) == ("{'sidestep'}\n" * 3, "")

@@ -184,6 +184,7 @@ class ClusterEngine:
             open_tasks = sum(len(flight.tasks) for flight in self._flights)
             return {
                 **self._counts,
+                "queued": len(self._feeds),
                 "open": open_tasks,
                 "batches": len(self._flights),
                 "workers": self.backend.workers(),
