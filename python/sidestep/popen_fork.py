@@ -50,10 +50,13 @@ class Popen:
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Return the exit code, None if the child runs (and ``flag`` is WNOHANG)."""
         if self.returncode is None:
-            if flag == os.WNOHANG:
-                self.returncode = self._child.poll()
-            else:
-                self.returncode = self._child.wait()
+            try:
+                if flag == os.WNOHANG:
+                    self.returncode = self._child.poll()
+                else:
+                    self.returncode = self._child.wait()
+            except ProcessLookupError:
+                return None  # we are an os.fork() of the process whose child it is
         return self.returncode
 
     def wait(self, timeout: float | None = None, *, gone: bool = False) -> int | None:

@@ -12,6 +12,7 @@ import itertools
 import os
 import sys
 import threading
+from _weakref import ref
 from _weakrefset import WeakSet
 
 TYPE_CHECKING = False
@@ -65,9 +66,37 @@ def _cleanup() -> None:
     from . import _core
 
     for child in list(_children):
-        if (popen := child._popen) is not None and popen.poll() is not None:
-            _children.discard(child)
+        _forget_if_ended(child)
     _core.process_reap()
+
+
+_AT_A_TIME = 8
+_to_look_at: list[ref[BaseProcess]] = []
+
+
+def _cleanup_some() -> None:
+    """Do for a few children what `_cleanup` does, and for others the next time.
+
+    Each start looks at more children than it adds, so that what has ended does not heap
+    up, and takes no longer when thousands of them run.
+    """
+    if len(_children) <= _AT_A_TIME:
+        _cleanup()
+        return
+    if not _to_look_at:
+        _to_look_at.extend(map(ref, _children.copy()))
+    for _ in range(_AT_A_TIME):
+        try:
+            child = _to_look_at.pop()()
+        except IndexError:  # another thread took the last one
+            break
+        if child is not None:
+            _forget_if_ended(child)
+
+
+def _forget_if_ended(child: BaseProcess) -> None:
+    if (popen := child._popen) is not None and popen.poll() is not None:
+        _children.discard(child)
 
 
 class BaseProcess:
@@ -140,7 +169,7 @@ class BaseProcess:
         assert self._parent_pid == os.getpid(), (
             "can only start a process object created by current process"
         )
-        _cleanup()
+        _cleanup_some()
         self._popen = self._Popen(self)  # type: ignore[call-arg]
         self._sentinel = self._popen.sentinel
         # The target may refer to this very object.
@@ -329,6 +358,7 @@ class BaseProcess:
             context._force_start_method(self._start_method)
         _process_counter = itertools.count(1)
         _children = set()
+        _to_look_at.clear()
         util._close_stdin()
         # Kept until the hooks have run: its end may run finalizers of the parent.
         old_process = _current_process

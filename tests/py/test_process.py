@@ -448,3 +448,53 @@ def test_start_does_not_wait_for_the_child(ctx):
     assert child.is_alive()
     child.kill()
     child.join()
+
+
+def test_a_start_looks_at_a_few_of_many_children(monkeypatch):
+    """With thousands of them it must not take longer; each has its turn."""
+
+    class Running:
+        looks = 0
+
+        def poll(self):
+            Running.looks += 1
+
+    class Child:
+        def __init__(self):
+            self._popen = Running()
+
+    fakes = {Child() for _ in range(100)}
+    monkeypatch.setattr(sidestep_process, "_children", fakes)
+    for _ in range(13):
+        sidestep_process._cleanup_some()
+    assert 100 <= Running.looks <= 13 * 8
+    sidestep_process._to_look_at.clear()
+
+
+def test_children_that_ended_do_not_heap_up(ctx):
+    ended = [ctx.Process(target=children.nothing) for _ in range(20)]
+    for child in ended:
+        child.start()
+    for child in ended:
+        stdlib_wait([child.sentinel], 20)
+    for _ in range(8):
+        child = ctx.Process(target=children.nothing)
+        child.start()
+        child.join()
+    assert not sidestep_process._children & set(ended)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_copy_by_os_fork_can_start_processes(ctx, start):
+    """Though it knows of children that are not its own."""
+    sibling = start(ctx, children.wait_for_ever)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            child = run(ctx, children.exit_with, 3)
+            code = child.exitcode if sibling.exitcode is None else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    assert sibling.is_alive()

@@ -9,11 +9,13 @@
  * that inherited the end keeps it up for longer, and in both cases the pidfd decides.
  * The truth is in the seat (done) and in the kernel (waitid), and look() asks both.
  *
- * A child that is done but not gone stays in the list of this process, and every later
- * call tries to reap it without waiting. Nothing else is ever waited for.
+ * A child that is done but not gone is among the remains, and every later call tries to
+ * reap those without waiting; so are children that were given up. The others are in a
+ * list of their own: thousands of them must not make each start slower. Nothing else is
+ * ever waited for.
  *
- * The list and the states are guarded by one lock, held for a system call at most and
- * taken around every fork. A forked child forgets the list: they are not its children.
+ * The lists and the states are guarded by one lock, held for a system call at most and
+ * taken around every fork. A forked child forgets them: they are not its children.
  * The registry's handlers were registered before ours (a process needs an arena), so
  * fork takes our lock first and the registry's second, as end_locked() does. */
 
@@ -37,7 +39,8 @@ enum {
 /* Held for one look at a child, which never blocks. The registry's locks may be taken
  * while it is held. */
 static struct ssti_local reaper_lock = SSTI_LOCAL_INIT;
-static struct sst_process *listed; /* guarded by reaper_lock */
+static struct sst_process *running; /* guarded by reaper_lock */
+static struct sst_process *remains; /* guarded by reaper_lock */
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int fork_status; /* written under fork_once */
 
@@ -68,14 +71,21 @@ unlink_locked(struct sst_process *process)
 }
 
 static void
-link_locked(struct sst_process *process)
+link_locked(struct sst_process **list, struct sst_process *process)
 {
-    process->next = listed;
-    process->link = &listed;
-    if (listed != NULL) {
-        listed->link = &process->next;
+    process->next = *list;
+    process->link = list;
+    if (*list != NULL) {
+        (*list)->link = &process->next;
     }
-    listed = process;
+    *list = process;
+}
+
+static void
+move_to_remains_locked(struct sst_process *process)
+{
+    unlink_locked(process);
+    link_locked(&remains, process);
 }
 
 static void
@@ -85,14 +95,10 @@ destroy(struct sst_process *process)
     (void)ssti_free(process);
 }
 
-void
-ssti_process_fork_child(void)
+/* They are our parent's. */
+static void
+forget(struct sst_process *process)
 {
-    struct sst_process *process = listed;
-
-    ssti_local_init(&reaper_lock);
-    ssti_zygote_fork_child();
-    listed = NULL;
     while (process != NULL) {
         struct sst_process *const next = process->next;
 
@@ -107,6 +113,17 @@ ssti_process_fork_child(void)
         }
         process = next;
     }
+}
+
+void
+ssti_process_fork_child(void)
+{
+    ssti_local_init(&reaper_lock);
+    ssti_zygote_fork_child();
+    forget(running);
+    forget(remains);
+    running = NULL;
+    remains = NULL;
 }
 
 static void
@@ -127,7 +144,7 @@ ssti_process_started(struct sst_process *process)
 {
     lock();
     process->state = SSTI_CHILD_RUNNING;
-    link_locked(process);
+    link_locked(&running, process);
     unlock();
 }
 
@@ -222,6 +239,7 @@ look_locked(struct sst_process *process)
     }
     if (is_done(process, &code)) {
         end_locked(process, code);
+        move_to_remains_locked(process);
         return true;
     }
     rc = ask_kernel(process, &code);
@@ -258,7 +276,8 @@ ssti_process_drop(struct sst_process *process)
         (void)look_and_reap_locked(process);
     }
     if (mine && process->state != SSTI_CHILD_NEW && !process->reaped) {
-        process = NULL; /* the list keeps it */
+        move_to_remains_locked(process);
+        process = NULL; /* they keep it */
     }
     else {
         unlink_locked(process);
@@ -275,11 +294,9 @@ sst_process_reap(void)
     int count = 0;
 
     lock();
-    for (struct sst_process *process = listed, *next; process != NULL; process = next) {
+    for (struct sst_process *process = remains, *next; process != NULL;
+         process = next) {
         next = process->next;
-        if (process->state != SSTI_CHILD_ENDED && !process->given_up) {
-            continue;
-        }
         (void)look_and_reap_locked(process);
         if (process->reaped) {
             count++;
