@@ -13,6 +13,7 @@ from workshop import Outcome, Stage, Workshop, count_junit
 
 SIM_SEEDS = 20_000
 SIM_PROGRAMS = ("sim", "sim_pool")
+STARTS = {"forkserver": 100_000, "fork": 20_000, "spawn": 2_000}
 
 
 # -- Reading the sources ----------------------------------------------------------------
@@ -198,6 +199,21 @@ def soak_pool(shop: Workshop) -> Outcome:
     return Outcome.read(output) or Outcome.of(code == 0)
 
 
+def soak_starts(shop: Workshop) -> Outcome:
+    """Very many starts by each method, after which nothing may have grown."""
+    inner = shop.environment(shop.python)
+    seed = str(random.randrange(1 << 31))
+    outcome = Outcome()
+    for method, count in STARTS.items():
+        command = ["tests/stress/starts.py", "--method", method]
+        options = ["--starts", str(count), "--seed", seed]
+        code, output = shop.call(
+            inner, *command, *options, cwd=shop.tree(), seconds=7200
+        )
+        outcome.add(Outcome.read(output) or Outcome.of(code == 0))
+    return outcome
+
+
 def soak_fuzz(shop: Workshop) -> Outcome:
     """New inputs for each target, where clang is at hand; the old ones are core tests."""
     outcome = Outcome()
@@ -317,5 +333,6 @@ STAGES = (
     Stage("soak-simulation", "soak", 1800, soak_simulation),
     Stage("soak-kills", "soak", 3600, soak_kills),
     Stage("soak-pool", "soak", 3600, soak_pool),
+    Stage("soak-starts", "soak", 1200, soak_starts),
     Stage("soak-fuzz", "soak", 2400, soak_fuzz),
 )
