@@ -374,6 +374,26 @@ child_expect(PyObject *obj, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(child_refill_doc,
+             "refill($self, /)\n--\n\n"
+             "A start is over: this zygote makes the children that are missing.");
+
+static PyObject *
+child_refill(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    const ChildObject *const self = (ChildObject *)obj;
+
+    if (process_of(self) == NULL) {
+        return NULL;
+    }
+
+    const int rc = sst_zygote_refill(self->process);
+    if (rc < 0) {
+        return sstpy_raise(self->state, rc, NULL);
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(child_statistics_doc,
              "statistics($self, /)\n--\n\n"
              "What this zygote does, as a dictionary of numbers.");
@@ -610,6 +630,7 @@ static PyMethodDef child_methods[] = {
     {"spawn", (PyCFunction)(void (*)(void))child_spawn, METH_FASTCALL, child_spawn_doc},
     {"start", (PyCFunction)(void (*)(void))child_start, METH_FASTCALL, child_start_doc},
     {"expect", child_expect, METH_O, child_expect_doc},
+    {"refill", child_refill, METH_NOARGS, child_refill_doc},
     {"statistics", child_statistics, METH_NOARGS, child_statistics_doc},
     {"hold", child_hold, METH_O, child_hold_doc},
     {"reserve", child_reserve, METH_NOARGS, child_reserve_doc},

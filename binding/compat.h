@@ -94,6 +94,15 @@ sstpy_long_from_bytes(const unsigned char *from, size_t size)
 # define sstpy_dict_new(size) ((void)(size), PyDict_New())
 #endif
 
+/* ---- Immortal objects ---- */
+
+/* The count of references of an object that is not counted, from 3.12 on. */
+#if PY_VERSION_HEX >= 0x030e0000
+# define SSTPY_IMMORTAL _Py_IMMORTAL_INITIAL_REFCNT
+#elif PY_VERSION_HEX >= 0x030c0000
+# define SSTPY_IMMORTAL _Py_IMMORTAL_REFCNT
+#endif
+
 /* ---- Threads ---- */
 
 /* The thread's identity as threading.get_ident() gives it. */

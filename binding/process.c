@@ -238,17 +238,26 @@ bytes_or_none(const void *data, uint64_t size)
     return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
 }
 
-static int
-prepare(struct sst_zygote *zygote, PyObject *function)
+/* In the zygote: let it become what the setup says, if that is a new one. Where it
+ * cannot, a child that gets the setup with its job says why. */
+static void
+settle(struct sst_zygote *zygote, PyObject *function)
 {
     uint64_t size = 0;
-    const void *const setup = sst_zygote_setup(zygote, &size);
-    PyObject *const bytes = bytes_or_none(setup, size);
-    PyObject *const done = bytes != NULL ? PyObject_CallOneArg(function, bytes) : NULL;
+    const char *const setup = sst_zygote_setup(zygote, &size);
 
-    Py_XDECREF(bytes);
+    if (setup == NULL) {
+        return;
+    }
+
+    PyObject *const done =
+        PyObject_CallFunction(function, "y#", setup, (Py_ssize_t)size);
+
+    if (done == NULL) {
+        PyErr_Clear();
+        sst_zygote_setup_failed(zygote);
+    }
     Py_XDECREF(done);
-    return done != NULL ? 0 : -1;
 }
 
 /* In a child: prepare, say that we are ready, and wait for the job. */
@@ -256,10 +265,12 @@ static PyObject *
 be_child(struct sstpy_state *state, struct sst_zygote *zygote, PyObject *function)
 {
     struct ready_call call = {.zygote = zygote};
+    PyObject *const prepared = PyObject_CallNoArgs(function);
 
-    if (prepare(zygote, function) < 0) {
+    if (prepared == NULL) {
         return NULL;
     }
+    Py_DECREF(prepared);
 
     const int rc = sstpy_wait_until(ready_call, &call, SST_FOREVER);
 
@@ -276,11 +287,12 @@ be_child(struct sstpy_state *state, struct sst_zygote *zygote, PyObject *functio
 
 PyDoc_STRVAR(
     zygote_serve_doc,
-    "zygote_serve($module, tether, prepare, /)\n--\n\n"
-    "Make children for the owner until it is gone: None then. In each child, which "
-    "first calls `prepare` with the setup of the owner's jobs, or None: the setup "
-    "unless it was prepared, the job and the descriptors that came with it, or False "
-    "when there is none for it.");
+    "zygote_serve($module, tether, settle, prepare, /)\n--\n\n"
+    "Make children for the owner until it is gone: None then. `settle` is called with "
+    "the setup of the owner's jobs, whenever there is a new one; when it raises, the "
+    "setup comes with the jobs. In each child, which "
+    "first calls `prepare`: the setup of its job, if it is another, the job, and the "
+    "descriptors that came with it, or False when there is none for it.");
 
 static PyObject *
 zygote_serve(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -293,9 +305,9 @@ zygote_serve(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     int tether = 0;
     int rc;
 
-    if (nargs != 2) {
+    if (nargs != 3) {
         PyErr_SetString(PyExc_TypeError,
-                        "zygote_serve() takes a tether and a function");
+                        "zygote_serve() takes a tether and two functions");
         return NULL;
     }
     if (arena == NULL || sstpy_to_int(args[0], 0, &tether) < 0) {
@@ -305,11 +317,12 @@ zygote_serve(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     while (rc == 0) {
         rc = sstpy_wait_until(next_call, zygote, SST_FOREVER);
         if (rc == 0) {
+            settle(zygote, args[1]);
             rc = make_child(zygote);
         }
     }
     if (rc == SST_CHILD) {
-        result = be_child(state, zygote, args[1]);
+        result = be_child(state, zygote, args[2]);
     }
     else if (rc == SST_EOF) {
         result = Py_NewRef(Py_None);
@@ -319,6 +332,21 @@ zygote_serve(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     zygote = sst_zygote_close(zygote);
     return result;
+}
+
+PyDoc_STRVAR(keep_forever_doc,
+             "keep_forever($module, objects, /)\n--\n\n"
+             "Count no more references to the classes, functions, modules and code "
+             "in a list, and to those that these refer to. How many there were.");
+
+static PyObject *
+keep_forever(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    if (!PyList_CheckExact(arg)) {
+        PyErr_SetString(PyExc_TypeError, "keep_forever() takes a list");
+        return NULL;
+    }
+    return PyLong_FromSsize_t(sstpy_keep_forever(arg));
 }
 
 PyMethodDef sstpy_process_methods[] = {
@@ -331,6 +359,7 @@ PyMethodDef sstpy_process_methods[] = {
     {"process_reap", process_reap, METH_NOARGS, process_reap_doc},
     {"zygote_serve", (PyCFunction)(void (*)(void))zygote_serve, METH_FASTCALL,
      zygote_serve_doc},
+    {"keep_forever", keep_forever, METH_O, keep_forever_doc},
     {"cpu_count", core_cpu_count, METH_NOARGS, cpu_count_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -12,4 +12,8 @@ int sstpy_process_exec(PyObject *module, struct sstpy_state *state);
 /* Of the type Child, in child.c. */
 extern PyType_Spec sstpy_child_spec;
 
+/* In immortal.c: the classes, functions, modules and code among these objects (a list)
+ * and those that they refer to are not counted any more. How many there were. */
+Py_ssize_t sstpy_keep_forever(PyObject *objects);
+
 #endif

@@ -132,6 +132,15 @@ class ForkServer:
             # Dead: the next start finds out, and makes another.
             self._running().expect(count)
 
+    def refill(self) -> None:
+        """Have the zygote make children in place of those that starts have taken."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._zygote is not None and self._owner_pid == os.getpid():
+                    self._zygote.refill()
+            finally:
+                self._lock.release()
+
     def statistics(self) -> dict[str, int]:
         """Tell what this process's zygote does; empty when there is none.
 
@@ -225,13 +234,8 @@ def main(
     util._flush_std_streams()
     # Ctrl-C is for the owner, who decides about its children.
     old_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The interpreter adapts its code to what it runs: now, once, and not in each child.
-    for _ in range(_REHEARSALS):
-        _rehearse()
-    # What is loaded now is every child's: do not touch it, so that it stays shared.
-    gc.collect()
-    gc.freeze()
-    job = _core.zygote_serve(tether, _prepare)
+    _share_what_is_loaded()
+    job = _core.zygote_serve(tether, _settle, _rehearse)
     if job is False:
         _core.process_exit(0)
     elif job is not None:
@@ -241,11 +245,22 @@ def main(
         _serve_one(mask, *job)
 
 
-def _prepare(setup: bytes | None) -> None:
-    """In a child that waits for its job: do what can be done without it."""
-    _rehearse()
-    if setup is not None:
-        spawn.load_setup(setup)
+def _settle(setup: bytes) -> None:
+    """Become what all children of the owner are, once for all of them."""
+    spawn.load_setup(setup)
+    _share_what_is_loaded()
+
+
+def _share_what_is_loaded() -> None:
+    """Prepare the pages that children share with us: those they do not write to."""
+    # The interpreter adapts its code to what it runs: now, once, and not in each child.
+    for _ in range(_REHEARSALS):
+        threading._after_fork()  # type: ignore[attr-defined]
+        _rehearse()
+    gc.collect()
+    # Neither references nor the marks of the collector are written from now on.
+    _core.keep_forever(gc.get_objects())
+    gc.freeze()
 
 
 _REHEARSALS = 20

@@ -43,6 +43,13 @@ class Popen(popen_fork.Popen):
         """Keep a shared object for the child until it has ended."""
         self._child.hold(handle)
 
+    def wait(self, timeout: float | None = None, *, gone: bool = False) -> int | None:
+        """Wait until the child is done, or gone; None when ``timeout`` is over."""
+        code = super().wait(timeout, gone=gone)
+        if code is not None:
+            forkserver._forkserver.refill()
+        return code
+
     def _launch(self, process_obj: BaseProcess) -> None:
         server = forkserver._forkserver
         setup = spawn.dump_setup(self, server.changed_environment())

@@ -304,7 +304,7 @@ def _prepare_identity(data: dict[str, Any]) -> None:
 
 
 def _prepare_logging(data: dict[str, Any]) -> None:
-    if data.get("log_to_stderr"):
+    if data.get("log_to_stderr") and not util._log_to_stderr:
         util.log_to_stderr()
     if "log_level" in data:
         util.get_logger().setLevel(data["log_level"])

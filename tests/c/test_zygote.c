@@ -467,6 +467,32 @@ TEST(warm_children_come_with_use_and_take_jobs)
     check_ptr(sst_arena_detach(arena), ==, NULL);
 }
 
+/* While the job runs the zygote keeps still, if there is a child for the next one. */
+TEST(children_are_made_once_a_job_is_done_or_at_the_next_start)
+{
+    struct sst_arena *const arena = arena_new();
+    struct sst_process *const zygote = zygote_new(arena, true);
+    struct sst_process *running;
+
+    warm_up(zygote, arena);
+    check_ok(sst_zygote_refill(zygote)); /* nothing is missing */
+    check_int(look(zygote).coming, ==, 0);
+    running = start(zygote, arena, ORDER_SLEEP);
+    check_int(look(zygote).warm + look(zygote).coming, ==, 1);
+    check_ok(sst_zygote_refill(zygote));
+    while (look(zygote).warm < 2) {
+        test_nap();
+    }
+    finish(start(zygote, arena, ORDER_EXIT_3), 3);
+    check_int(look(zygote).warm + look(zygote).coming, ==, 1);
+    finish(start(zygote, arena, ORDER_EXIT_3), 3);
+    check_int(look(zygote).warm + look(zygote).coming, ==, 2);
+    check_ok(sst_process_signal(running, SIGKILL));
+    finish(running, -SIGKILL);
+    stop(zygote);
+    check_ptr(sst_arena_detach(arena), ==, NULL);
+}
+
 TEST(warm_children_outlive_the_zygote)
 {
     struct sst_arena *const arena = arena_new();

@@ -534,6 +534,71 @@ def test_connecting_by_hand_is_refused(server):
     assert forkserver.get_inherited_fds() is None
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="every reference is counted")
+def test_what_the_server_has_loaded_is_not_counted(start):
+    ctx = sidestep.get_context("forkserver")
+    ours, theirs = ctx.Pipe()
+    child = start(ctx, children.tell_references, theirs)
+    counts = ours.recv()
+    child.join()
+    assert min(counts) > 1 << 28
+
+
+def test_objects_of_preloaded_modules_still_end(tmp_path):
+    (tmp_path / "mortal.py").write_text(
+        "import sidestep\n"
+        "class Noisy:\n"
+        "    def __del__(self, process=sidestep.current_process):\n"
+        "        if process().name != 'MainProcess':\n"  # the server ends, too
+        "            print('ended', flush=True)\n"
+        "noisy = Noisy()\n"
+        "def forget():\n"
+        "    global noisy\n"
+        "    del noisy\n"
+    )
+    text = """if 1:
+        import sidestep as mp
+        if __name__ == "__main__":
+            import mortal
+            ctx = mp.get_context("forkserver")
+            ctx.set_forkserver_preload(["mortal"])
+            for _ in range(2):
+                child = ctx.Process(target=mortal.forget)
+                child.start()
+                child.join()
+            import os
+            os._exit(0)
+    """
+    done = run_script(tmp_path, text)
+    assert done.stdout == "ended\nended\n", done.stderr
+
+
+@pytest.mark.parametrize("method", SPAWNING)
+def test_a_setup_that_cannot_be_loaded_is_the_childs_error(method, tmp_path):
+    text = f"""if 1:
+        import sys
+        import sidestep as mp
+        class Path(str):
+            def __reduce__(self):
+                return int, ("not to be loaded",)
+        if __name__ == "__main__":
+            ctx = mp.get_context({method!r})
+            sys.path.append(Path("somewhere"))
+            for _ in range(3):
+                child = ctx.Process(target=print)
+                child.start()
+                child.join()
+                print(child.exitcode)
+            sys.path.pop()
+            child = ctx.Process(target=print, args=("fine",))
+            child.start()
+            child.join()
+    """
+    done = run_script(tmp_path, text)
+    assert done.stdout == "1\n1\n1\nfine\n", done.stderr
+    assert done.stderr.count("not to be loaded") == 3
+
+
 def test_nested_forkservers(start):
     ctx = sidestep.get_context("forkserver")
     ours, theirs = ctx.Pipe()

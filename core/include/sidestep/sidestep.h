@@ -1092,6 +1092,11 @@ SST_API SST_MUST_CHECK int sst_zygote_start(struct sst_process *zygote,
 SST_API SST_MUST_CHECK int sst_zygote_expect(struct sst_process *zygote,
                                              uint32_t count);
 
+/* Owner: a start has been joined; have children made in place of those that starts
+ * took. Otherwise the next start but one sees to that, beside the child that it starts.
+ * Never blocks. SST_ESRCH. Threads: any. */
+SST_API SST_MUST_CHECK int sst_zygote_refill(struct sst_process *zygote);
+
 struct sst_zygote_statistics {
     uint32_t size_of;
     int32_t pid;
@@ -1131,10 +1136,13 @@ struct sst_zygote_job {
     const void *setup; /* NULL: there is none, or sst_zygote_setup gave it */
     uint64_t setup_size;
 };
-/* Child, before it is ready: the setup of its owner's jobs, for it to prepare itself.
- * Whoever has asked is taken to have done so. NULL: none is known yet. The memory is
+/* Zygote, before it makes a child, or child, before it is ready: the setup of the
+ * owner's jobs, for whoever asks to become what it says. It is taken to have done so,
+ * and its children with it. NULL: none is known yet, or none that is new. The memory is
  * the zygote object's. */
 SST_API const void *sst_zygote_setup(struct sst_zygote *zygote, uint64_t *size);
+/* Who has asked could not become that: the setup comes with each job. */
+SST_API void sst_zygote_setup_failed(struct sst_zygote *zygote);
 /* Child: say that we are ready, and sleep until there is a job. 0; SST_EOF when there
  * is none for us: exit; SST_EINTR: call again. */
 SST_API SST_MUST_CHECK int sst_zygote_ready(struct sst_zygote *zygote,

@@ -7,6 +7,7 @@
  * mutex is held is said where it is declared. */
 
 #include <pthread.h>
+#include <stdbool.h>
 
 #include "base/assert.h"
 
@@ -31,6 +32,13 @@ ssti_local_lock(struct ssti_local *local)
 
     sst_dassert(rc == 0);
     (void)rc; /* a plain mutex that is initialised cannot fail */
+}
+
+/* False: another thread has it. */
+static inline bool
+ssti_local_try_lock(struct ssti_local *local)
+{
+    return pthread_mutex_trylock(&local->mutex) == 0;
 }
 
 static inline void

@@ -172,9 +172,17 @@ receive(struct sst_zygote *zygote, struct sst_zygote_job *job)
 const void *
 sst_zygote_setup(struct sst_zygote *zygote, uint64_t *size)
 {
+    const bool is_new = zygote->prepared != zygote->setup_serial;
+
     zygote->prepared = zygote->setup_serial;
     *size = zygote->setup_size;
-    return zygote->setup_serial != 0 ? zygote->setup : NULL;
+    return is_new ? zygote->setup : NULL;
+}
+
+void
+sst_zygote_setup_failed(struct sst_zygote *zygote)
+{
+    zygote->prepared = 0;
 }
 
 int

@@ -4,6 +4,7 @@
 
 /* What the owner of a zygote knows of children that have no job yet. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/atomic.h"
@@ -42,6 +43,7 @@ struct ssti_nursery {
     uint32_t coming;   /* asked for, neither ready nor known to have failed */
     uint32_t wanted;   /* to be kept ready */
     uint32_t expected; /* starts that were announced and are to come */
+    bool has_waited;   /* some are missing, and the zygote was not asked yet */
     uint32_t warm_max;
     uint32_t idle_ms;
     int failure; /* why the last child that failed did; 0 */

@@ -23,8 +23,8 @@
  * How many children are kept warm. None for a program that starts one process. From the
  * second start on there is use for them: two, and twice as many whenever a start finds
  * none, up to the maximum. Whatever is not used ends after a while by itself, and half
- * as many are wanted from then on. The zygote is asked for more only after the job has
- * been handed over, so that it does not compete with it.
+ * as many are wanted from then on. The zygote is asked for more when the job is done,
+ * or at the next start, so that it does not compete with it.
  *
  * Death table (the owner dies after ...)
  *   sending the job        the child runs it: as any child whose starter dies
@@ -268,12 +268,27 @@ hand_over(struct sst_process *zygote, struct sst_process *process,
     }
 }
 
-/* More is wanted when a start had to wait. */
+/* Several at a time. Should the zygote be dead, the next start that needs it will say
+ * so. */
+static void
+ask_for_missing(struct sst_process *zygote)
+{
+    struct ssti_nursery *const nursery = zygote->nursery;
+    const uint32_t have = nursery->coming + ssti_load_rlx(&nursery->warm_count);
+
+    nursery->has_waited = false;
+    if (have <= nursery->wanted / 2) {
+        (void)ssti_nursery_ask(zygote, nursery->wanted - have);
+    }
+}
+
+/* More is wanted when a start had to wait. The zygote takes a processor from the child
+ * that has just got its job, or from whoever waits for it; so while there is a child
+ * for the next start it is asked only then, or when the owner has joined one. */
 static void
 refill(struct sst_process *zygote, bool was_warm)
 {
     struct ssti_nursery *const nursery = zygote->nursery;
-    uint32_t have;
 
     nursery->started++;
     nursery->expected -= nursery->expected > 0;
@@ -287,12 +302,11 @@ refill(struct sst_process *zygote, bool was_warm)
     if (nursery->wanted > nursery->warm_max) {
         nursery->wanted = nursery->warm_max;
     }
-    have = nursery->coming + ssti_load_rlx(&nursery->warm_count);
-    if (have <= nursery->wanted / 2) {
-        /* Several at a time: each request takes a processor from the child that has
-         * just got its job, or from whoever waits for it. Should the zygote be dead,
-         * the next start that needs it will say so. */
-        (void)ssti_nursery_ask(zygote, nursery->wanted - have);
+    if (nursery->has_waited || ssti_load_rlx(&nursery->warm_count) == 0) {
+        ask_for_missing(zygote);
+    }
+    else {
+        nursery->has_waited = true;
     }
 }
 
@@ -374,6 +388,23 @@ sst_zygote_expect(struct sst_process *zygote, uint32_t count)
     }
     ssti_local_unlock(&owner_lock);
     return rc;
+}
+
+int
+sst_zygote_refill(struct sst_process *zygote)
+{
+    const int rc = check_zygote(zygote);
+
+    if (rc < 0) {
+        return rc;
+    }
+    if (ssti_local_try_lock(&owner_lock)) {
+        if (zygote->nursery->has_waited) {
+            ask_for_missing(zygote);
+        }
+        ssti_local_unlock(&owner_lock);
+    }
+    return 0;
 }
 
 int

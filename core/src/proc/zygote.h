@@ -89,7 +89,7 @@ struct sst_zygote {
     void *buffer;   /* of a job, with room for one of an ordinary size */
     uint64_t room;
     uint64_t got;      /* bytes of it, header included */
-    uint32_t prepared; /* the setup that it was asked for */
+    uint32_t prepared; /* the setup that was asked for, by it or by the zygote */
     struct ssti_job_header header;
 };
 
