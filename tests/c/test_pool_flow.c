@@ -540,3 +540,48 @@ TEST(a_soft_deadline_is_told_once)
     check_ptr(sst_crew_close(crew), ==, NULL);
     close_pool();
 }
+
+/* ---- The thread's end ---- */
+
+static _Atomic uint32_t is_ending;
+static _Atomic uint32_t is_waking;
+static struct sst_crew *_Atomic asked;
+
+/* Ask while somebody is, as far as can be told from here, waiting for us to end. */
+static void
+ask_at_the_end(void *context, bool begins)
+{
+    (void)context;
+    if (begins || atomic_exchange(&is_ending, 1) != 0) {
+        return;
+    }
+    eventually(is_waking != 0);
+    for (int i = 0; i < 100; i++) {
+        test_nap();
+        check_int(sst_crew_count(asked), ==, 0);
+    }
+}
+
+TEST(nobody_waits_for_a_thread_under_the_lock)
+{
+    const struct sst_crew_backend backend = {
+        .size_of = sizeof backend,
+        .start = start_local,
+    };
+    struct sst_crew_options options = {
+        .size_of = sizeof options,
+        .backend = &backend,
+        .on_thread = ask_at_the_end,
+    };
+    struct sst_crew *crew;
+
+    open_pool(0);
+    check_status(sst_crew_create(pool, &options, &crew, NULL), 0);
+    asked = crew;
+    check_status(sst_crew_wake(crew), 0);
+    eventually(is_ending != 0);
+    is_waking = 1;
+    check_status(sst_crew_wake(crew), 0); /* the old thread is to be joined first */
+    check_ptr(sst_crew_close(crew), ==, NULL);
+    close_pool();
+}

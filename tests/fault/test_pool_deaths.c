@@ -4,11 +4,15 @@
  * pool. Each task of the survivor's pool has exactly one result, and no memory is left
  * behind. Built with -Dcrashpoints=true only. */
 
+#include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/crashpoint.h"
 #include "c/peers.h"
+#include "pool/pool.h"
 
 enum {
     TASKS = 6,
@@ -148,5 +152,105 @@ TEST(every_point)
         count++;
     }
     check_int(count, >, 15);
+    arena_close(arena);
+}
+
+/* ---- Without addresses ---- */
+
+enum {
+    BLOCKS = 4096,
+    BLOCK_SIZE = SST_POOL_SEATS_MAX * sizeof(struct sst_pool_seat_shm),
+};
+
+static struct sst_block *blocks[BLOCKS];
+static uint32_t block_count;
+static struct sst_pool *near_pool;
+static int gate[2];
+
+/* Make a pool whose seats are where a process that was forked before has nothing. */
+static void
+make_far_pool(void)
+{
+    const struct sst_pool_options options = {
+        .size_of = sizeof options,
+        .seat_max = SST_POOL_SEATS_MAX,
+    };
+    uint64_t first = 0;
+
+    for (;;) {
+        check_ok(sst_pool_create(arena, &options, &pool, NULL));
+        first = first == 0 ? ssti_load_acq(&pool->shm->seats) : first;
+        if (ssti_load_acq(&pool->shm->seats) > first + (UINT64_C(128) << 20)) {
+            return;
+        }
+        pool = sst_pool_close(pool);
+        check_int(block_count, <, BLOCKS);
+        check_ok(sst_block_create(arena, BLOCK_SIZE, &blocks[block_count++], NULL));
+    }
+}
+
+static void
+sweep_without_addresses(void *arg)
+{
+    FILE *const file = fopen("/proc/self/statm", "r");
+    unsigned long long pages = 0;
+    struct rlimit limit;
+    char byte;
+
+    (void)arg;
+    check_ptr(file, !=, NULL);
+    check_int(fscanf(file, "%llu", &pages), ==, 1);
+    (void)fclose(file);
+    check_int(read(gate[0], &byte, 1), ==, 1);
+    check_int(getrlimit(RLIMIT_AS, &limit), ==, 0);
+    limit.rlim_cur = pages * 4096 + (1 << 20);
+    check_int(setrlimit(RLIMIT_AS, &limit), ==, 0);
+    (void)sst_arena_sweep(arena);
+}
+
+static void
+die_when_the_result_is_there(void *arg)
+{
+    (void)arg;
+    ssti_crashpoint_arm("pool_put_done", 1);
+    take_all(pool, seat);
+}
+
+TEST(who_cannot_map_the_seats_leaves_the_step_to_others)
+{
+    struct sst_pool_result result;
+    pid_t sweeper;
+    pid_t worker;
+
+    if (test_slowness() > 1) {
+        test_skip("sanitizers need addresses, too");
+    }
+    arena = arena_open();
+    check_int(pipe(gate), ==, 0);
+    /* Where slots and rings are, the sweeper has, but not the seats. */
+    check_ok(sst_pool_create(arena, NULL, &near_pool, NULL));
+    submit(near_pool, 1, 0);
+    sweeper = test_fork(sweep_without_addresses, NULL);
+    make_far_pool();
+    submit(pool, 1, 0); /* long: its result is tied to the pool on its way */
+    check_ok(sst_pool_reserve(pool, 0, &seat));
+    worker = test_fork(die_when_the_result_is_there, NULL);
+    test_join_killed(worker, SIGKILL);
+    check_int(write(gate[1], "", 1), ==, 1);
+    test_join(sweeper);
+
+    check_status(sst_pool_bury(pool, seat, -9), 0); /* it had none in hand any more */
+    check_status(sst_pool_results(pool, &result, 1, SST_NOW), 1);
+    check_int(result.kind, ==, SST_POOL_DONE);
+    sst_message_free(&result.message);
+    check_status(sst_pool_results(pool, &result, 1, SST_NOW), SST_ETIMEDOUT);
+    check_int(sst_pool_outstanding(pool), ==, 0);
+    pool = sst_pool_close(pool);
+    near_pool = sst_pool_close(near_pool);
+    while (block_count > 0) {
+        sst_block_close(blocks[--block_count]);
+    }
+    (void)close(gate[0]);
+    (void)close(gate[1]);
     arena_close(arena);
 }

@@ -24,7 +24,7 @@ struct sst_crew {
     int watch;
     int kick;
 
-    struct ssti_local lock; /* guards what follows; nothing blocks under it */
+    struct ssti_local lock; /* guards what follows; none blocks under it but `signal` */
     struct ssti_hand *hands;
     uint32_t count;
     uint32_t room;
@@ -34,6 +34,7 @@ struct sst_crew {
     bool is_stuck;   /* told so */
     enum {
         CREW_NO_THREAD,
+        CREW_STARTS, /* by whoever has set this, without the lock */
         CREW_RUNS,
         CREW_ENDED, /* to be joined */
     } state;
@@ -42,9 +43,10 @@ struct sst_crew {
     bool is_closing;
     bool listens; /* the pool's bell is watched */
 
-    _Atomic uint32_t role;    /* 1: somebody steps */
-    _Atomic uint32_t wanting; /* and others would like to */
-    _Atomic uint32_t passive; /* the stepper sleeps and is not told of results */
+    _Atomic uint32_t starting; /* 1: the state is CREW_STARTS */
+    _Atomic uint32_t role;     /* 1: somebody steps */
+    _Atomic uint32_t wanting;  /* and others would like to */
+    _Atomic uint32_t passive;  /* the stepper sleeps and is not told of results */
 };
 
 /* Bury those that have ended; true when there was one. For the stepper. */

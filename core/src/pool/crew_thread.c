@@ -14,6 +14,7 @@
  *
  * Nothing here is shared between processes: the death table is empty. */
 
+#include <limits.h>
 #include <signal.h>
 
 #include "base/alloc.h"
@@ -268,28 +269,62 @@ listen(struct sst_crew *crew)
     return rc;
 }
 
+/* Take the lock when nobody is starting the thread. */
+static void
+lock_started(struct sst_crew *crew)
+{
+    ssti_local_lock(&crew->lock);
+    while (crew->state == CREW_STARTS) {
+        ssti_local_unlock(&crew->lock);
+        (void)ssti_os_futex_wait(&crew->starting, 1, ssti_os_now_ns() + NAP_NS);
+        ssti_local_lock(&crew->lock);
+    }
+}
+
+/* The state is CREW_STARTS, by us. Joining, and the pool's leaf, may take a while. */
+static int
+start_thread(struct sst_crew *crew, bool had_one)
+{
+    int rc;
+
+    if (had_one) {
+        ssti_os_thread_join(crew->thread);
+    }
+    rc = listen(crew);
+    ssti_local_lock(&crew->lock);
+    if (rc == 0) {
+        rc = ssti_os_thread_start(run, crew, &crew->thread);
+    }
+    crew->state = rc == 0 ? CREW_RUNS : CREW_NO_THREAD;
+    ssti_store_rel(&crew->starting, 0);
+    ssti_local_unlock(&crew->lock);
+    (void)ssti_os_futex_wake(&crew->starting, INT_MAX);
+    return rc;
+}
+
 int
 sst_crew_wake(struct sst_crew *crew)
 {
     bool lacks_workers;
+    bool had_one;
+    bool is_ours;
     int rc = 0;
 
     if (crew->owner_pid != ssti_os_pid()) {
         return SST_EINVAL;
     }
-    ssti_local_lock(&crew->lock);
-    if (crew->state != CREW_RUNS && !crew->is_closing) {
-        if (crew->state == CREW_ENDED) {
-            ssti_os_thread_join(crew->thread); /* it has nothing left to do */
-        }
-        rc = listen(crew);
-        if (rc == 0) {
-            rc = ssti_os_thread_start(run, crew, &crew->thread);
-        }
-        crew->state = rc == 0 ? CREW_RUNS : CREW_NO_THREAD;
+    lock_started(crew);
+    had_one = crew->state == CREW_ENDED;
+    is_ours = crew->state != CREW_RUNS && !crew->is_closing;
+    if (is_ours) {
+        crew->state = CREW_STARTS;
+        ssti_store_rel(&crew->starting, 1);
     }
     lacks_workers = crew->count < crew->wanted;
     ssti_local_unlock(&crew->lock);
+    if (is_ours) {
+        rc = start_thread(crew, had_one);
+    }
     if (ssti_load_acq(&crew->pool->shortest_ns) != 0 || crew->options.look_ns != 0 ||
         lacks_workers) {
         /* The next deadline may be nearer now, or somebody has to be started. */
@@ -309,7 +344,7 @@ sst_crew_close(struct sst_crew *crew)
     crew->pool->on_sleep = NULL;
     crew->pool->on_follow = NULL;
     if (crew->owner_pid == ssti_os_pid()) {
-        ssti_local_lock(&crew->lock);
+        lock_started(crew);
         crew->is_closing = true;
         has_thread = crew->state != CREW_NO_THREAD;
         ssti_local_unlock(&crew->lock);

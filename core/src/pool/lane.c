@@ -562,6 +562,10 @@ ssti_lane_repair_locked(struct sst_pool *pool)
             if (block < SSTI_POOL_MARK_BLOCKS) {
                 map_block_locked(pool, block);
             }
+            if (ssti_mark_locked(pool, id) == NULL) {
+                /* Who cannot mark it as taken must not leave it to be cancelled. */
+                (void)damaged(&pool->lane[lane]);
+            }
             apply_take(pool, seat, id);
         }
         else if (entry != 0) {

@@ -434,15 +434,20 @@ destroy(struct sst_arena *arena, void *object)
     SST_CRASHPOINT(pool_destroyed);
 }
 
-static void
+static bool
 settle(struct sst_arena *arena, void *object)
 {
     struct sst_pool pool;
 
-    if (borrow(&pool, arena, object)) {
-        ssti_view_lock(&pool.view);
-        ssti_pool_unlock(&pool);
+    if (!borrow(&pool, arena, object)) {
+        return true;
     }
+    if (pool.seats == NULL) {
+        return false; /* a lease may have to begin or end, and is not in reach */
+    }
+    ssti_view_lock(&pool.view);
+    ssti_pool_unlock(&pool);
+    return true;
 }
 
 const struct ssti_kind_ops *

@@ -322,7 +322,7 @@ destroy(struct sst_arena *arena, void *object)
     ssti_ring_clear(&pipe.out, &section, true);
 }
 
-static void
+static bool
 settle(struct sst_arena *arena, void *object)
 {
     struct sst_pipe_shm *const shm = object;
@@ -330,10 +330,11 @@ settle(struct sst_arena *arena, void *object)
 
     if (ssti_load_acq(&shm->role) != SSTI_PIPE_RINGS ||
         borrow(&pipe, arena, shm) != 0) {
-        return;
+        return true;
     }
     ssti_view_lock(&pipe.view);
     ssti_pipe_unlock(&pipe);
+    return true;
 }
 
 const struct ssti_kind_ops *

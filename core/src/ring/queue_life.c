@@ -390,7 +390,7 @@ destroy(struct sst_arena *arena, void *object)
     }
 }
 
-static void
+static bool
 settle(struct sst_arena *arena, void *object)
 {
     struct sst_queue queue;
@@ -398,6 +398,7 @@ settle(struct sst_arena *arena, void *object)
     borrow(&queue, arena, object);
     ssti_view_lock(&queue.view);
     ssti_queue_unlock(&queue);
+    return true;
 }
 
 const struct ssti_kind_ops *

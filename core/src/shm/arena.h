@@ -62,8 +62,9 @@ struct ssti_kind_ops {
     uint32_t layout;
     /* Idempotent: may be run again after a death. */
     void (*destroy)(struct sst_arena *arena, void *object);
-    /* Take the leaf, redo what a dead owner left, release. May be NULL. */
-    void (*settle)(struct sst_arena *arena, void *object);
+    /* Take the leaf, redo what a dead owner left, release. False: it cannot be done in
+     * this process, which has not touched the leaf. May be NULL. */
+    bool (*settle)(struct sst_arena *arena, void *object);
     /* A process died while its presence was `value`. May be NULL. */
     void (*presence_died)(struct sst_arena *arena, void *object, int64_t value);
 };

@@ -140,8 +140,8 @@ settle(struct sst_arena *arena, struct sst_held_shm *entry)
         if (ops == NULL) {
             return false;
         }
-        if (ops->settle != NULL) {
-            ops->settle(arena, slot);
+        if (ops->settle != NULL && !ops->settle(arena, slot)) {
+            return false;
         }
     }
     SST_CRASHPOINT(settled);
