@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import machine
@@ -261,23 +262,34 @@ def start(shop: Workshop) -> Outcome:
 
 
 def conformance(shop: Workshop) -> Outcome:
-    """CPython's own tests on 3.11 and the newest one, where the harness is at hand."""
-    outcome = Outcome()
+    """CPython's own tests on 3.11 and the newest one, where the harness is at hand.
+
+    Most of them wait for something most of the time: the two runs share the processors.
+    """
     pythons = machine.find_pythons()
-    chosen = {python.version: python for python in pythons if python.version == "3.11"}
     newest = max(pythons, key=lambda python: tuple(map(int, python.version.split("."))))
+    chosen = {python.version: python for python in pythons if python.version == "3.11"}
     chosen[newest.version] = newest
-    for python in chosen.values():
-        inner = shop.environment(python)
+    inner = {version: shop.environment(python) for version, python in chosen.items()}
+
+    def run(version: str) -> str:
         suites = ["--suite", "multiprocessing", "--suite", "concurrent_futures"]
-        if python is newest:
+        if version == newest.version:
             suites += ["--suite", "others"]
         options = ["tests/conformance/run.py", "--timeout", "120", *suites]
-        _, output = shop.call(inner, *options, seconds=2400)
-        outcome.add(Outcome.read(output) or Outcome(0, 1))
-        outcome.notes += [
-            line for line in output.splitlines() if line.startswith("skipped:")
-        ]
+        log = shop.log_path.with_stem(f"conformance-{version}")
+        log.write_text("")
+        return shop.call(inner[version], *options, seconds=2400, log_path=log)[1]
+
+    outcome = Outcome()
+    with ThreadPoolExecutor(len(chosen)) as executor:
+        for output in executor.map(run, chosen):
+            outcome.add(Outcome.read(output) or Outcome(0, 1))
+            outcome.notes += [
+                line for line in output.splitlines() if line.startswith("skipped:")
+            ]
+            with shop.log_path.open("a") as log:
+                log.write(output)
     return outcome
 
 

@@ -85,11 +85,16 @@ class Workshop:
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
         seconds: float = 900,
+        log_path: Path | None = None,
     ) -> tuple[int, str]:
-        """Exit code and output; both are in the log. A command that hangs is killed."""
+        """Exit code and output; both are in the log. A command that hangs is killed.
+
+        Commands that run side by side have logs of their own.
+        """
+        log_path = log_path or self.log_path
         words = [str(word) for word in command]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
-        with self.log_path.open("a") as log:
+        with log_path.open("a") as log:
             print("$", *words, file=log, flush=True)
             offset = log.tell()
             with subprocess.Popen(
@@ -100,7 +105,7 @@ class Workshop:
             if code is None:
                 code = -signal.SIGKILL
                 print(f"killed after {seconds:.0f} s", file=log, flush=True)
-        with self.log_path.open(errors="replace") as log:
+        with log_path.open(errors="replace") as log:
             log.seek(offset)
             return code, log.read()
 
