@@ -7,6 +7,9 @@
  *   a byte stream                any descriptor, with the stdlib's framing
  *                                (Connection(fd))
  *
+ * A stream may have a transport besides, which encrypts it (transport.h). Who asks for
+ * the descriptor gets that of a plain stream: the transport sees to it.
+ *
  * Error texts and the order of checks are those of Lib/multiprocessing/connection.py.
  *
  * close() in one thread while another is inside a blocking call: the object is closed
@@ -61,10 +64,15 @@ sstpy_connection_check_writable(const ConnectionObject *self)
 static int
 connection_release(ConnectionObject *self)
 {
+    struct sstpy_transport *const transport = self->transport;
     const int fd = self->fd;
 
     self->fd = -1;
+    self->transport = NULL;
     self->pipe = sst_pipe_close(self->pipe);
+    if (transport != NULL && transport->close(transport)) {
+        return 0;
+    }
     return fd >= 0 ? sst_stream_close(fd) : 0;
 }
 
@@ -144,6 +152,61 @@ connection_exit(PyObject *self, PyObject *const *Py_UNUSED(args),
     return connection_close(self, NULL);
 }
 
+/* -1 with OSError set. */
+static int
+connection_make_plain(ConnectionObject *self)
+{
+    const int rc =
+        self->transport != NULL ? self->transport->make_plain(self->transport) : 0;
+
+    if (rc < 0) {
+        (void)sstpy_raise_errno(rc);
+    }
+    return rc;
+}
+
+PyDoc_STRVAR(connection_attach_doc,
+             "_attach($self, transport, /)\n--\n\n"
+             "Have the bytes of this stream moved by a transport, in a capsule.");
+
+static PyObject *
+connection_attach(PyObject *obj, PyObject *capsule)
+{
+    ConnectionObject *const self = (ConnectionObject *)obj;
+    struct sstpy_transport *const transport =
+        PyCapsule_GetPointer(capsule, SSTPY_TRANSPORT_NAME);
+
+    if (transport == NULL || connection_check_open(self) < 0) {
+        return NULL;
+    }
+    if (self->pipe != NULL || self->transport != NULL) {
+        PyErr_SetString(PyExc_ValueError, "it has a transport");
+        return NULL;
+    }
+    if (PyCapsule_SetDestructor(capsule, NULL) < 0 ||
+        PyCapsule_SetName(capsule, "taken") < 0) {
+        return NULL;
+    }
+    self->transport = transport;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(connection_keep_private_doc,
+             "_keep_private($self, /)\n--\n\n"
+             "Forked children do without this connection, which therefore need not "
+             "become slower for them; they close it.");
+
+static PyObject *
+connection_keep_private(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    const ConnectionObject *const self = (ConnectionObject *)obj;
+
+    if (self->transport != NULL) {
+        self->transport->keep_private(self->transport);
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(connection_detach_doc, "_detach($self, /)\n--\n\n"
                                     "The descriptor of a byte stream, which is the "
                                     "caller's from now on; the connection is closed.");
@@ -158,6 +221,9 @@ connection_detach(PyObject *obj, PyObject *Py_UNUSED(ignored))
     }
     if (self->pipe != NULL) {
         PyErr_SetString(PyExc_ValueError, "an end of a pipe is more than a descriptor");
+        return NULL;
+    }
+    if (connection_make_plain(self) < 0) {
         return NULL;
     }
 
@@ -181,7 +247,7 @@ connection_fileno(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
     ConnectionObject *const self = (ConnectionObject *)obj;
 
-    if (connection_check_open(self) < 0) {
+    if (connection_check_open(self) < 0 || connection_make_plain(self) < 0) {
         return NULL;
     }
 
@@ -276,10 +342,13 @@ connection_get_writable(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 connection_get_handle(PyObject *obj, void *Py_UNUSED(closure))
 {
-    const ConnectionObject *const self = (ConnectionObject *)obj;
+    ConnectionObject *const self = (ConnectionObject *)obj;
 
     if (self->closed) {
         Py_RETURN_NONE;
+    }
+    if (connection_make_plain(self) < 0) {
+        return NULL;
     }
     return PyLong_FromLong(self->pipe != NULL ? sst_pipe_socket(self->pipe) : self->fd);
 }
@@ -299,8 +368,13 @@ connection_set_handle(PyObject *obj, PyObject *value, void *Py_UNUSED(closure))
         PyErr_SetString(PyExc_AttributeError, "_handle of an end of a pipe is fixed");
         return -1;
     }
-    if (value != Py_None && sstpy_to_int(value, 0, &fd) < 0) {
+    if ((value != Py_None && sstpy_to_int(value, 0, &fd) < 0) ||
+        connection_make_plain(self) < 0) {
         return -1;
+    }
+    if (self->transport != NULL && self->users == 0) {
+        (void)self->transport->close(self->transport); /* the descriptor stays */
+        self->transport = NULL;
     }
     self->fd = fd;
     self->closed = fd < 0;
@@ -429,11 +503,11 @@ PyDoc_STRVAR(connection_parts_doc,
 static PyObject *
 connection_parts(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
-    const ConnectionObject *const self = (ConnectionObject *)obj;
+    ConnectionObject *const self = (ConnectionObject *)obj;
     struct sst_handle handle;
     int end = 0;
 
-    if (connection_check_open(self) < 0) {
+    if (connection_check_open(self) < 0 || connection_make_plain(self) < 0) {
         return NULL;
     }
     if (self->pipe == NULL) {
@@ -551,6 +625,9 @@ static PyMethodDef connection_methods[] = {
      connection_restrict_doc},
     {"_restrictions", connection_restrictions, METH_NOARGS,
      connection_restrictions_doc},
+    {"_attach", connection_attach, METH_O, connection_attach_doc},
+    {"_keep_private", connection_keep_private, METH_NOARGS,
+     connection_keep_private_doc},
     {"_detach", connection_detach, METH_NOARGS, connection_detach_doc},
     {"_parts", connection_parts, METH_NOARGS, connection_parts_doc},
     {"_end_handle", connection_end_handle, METH_NOARGS, connection_end_handle_doc},

@@ -6,12 +6,14 @@
 
 #include "args.h"
 #include "state.h"
+#include "transport.h"
 
 typedef struct {
     PyObject_HEAD
     struct sstpy_state *state;
-    struct sst_pipe *pipe; /* an end of a pipe of ours, or NULL: */
-    int fd;                /* a byte stream; -1 when there is none */
+    struct sst_pipe *pipe;             /* an end of a pipe of ours, or NULL: */
+    int fd;                            /* a byte stream; -1 when there is none */
+    struct sstpy_transport *transport; /* what moves its bytes, or NULL: read, write */
     bool readable;
     bool writable;
     bool closed;    /* closed, or never opened */
@@ -35,6 +37,13 @@ int sstpy_connection_check_writable(const ConnectionObject *self);
 
 void sstpy_connection_pin(ConnectionObject *self);
 void sstpy_connection_unpin(ConnectionObject *self);
+
+/* What moves the bytes of its stream; NULL: its descriptor does. */
+static inline const struct sst_stream_io *
+sstpy_connection_io(const ConnectionObject *self)
+{
+    return self->transport != NULL ? &self->transport->io : NULL;
+}
 
 /* Close as close() does. -1 with OSError set when the descriptor could not be closed.
  * */

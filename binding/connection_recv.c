@@ -137,6 +137,7 @@ connection_stream_begin(ConnectionObject *self, struct connection_stream *out)
 {
     out->fd = self->fd;
     out->progress = self->progress;
+    out->progress.io = sstpy_connection_io(self);
     out->bytes = self->partial;
     out->data = out->bytes != NULL ? PyBytes_AS_STRING(out->bytes) : NULL;
     self->progress = (struct sst_stream_progress){0};
@@ -554,9 +555,17 @@ static int
 connection_call_poll(void *context, int64_t deadline_ns)
 {
     const ConnectionObject *const self = context;
-    const int rc = self->pipe != NULL ? sst_pipe_poll(self->pipe, deadline_ns)
-                                      : sst_stream_poll(self->fd, deadline_ns);
+    int rc = 0;
 
+    if (self->pipe != NULL) {
+        rc = sst_pipe_poll(self->pipe, deadline_ns);
+    }
+    else if (self->transport != NULL) {
+        rc = self->transport->poll(self->transport, deadline_ns);
+    }
+    else {
+        rc = sst_stream_poll(self->fd, deadline_ns);
+    }
     return rc == 0 ? SST_ETIMEDOUT : rc;
 }
 

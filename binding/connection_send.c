@@ -78,7 +78,7 @@ connection_send_encoded(ConnectionObject *self, struct sstpy_encoded *encoded)
 static PyObject *
 connection_send_stream(ConnectionObject *self, const void *data, Py_ssize_t size)
 {
-    struct sst_stream_progress progress = {0};
+    struct sst_stream_progress progress = {.io = sstpy_connection_io(self)};
     struct connection_stream_call call = {self->fd, &progress, data, (uint64_t)size};
 
     if (sstpy_connection_check_writable(self) < 0) {

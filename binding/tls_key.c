@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 
-/* From the user's key to a TLS context that accepts nothing but that key.
+/* From the user's key, or certificates, to a TLS context that accepts nothing else.
  *
  * The pre-shared key is HKDF-SHA256 of the user's key, with what the listener is
  * called in it, so that a connection that somebody leads to another listener of the
@@ -12,16 +12,22 @@
  * server loads no certificate, so a peer without the key gets nowhere. The client
  * verifies certificates against an empty store, so a server with a certificate instead
  * of the key gets nowhere either. No tickets, no early data: nothing can be replayed.
- */
+ *
+ * With certificates it is the ordinary verification, on both sides: each has to show
+ * one that the authority has signed, and the client's server one that names it. */
 
 #include "tls.h"
 
+#include <errno.h>
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/kdf.h>
 #include <openssl/params.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +36,7 @@ enum {
     STRETCHED_SIZE = 32,
     SCRYPT_R = 8,
     SCRYPT_P = 1,
+    READ_BUFFER_SIZE = 64 * 1024,
 };
 
 static const uint64_t scrypt_n = 1 << 15;
@@ -38,6 +45,14 @@ static const uint64_t scrypt_memory_max = 64 << 20;
 static const char suites[] = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
 /* Both suites have the digest that the key belongs to; the session names the first. */
 static const unsigned char suite_id[2] = {0x13, 0x01};
+
+/* What both sides derive from the user's key: the pre-shared key, and the name by which
+ * they know that they mean the same. */
+struct secret {
+    unsigned char key[SSTPY_TLS_KEY_SIZE];
+    unsigned char identity[SSTPY_TLS_IDENTITY_SIZE];
+    bool is_none; /* by certificates */
+};
 
 static int
 hkdf(const void *key, size_t key_size, const char *label, const void *context,
@@ -62,9 +77,9 @@ hkdf(const void *key, size_t key_size, const char *label, const void *context,
     return rc == 1 ? 0 : -1;
 }
 
-int
-sstpy_tls_derive(const void *key, size_t key_size, const void *context,
-                 size_t context_size, struct sstpy_tls_secret *out)
+static int
+derive(const void *key, size_t key_size, const void *context, size_t context_size,
+       struct secret *out)
 {
     static const char salt[] = "sidestep/1 stretch";
     unsigned char stretched[STRETCHED_SIZE];
@@ -94,17 +109,29 @@ sstpy_tls_derive(const void *key, size_t key_size, const void *context,
 /* Where a context keeps its secret. */
 static int secret_index = -1;
 
+/* The last that used the context has gone. */
+static void
+wipe(void *parent, void *secret, CRYPTO_EX_DATA *data, int index, long argument,
+     void *pointer)
+{
+    (void)parent, (void)data, (void)index, (void)argument, (void)pointer;
+    if (secret != NULL) {
+        OPENSSL_cleanse(secret, sizeof(struct secret));
+        free(secret);
+    }
+}
+
 int
 sstpy_tls_setup(void)
 {
     if (secret_index < 0) {
-        secret_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+        secret_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, wipe);
     }
     return secret_index < 0 ? -1 : 0;
 }
 
-static const struct sstpy_tls_secret *
-secret_of(SSL *ssl)
+static const struct secret *
+secret_of(const SSL *ssl)
 {
     return SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), secret_index);
 }
@@ -112,7 +139,7 @@ secret_of(SSL *ssl)
 static SSL_SESSION *
 session_new(SSL *ssl)
 {
-    const struct sstpy_tls_secret *const secret = secret_of(ssl);
+    const struct secret *const secret = secret_of(ssl);
     const SSL_CIPHER *const cipher = SSL_CIPHER_find(ssl, suite_id);
     SSL_SESSION *const session = SSL_SESSION_new();
 
@@ -163,38 +190,16 @@ find(SSL *ssl, const unsigned char *id, size_t id_size, SSL_SESSION **out)
     return *out != NULL ? 1 : 0;
 }
 
-struct ssl_ctx_st *
-sstpy_tls_context_free(struct ssl_ctx_st *context)
-{
-    if (context != NULL) {
-        struct sstpy_tls_secret *const secret =
-            SSL_CTX_get_ex_data(context, secret_index);
-
-        if (SSL_CTX_set_ex_data(context, secret_index, NULL) == 1 && secret != NULL) {
-            OPENSSL_cleanse(secret, sizeof *secret);
-            free(secret);
-        }
-        SSL_CTX_free(context);
-    }
-    return NULL;
-}
-
-struct ssl_ctx_st *
-sstpy_tls_context_new(bool server, const struct sstpy_tls_secret *secret)
+/* What both kinds have in common; takes the secret. */
+static SSL_CTX *
+context_new(bool server, struct secret *secret)
 {
     SSL_CTX *const context =
         SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
-    struct sstpy_tls_secret *const copy = malloc(sizeof *copy);
 
-    if (context == NULL || copy == NULL) {
+    if (context == NULL || SSL_CTX_set_ex_data(context, secret_index, secret) != 1) {
         SSL_CTX_free(context);
-        free(copy);
-        return NULL;
-    }
-    *copy = *secret;
-    if (SSL_CTX_set_ex_data(context, secret_index, copy) != 1) {
-        SSL_CTX_free(context);
-        free(copy);
+        wipe(NULL, secret, NULL, 0, 0, NULL);
         return NULL;
     }
     if (SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) != 1 ||
@@ -202,26 +207,165 @@ sstpy_tls_context_new(bool server, const struct sstpy_tls_secret *secret)
         SSL_CTX_set_ciphersuites(context, suites) != 1 ||
         SSL_CTX_set1_groups_list(context, "X25519:P-256") != 1 ||
         SSL_CTX_set_num_tickets(context, 0) != 1) {
-        return sstpy_tls_context_free(context);
+        SSL_CTX_free(context);
+        return NULL;
     }
     (void)SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     (void)SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION |
                                            SSL_OP_NO_COMPRESSION);
     (void)SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE |
                                         SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    if (server) {
-        SSL_CTX_set_psk_find_session_callback(context, find);
+    /* One system call for several records, not two for each. */
+    SSL_CTX_set_read_ahead(context, 1);
+    SSL_CTX_set_default_read_buffer_len(context, READ_BUFFER_SIZE);
+    return context;
+}
+
+struct ssl_ctx_st *
+sstpy_tls_context_with_key(bool server, const void *key, size_t key_size,
+                           const void *context, size_t context_size)
+{
+    struct secret *const secret = calloc(1, sizeof *secret);
+    SSL_CTX *made = NULL;
+
+    if (secret == NULL) {
+        return NULL;
     }
-    else {
-        SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL); /* by an empty store */
-        SSL_CTX_set_psk_use_session_callback(context, offer);
+    if (derive(key, key_size, context, context_size, secret) < 0) {
+        wipe(NULL, secret, NULL, 0, 0, NULL);
+        return NULL;
+    }
+    made = context_new(server, secret);
+    if (made != NULL && server) {
+        SSL_CTX_set_psk_find_session_callback(made, find);
+    }
+    else if (made != NULL) {
+        SSL_CTX_set_verify(made, SSL_VERIFY_PEER, NULL); /* by an empty store */
+        SSL_CTX_set_psk_use_session_callback(made, offer);
+    }
+    return made;
+}
+
+/* ---- Certificates ---- */
+
+/* Nobody is there to type one. */
+static int
+no_password(char *out, int size, int writing, void *context)
+{
+    (void)out, (void)size, (void)writing, (void)context;
+    return -1;
+}
+
+static void
+explain_file(const char *what, const char *path, char *why, size_t why_size)
+{
+    const unsigned long error = ERR_peek_last_error();
+    const char *reason = ERR_SYSTEM_ERROR(error) ? strerror(ERR_GET_REASON(error))
+                                                 : ERR_reason_error_string(error);
+
+    if (ERR_GET_LIB(ERR_peek_error()) == ERR_LIB_SYS) {
+        reason = strerror(ERR_GET_REASON(ERR_peek_error()));
+    }
+    (void)snprintf(why, why_size, "cannot use the %s in %s: %s", what, path,
+                   reason != NULL ? reason : "it is not in PEM");
+}
+
+/* The client's server has to name itself as it was called. */
+static bool
+expect_peer(SSL_CTX *context, const char *peer)
+{
+    X509_VERIFY_PARAM *const param = SSL_CTX_get0_param(context);
+
+    if (X509_VERIFY_PARAM_set1_ip_asc(param, peer) == 1) {
+        return true;
+    }
+    X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    return X509_VERIFY_PARAM_set1_host(param, peer, 0) == 1;
+}
+
+static bool
+load(SSL_CTX *context, const struct sstpy_tls_certificates *files, char *why,
+     size_t why_size)
+{
+    ERR_clear_error();
+    if (SSL_CTX_use_certificate_chain_file(context, files->certificate) != 1) {
+        explain_file("certificate", files->certificate, why, why_size);
+        return false;
+    }
+    if (SSL_CTX_use_PrivateKey_file(context, files->key, SSL_FILETYPE_PEM) != 1 ||
+        SSL_CTX_check_private_key(context) != 1) {
+        explain_file("key", files->key, why, why_size);
+        return false;
+    }
+    if (SSL_CTX_load_verify_file(context, files->authority) != 1) {
+        explain_file("authority", files->authority, why, why_size);
+        return false;
+    }
+    if (files->peer != NULL && !expect_peer(context, files->peer)) {
+        (void)snprintf(why, why_size, "%s is no name of a host", files->peer);
+        return false;
+    }
+    return true;
+}
+
+struct ssl_ctx_st *
+sstpy_tls_context_certified(bool server, const struct sstpy_tls_certificates *files,
+                            char *why, size_t why_size)
+{
+    struct secret *const secret = calloc(1, sizeof *secret);
+    SSL_CTX *context = NULL;
+
+    (void)snprintf(why, why_size, "out of memory");
+    if (secret == NULL) {
+        return NULL;
+    }
+    secret->is_none = true;
+    context = context_new(server, secret);
+    if (context == NULL) {
+        return NULL;
+    }
+    SSL_CTX_set_default_passwd_cb(context, no_password);
+    SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
+                       NULL);
+    if (!load(context, files, why, why_size)) {
+        SSL_CTX_free(context);
+        return NULL;
     }
     return context;
+}
+
+/* ---- Afterwards ---- */
+
+bool
+sstpy_tls_is_certified(const struct ssl_st *ssl)
+{
+    return secret_of(ssl)->is_none;
 }
 
 bool
 sstpy_tls_is_proved(const struct ssl_st *ssl)
 {
-    return SSL_version(ssl) == TLS1_3_VERSION && SSL_session_reused(ssl) == 1 &&
-           SSL_get0_peer_certificate(ssl) == NULL;
+    if (SSL_version(ssl) != TLS1_3_VERSION) {
+        return false;
+    }
+    if (sstpy_tls_is_certified(ssl)) {
+        return SSL_session_reused(ssl) == 0 && SSL_get0_peer_certificate(ssl) != NULL &&
+               SSL_get_verify_result(ssl) == X509_V_OK;
+    }
+    return SSL_session_reused(ssl) == 1 && SSL_get0_peer_certificate(ssl) == NULL;
+}
+
+void
+sstpy_tls_explain(const struct ssl_st *ssl, char *out, size_t size)
+{
+    const long verified = SSL_get_verify_result(ssl);
+    const char *reason = ERR_reason_error_string(ERR_peek_error());
+
+    if (!sstpy_tls_is_certified(ssl)) {
+        reason = NULL; /* of keys there is but one thing to say */
+    }
+    else if (verified != X509_V_OK) {
+        reason = X509_verify_cert_error_string(verified);
+    }
+    (void)snprintf(out, size, "%s", reason != NULL ? reason : "");
 }

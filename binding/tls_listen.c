@@ -9,7 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include "tls_relay.h"
+#include "tls_direct.h"
 
 enum {
     NO_DESCRIPTOR_MS = 50, /* how long to leave a listener alone without any */
@@ -30,11 +30,36 @@ announce(const struct relay *listener, const struct relay *relay, int fd)
                 MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof arrival;
 }
 
+/* The handshake is done: the connection waits for who accepts. */
+static void
+arrive(struct relay *relay)
+{
+    struct relay *const listener = relay->listener;
+    const int fd = relay->net_fd;
+
+    if (!sstpy_tls_is_proved(relay->ssl) ||
+        (sstpy_tls_is_certified(relay->ssl) && SSL_write(relay->ssl, "+", 1) != 1)) {
+        (void)announce(listener, relay, SSTPY_TLS_REFUSED);
+        sstpy_relay_end(relay);
+        return;
+    }
+    sstpy_relay_watch(fd, &relay->net_events, 0, relay);
+
+    struct sstpy_direct *const direct = sstpy_direct_new(relay->ssl, fd, listener);
+    if (direct != NULL) {
+        relay->ssl = NULL; /* both are the connection's */
+        relay->net_fd = -1;
+        if (!announce(listener, &(struct relay){.net_fd = fd}, fd)) {
+            (void)sstpy_direct_end(direct);
+        }
+    }
+    sstpy_relay_end(relay);
+}
+
 void
 sstpy_relay_shake(struct relay *relay)
 {
     struct relay *const listener = relay->listener;
-    int fd;
     int rc;
 
     if (listener == NULL) {
@@ -45,17 +70,7 @@ sstpy_relay_shake(struct relay *relay)
     relay->net_wants_write = false;
     rc = SSL_accept(relay->ssl);
     if (rc == 1) {
-        fd = sstpy_tls_is_proved(relay->ssl) ? sstpy_relay_become_stream(relay) : -1;
-        if (fd < 0) {
-            sstpy_relay_end(relay);
-        }
-        else if (announce(listener, relay, fd)) {
-            sstpy_relay_move(relay);
-        }
-        else {
-            (void)sstpy_relay_close_fd(fd);
-            sstpy_relay_end(relay);
-        }
+        arrive(relay);
     }
     else if (sstpy_relay_is_broken(relay, rc)) {
         /* A refusal is of interest only while there is room to tell of it. */

@@ -4,9 +4,10 @@
 
 #include "compat.h"
 
-#include <string.h>
+#include <openssl/ssl.h>
 
 #include "tls.h"
+#include "transport.h"
 
 /* -Wmissing-prototypes wants one. */
 PyMODINIT_FUNC PyInit__tls(void);
@@ -16,12 +17,15 @@ enum {
 };
 
 static PyObject *
-raise_status(int status)
+raise_status(int status, const char *why)
 {
     switch (status) {
     case SSTPY_TLS_REFUSED:
         PyErr_SetString(PyExc_ConnectionRefusedError,
-                        "the peer has another key, or does not speak this protocol");
+                        why[0] != '\0'
+                            ? why
+                            : "the peer has another key, or does not speak this "
+                              "protocol");
         break;
     case SSTPY_TLS_LATE:
         PyErr_SetString(PyExc_TimeoutError, "the peer took too long to show its key");
@@ -33,79 +37,138 @@ raise_status(int status)
     return NULL;
 }
 
-static int
-secret_of(const Py_buffer *given, struct sstpy_tls_secret *out)
+/* ---- Settings ---- */
+
+static const char context_name[] = "sidestep._tls.context";
+
+static void
+context_free(PyObject *capsule)
 {
-    if (given->len != sizeof *out) {
-        PyErr_SetString(PyExc_ValueError, "no secret of derive()");
-        return -1;
-    }
-    memcpy(out, given->buf, sizeof *out);
-    return 0;
+    SSL_CTX_free(PyCapsule_GetPointer(capsule, context_name));
 }
 
-PyDoc_STRVAR(derive_doc, "derive($module, key, context, /)\n--\n\n"
-                         "What listener and client of `context` that have `key` know.");
+static PyObject *
+context_wrap(SSL_CTX *context)
+{
+    PyObject *const capsule = PyCapsule_New(context, context_name, context_free);
+
+    if (capsule == NULL) {
+        SSL_CTX_free(context);
+    }
+    return capsule;
+}
+
+PyDoc_STRVAR(context_doc,
+             "context($module, server, key, context, /)\n--\n\n"
+             "The settings of one side for those that have `key` and mean the listener "
+             "`context`. What is derived from the key stays inside.");
 
 static PyObject *
-tls_derive(PyObject *Py_UNUSED(module), PyObject *args)
+tls_context(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    struct sstpy_tls_secret secret;
+    SSL_CTX *made = NULL;
     Py_buffer key;
     Py_buffer context;
-    PyObject *result = NULL;
-    int rc;
+    int server;
 
-    if (!PyArg_ParseTuple(args, "y*y*:derive", &key, &context)) {
+    if (!PyArg_ParseTuple(args, "py*y*:context", &server, &key, &context)) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    rc = sstpy_tls_derive(key.buf, (size_t)key.len, context.buf, (size_t)context.len,
-                          &secret);
+    made = sstpy_tls_context_with_key(server != 0, key.buf, (size_t)key.len,
+                                      context.buf, (size_t)context.len);
     Py_END_ALLOW_THREADS
-    if (rc == 0) {
-        result = PyBytes_FromStringAndSize((const char *)&secret, sizeof secret);
-    }
-    else {
-        PyErr_SetString(PyExc_RuntimeError, "OpenSSL cannot derive the key");
-    }
-    explicit_bzero(&secret, sizeof secret);
     PyBuffer_Release(&key);
     PyBuffer_Release(&context);
-    return result;
+    if (made == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "OpenSSL cannot use the key");
+        return NULL;
+    }
+    return context_wrap(made);
+}
+
+PyDoc_STRVAR(certified_doc,
+             "certified($module, server, certificate, key, authority, peer, /)\n--\n\n"
+             "The settings of one side that shows a certificate and wants one that the "
+             "authority has signed and that names `peer`, unless that is None. Files "
+             "are PEM; ValueError says what is wrong with them.");
+
+static PyObject *
+tls_certified(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    struct sstpy_tls_certificates files = {0};
+    char why[SSTPY_TLS_WHY_SIZE * 4];
+    SSL_CTX *made = NULL;
+    int server;
+
+    if (!PyArg_ParseTuple(args, "psssz:certified", &server, &files.certificate,
+                          &files.key, &files.authority, &files.peer)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    made = sstpy_tls_context_certified(server != 0, &files, why, sizeof why);
+    Py_END_ALLOW_THREADS
+    if (made == NULL) {
+        PyErr_SetString(PyExc_ValueError, why);
+        return NULL;
+    }
+    return context_wrap(made);
+}
+
+/* ---- Connections ---- */
+
+static void
+transport_free(PyObject *capsule)
+{
+    struct sstpy_transport *const transport =
+        PyCapsule_GetPointer(capsule, SSTPY_TRANSPORT_NAME);
+
+    (void)transport->close(transport); /* nobody took it out */
+}
+
+static PyObject *
+transport_wrap(struct sstpy_transport *transport)
+{
+    PyObject *const capsule =
+        PyCapsule_New(transport, SSTPY_TRANSPORT_NAME, transport_free);
+
+    if (capsule == NULL) {
+        (void)transport->close(transport);
+    }
+    return capsule;
 }
 
 PyDoc_STRVAR(connect_doc,
-             "connect($module, fd, secret, timeout, /)\n--\n\n"
-             "The descriptor of a plain stream to the listener behind a connected "
-             "socket, which is taken in any case.");
+             "connect($module, fd, context, timeout, /)\n--\n\n"
+             "Do the handshake with the listener behind a connected socket, which is "
+             "taken in any case. The transport that goes with the descriptor.");
 
 static PyObject *
 tls_connect(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    struct sstpy_tls_secret secret;
-    Py_buffer given;
+    struct sstpy_transport *transport = NULL;
+    char why[SSTPY_TLS_WHY_SIZE];
+    PyObject *given = NULL;
     double timeout;
     int fd;
     int rc;
 
-    if (!PyArg_ParseTuple(args, "iy*d:connect", &fd, &given, &timeout)) {
+    if (!PyArg_ParseTuple(args, "iOd:connect", &fd, &given, &timeout)) {
         return NULL;
     }
-    rc = secret_of(&given, &secret);
-    PyBuffer_Release(&given);
-    if (rc < 0) {
+    SSL_CTX *const context = PyCapsule_GetPointer(given, context_name);
+    if (context == NULL) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    rc = sstpy_tls_connect(fd, &secret, (int64_t)(timeout * 1000));
+    rc = sstpy_tls_connect(fd, context, (int64_t)(timeout * 1000), &transport, why,
+                           sizeof why);
     Py_END_ALLOW_THREADS
-    explicit_bzero(&secret, sizeof secret);
-    return rc >= 0 ? PyLong_FromLong(rc) : raise_status(rc);
+    return rc == SSTPY_TLS_OK ? transport_wrap(transport) : raise_status(rc, why);
 }
 
 PyDoc_STRVAR(listen_doc,
-             "listen($module, fd, secret, timeout, /)\n--\n\n"
+             "listen($module, fd, context, timeout, /)\n--\n\n"
              "Let peers come to a listening socket, which is taken in any case. The "
              "descriptor of a socket that gives struct sstpy_tls_arrival; shutting it "
              "down ends the listener.");
@@ -113,25 +176,44 @@ PyDoc_STRVAR(listen_doc,
 static PyObject *
 tls_listen(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    struct sstpy_tls_secret secret;
-    Py_buffer given;
+    PyObject *given = NULL;
     double timeout;
     int fd;
     int rc;
 
-    if (!PyArg_ParseTuple(args, "iy*d:listen", &fd, &given, &timeout)) {
+    if (!PyArg_ParseTuple(args, "iOd:listen", &fd, &given, &timeout)) {
         return NULL;
     }
-    rc = secret_of(&given, &secret);
-    PyBuffer_Release(&given);
-    if (rc < 0) {
+    SSL_CTX *const context = PyCapsule_GetPointer(given, context_name);
+    if (context == NULL) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    rc = sstpy_tls_listen(fd, &secret, (int64_t)(timeout * 1000), HALF_OPEN_MAX);
+    rc = sstpy_tls_listen(fd, context, (int64_t)(timeout * 1000), HALF_OPEN_MAX);
     Py_END_ALLOW_THREADS
-    explicit_bzero(&secret, sizeof secret);
-    return rc >= 0 ? PyLong_FromLong(rc) : raise_status(rc);
+    return rc >= 0 ? PyLong_FromLong(rc) : raise_status(rc, "");
+}
+
+PyDoc_STRVAR(take_doc, "take($module, fd, /)\n--\n\n"
+                       "The transport of a connection that arrived at a listener.");
+
+static PyObject *
+tls_take(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    struct sstpy_transport *transport = NULL;
+    const long fd = PyLong_AsLong(arg);
+
+    if (fd == -1 && PyErr_Occurred() != NULL) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    transport = sstpy_tls_take((int)fd);
+    Py_END_ALLOW_THREADS
+    if (transport == NULL) {
+        PyErr_SetString(PyExc_ValueError, "no connection arrived under this number");
+        return NULL;
+    }
+    return transport_wrap(transport);
 }
 
 PyDoc_STRVAR(flush_doc, "flush($module, timeout, /)\n--\n\n"
@@ -159,18 +241,21 @@ PyDoc_STRVAR(statistics_doc, "statistics($module, /)\n--\n\n"
 static PyObject *
 tls_statistics(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
+    uint32_t direct;
     uint32_t relayed;
     uint32_t half_open;
 
     Py_BEGIN_ALLOW_THREADS
-    sstpy_tls_count(&relayed, &half_open);
+    sstpy_tls_count(&direct, &relayed, &half_open);
     Py_END_ALLOW_THREADS
-    return Py_BuildValue("{s:I,s:I}", "relayed", (unsigned)relayed, "half_open",
-                         (unsigned)half_open);
+    return Py_BuildValue("{s:I,s:I,s:I}", "direct", (unsigned)direct, "relayed",
+                         (unsigned)relayed, "half_open", (unsigned)half_open);
 }
 
 static PyMethodDef tls_methods[] = {
-    {"derive", tls_derive, METH_VARARGS, derive_doc},
+    {"context", tls_context, METH_VARARGS, context_doc},
+    {"certified", tls_certified, METH_VARARGS, certified_doc},
+    {"take", tls_take, METH_O, take_doc},
     {"connect", tls_connect, METH_VARARGS, connect_doc},
     {"listen", tls_listen, METH_VARARGS, listen_doc},
     {"flush", tls_flush, METH_O, flush_doc},
@@ -196,7 +281,7 @@ static PyModuleDef_Slot tls_slots[] = {
 static struct PyModuleDef tls_module = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "sidestep._tls",
-    .m_doc = "TLS with a key that both sides know, for sidestep.connection.",
+    .m_doc = "TLS for sidestep.connection.",
     .m_methods = tls_methods,
     .m_slots = tls_slots,
 };

@@ -2,11 +2,11 @@
 
 /* One thread that stands between plain streams and encrypted ones.
  *
- * Who asks for an encrypted connection gets one end of a socket pair; the thread
- * moves bytes between the other end and the network. So a connection is a plain
- * descriptor like any other: it can be waited for, inherited and sent to another
- * process, and no two processes ever use one TLS state, which would break its secrecy.
- * That state lives and dies with this process.
+ * An encrypted connection that is to be waited for, inherited or sent to another
+ * process (tls_direct.c) is one end of a socket pair; the thread moves bytes between
+ * the other end and the network. So it is a plain descriptor like any other, and no two
+ * processes ever use one TLS state, which would break its secrecy. That state lives and
+ * dies with this process.
  *
  * The thread also accepts for listeners and does the server's handshakes, as many at
  * a time as come, so that a slow or silent peer holds up nobody. Finished ones go to
@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "tls_relay.h"
+#include "tls_direct.h"
 
 enum {
     MS_PER_S = 1000,
@@ -107,7 +107,7 @@ void
 sstpy_relay_free(struct relay *relay)
 {
     SSL_free(relay->ssl);
-    (void)sstpy_tls_context_free(relay->context);
+    SSL_CTX_free(relay->context);
     free(relay->to_net.data);
     free(relay->to_user.data);
     free(relay);
@@ -155,6 +155,7 @@ sstpy_relay_end(struct relay *relay)
         sstpy_relay_loop.relayed--;
     }
     if (relay->role == ROLE_LISTENER) {
+        sstpy_direct_end_untaken(relay);
         for (struct relay *other = sstpy_relay_loop.first; other != NULL;
              other = other->next) {
             if (other->listener == relay) {
@@ -336,6 +337,19 @@ sstpy_relay_discard(struct relay *relay)
     if (size == 0 || (errno != EAGAIN && errno != EINTR)) {
         sstpy_relay_end(relay);
     }
+}
+
+bool
+sstpy_relay_linger(struct relay *relay)
+{
+    relay->to_user.data = malloc(RELAY_BUFFER_SIZE);
+    if (relay->to_user.data == NULL ||
+        !sstpy_relay_watch_first(relay->net_fd, &relay->net_events, EPOLLIN, relay)) {
+        return false;
+    }
+    sstpy_relay_set_deadline(relay, sstpy_relay_now_ms() + CLOSING_MS);
+    sstpy_relay_link_in(relay);
+    return true;
 }
 
 static void

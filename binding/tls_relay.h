@@ -64,6 +64,9 @@ struct relay_loop {
     int kick;
     struct relay *first; /* newest first */
     struct relay *dead;  /* freed when no event can name them any more */
+    struct sstpy_direct
+        *directs;    /* connections of tls_direct.c, until they are closed */
+    uint32_t direct; /* of these, such as were not made plain */
     uint32_t relayed;
     uint32_t half_open;
     uint32_t timed; /* relays with a deadline */
@@ -93,6 +96,16 @@ int sstpy_relay_become_stream(struct relay *relay);
 void sstpy_relay_move(struct relay *relay);
 /* Nobody reads what still comes. */
 void sstpy_relay_discard(struct relay *relay);
+/* The same for a connection that was none of the relay's: until its peer ends it, or a
+ * few seconds. False when that cannot be. */
+bool sstpy_relay_linger(struct relay *relay);
+
+/* ---- tls_thread.c ---- */
+
+/* Have the thread run; false, with errno, when it cannot. */
+bool sstpy_relay_start(void);
+/* Something was given to it. */
+void sstpy_relay_kick(void);
 
 /* ---- tls_listen.c ---- */
 

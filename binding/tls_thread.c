@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "tls_relay.h"
+#include "tls_direct.h"
 
 enum {
     EVENTS_MAX = 64,
@@ -102,8 +102,8 @@ run(void *context)
     return NULL;
 }
 
-static void
-kick(void)
+void
+sstpy_relay_kick(void)
 {
     static const uint64_t one = 1;
 
@@ -116,17 +116,20 @@ static void
 before_fork(void)
 {
     (void)pthread_mutex_lock(&sstpy_relay_loop.mutex);
+    sstpy_direct_before_fork();
 }
 
 static void
 after_fork(void)
 {
+    sstpy_direct_after_fork();
     (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);
 }
 
 static void
 after_fork_child(void)
 {
+    sstpy_direct_after_fork_child();
     for (struct relay *relay = sstpy_relay_loop.first; relay != NULL;
          relay = relay->next) {
         relay->net_fd = sstpy_relay_close_fd(relay->net_fd);
@@ -144,9 +147,24 @@ after_fork_child(void)
     (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);
 }
 
-/* Have the thread run; the mutex is held. */
+/* Before the first connection, and the first listener: neither is to be in two
+ * processes. */
 static bool
-start(void)
+watch_forks(void)
+{
+    if (!sstpy_relay_loop.has_fork_hook) {
+        const int rc = pthread_atfork(before_fork, after_fork, after_fork_child);
+        if (rc != 0) {
+            errno = rc;
+            return false;
+        }
+        sstpy_relay_loop.has_fork_hook = true;
+    }
+    return true;
+}
+
+bool
+sstpy_relay_start(void)
 {
     struct epoll_event event = {.events = EPOLLIN};
     pthread_t thread;
@@ -157,11 +175,8 @@ start(void)
     if (sstpy_relay_loop.runs) {
         return true;
     }
-    if (!sstpy_relay_loop.has_fork_hook) {
-        if (pthread_atfork(before_fork, after_fork, after_fork_child) != 0) {
-            return false;
-        }
-        sstpy_relay_loop.has_fork_hook = true;
+    if (!watch_forks()) {
+        return false;
     }
     sstpy_relay_loop.watch = epoll_create1(EPOLL_CLOEXEC);
     sstpy_relay_loop.kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -198,115 +213,127 @@ set_nonblocking(int fd)
     return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0;
 }
 
+/* After an SSL function of a client: wait for what it wants. An sstpy_tls_status; OK:
+ * again. */
+static int
+wait_for_peer(const SSL *ssl, int rc, int fd, int64_t deadline_ms)
+{
+    struct pollfd item = {.fd = fd};
+    int64_t left_ms;
+
+    switch (SSL_get_error(ssl, rc)) {
+    case SSL_ERROR_WANT_READ:
+        item.events = POLLIN;
+        break;
+    case SSL_ERROR_WANT_WRITE:
+        item.events = POLLOUT;
+        break;
+    default:
+        return SSTPY_TLS_REFUSED;
+    }
+    left_ms = deadline_ms - sstpy_relay_now_ms();
+    if (left_ms <= 0 || poll(&item, 1, (int)left_ms) == 0) {
+        return SSTPY_TLS_LATE;
+    }
+    return SSTPY_TLS_OK;
+}
+
 /* A client's handshake, over a socket that does not block. An sstpy_tls_status. */
 static int
 shake_hands(SSL *ssl, int fd, int64_t deadline_ms)
 {
-    struct pollfd item = {.fd = fd};
-    int64_t left_ms;
-    int rc;
+    int status = SSTPY_TLS_OK;
+    int rc = 0;
+    char welcome;
 
-    for (;;) {
+    do {
         ERR_clear_error();
         rc = SSL_connect(ssl);
-        if (rc == 1) {
-            return sstpy_tls_is_proved(ssl) ? SSTPY_TLS_OK : SSTPY_TLS_REFUSED;
+        if (rc != 1) {
+            status = wait_for_peer(ssl, rc, fd, deadline_ms);
         }
-        switch (SSL_get_error(ssl, rc)) {
-        case SSL_ERROR_WANT_READ:
-            item.events = POLLIN;
+    } while (rc != 1 && status == SSTPY_TLS_OK);
+    if (rc == 1 && !sstpy_tls_is_proved(ssl)) {
+        status = SSTPY_TLS_REFUSED;
+    }
+    /* Of certificates the server sees the client's last: it says what it thinks. */
+    while (status == SSTPY_TLS_OK && sstpy_tls_is_certified(ssl)) {
+        ERR_clear_error();
+        rc = SSL_read(ssl, &welcome, 1);
+        if (rc > 0) {
             break;
-        case SSL_ERROR_WANT_WRITE:
-            item.events = POLLOUT;
-            break;
-        default:
-            return SSTPY_TLS_REFUSED;
         }
-        left_ms = deadline_ms - sstpy_relay_now_ms();
-        if (left_ms <= 0 || poll(&item, 1, (int)left_ms) == 0) {
-            return SSTPY_TLS_LATE;
-        }
+        status = wait_for_peer(ssl, rc, fd, deadline_ms);
     }
-}
-
-static int
-relay_client(SSL *ssl, int fd)
-{
-    struct relay *relay;
-    int user_fd = SSTPY_TLS_SYSTEM;
-
-    (void)pthread_mutex_lock(&sstpy_relay_loop.mutex);
-    relay = start() ? sstpy_relay_new(ROLE_LISTENER, fd, ssl) : NULL;
-    if (relay != NULL &&
-        sstpy_relay_watch_first(fd, &relay->net_events, EPOLLIN, relay)) {
-        user_fd = sstpy_relay_become_stream(relay);
-    }
-    if (user_fd >= 0) {
-        sstpy_relay_link_in(relay);
-        kick();
-    }
-    else {
-        user_fd = SSTPY_TLS_SYSTEM;
-        if (relay != NULL) {
-            (void)sstpy_relay_close_fd(relay->user_fd);
-            sstpy_relay_free(relay); /* with `ssl` */
-        }
-        else {
-            SSL_free(ssl);
-        }
-        (void)sstpy_relay_close_fd(fd);
-    }
-    (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);
-    return user_fd;
+    return status;
 }
 
 int
-sstpy_tls_connect(int fd, const struct sstpy_tls_secret *secret, int64_t timeout_ms)
+sstpy_tls_connect(int fd, struct ssl_ctx_st *context, int64_t timeout_ms,
+                  struct sstpy_transport **out, char *why, size_t why_size)
 {
-    SSL_CTX *context = sstpy_tls_context_new(false, secret);
-    SSL *const ssl = context != NULL ? SSL_new(context) : NULL;
+    SSL *const ssl = SSL_new(context);
+    struct sstpy_direct *direct = NULL;
     int rc = SSTPY_TLS_SYSTEM;
 
+    why[0] = '\0';
     if (ssl != NULL && set_nonblocking(fd) && SSL_set_fd(ssl, fd) == 1) {
         rc = shake_hands(ssl, fd, sstpy_relay_now_ms() + timeout_ms);
     }
-    /* The key was needed for the handshake only. */
-    context = sstpy_tls_context_free(context);
     if (rc == SSTPY_TLS_OK) {
-        return relay_client(ssl, fd);
+        (void)pthread_mutex_lock(&sstpy_relay_loop.mutex);
+        direct = watch_forks() ? sstpy_direct_new(ssl, fd, NULL) : NULL;
+        (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);
+        if (direct != NULL) {
+            *out = &direct->transport;
+            return SSTPY_TLS_OK;
+        }
+        rc = SSTPY_TLS_SYSTEM;
+    }
+    if (rc == SSTPY_TLS_REFUSED) {
+        sstpy_tls_explain(ssl, why, why_size);
     }
     SSL_free(ssl);
     (void)sstpy_relay_close_fd(fd);
     return rc;
 }
 
+struct sstpy_transport *
+sstpy_tls_take(int fd)
+{
+    (void)pthread_mutex_lock(&sstpy_relay_loop.mutex);
+    struct sstpy_direct *const direct = sstpy_direct_take(fd);
+    (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);
+    return direct != NULL ? &direct->transport : NULL;
+}
+
 int
-sstpy_tls_listen(int fd, const struct sstpy_tls_secret *secret, int64_t timeout_ms,
+sstpy_tls_listen(int fd, struct ssl_ctx_st *context, int64_t timeout_ms,
                  uint32_t half_open_max)
 {
     struct relay *listener = NULL;
     int pair[2] = {-1, -1};
 
     (void)pthread_mutex_lock(&sstpy_relay_loop.mutex);
-    if (start() && set_nonblocking(fd) &&
+    if (sstpy_relay_start() && set_nonblocking(fd) &&
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0) {
         listener = sstpy_relay_new(ROLE_LISTENER, fd, NULL);
     }
     if (listener == NULL) {
         goto fail;
     }
-    listener->context = sstpy_tls_context_new(true, secret);
+    (void)SSL_CTX_up_ref(context);
+    listener->context = context;
     listener->user_fd = pair[0];
     listener->timeout_ms = timeout_ms;
     listener->half_open_max = half_open_max;
-    if (listener->context == NULL ||
-        !sstpy_relay_watch_first(fd, &listener->net_events, EPOLLIN, listener) ||
+    if (!sstpy_relay_watch_first(fd, &listener->net_events, EPOLLIN, listener) ||
         !sstpy_relay_watch_first(pair[0], &listener->user_events, EPOLLRDHUP,
                                  listener)) {
         goto fail;
     }
     sstpy_relay_link_in(listener);
-    kick();
+    sstpy_relay_kick();
     (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);
     return pair[1];
 
@@ -322,9 +349,10 @@ fail:
 }
 
 void
-sstpy_tls_count(uint32_t *relayed, uint32_t *half_open)
+sstpy_tls_count(uint32_t *direct, uint32_t *relayed, uint32_t *half_open)
 {
     (void)pthread_mutex_lock(&sstpy_relay_loop.mutex);
+    *direct = sstpy_relay_loop.direct;
     *relayed = sstpy_relay_loop.relayed;
     *half_open = sstpy_relay_loop.half_open;
     (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);

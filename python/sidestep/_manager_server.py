@@ -223,6 +223,8 @@ class Server:
                 if self.stop_event.is_set() or error.errno == errno.EBADF:
                     return
                 continue
+            if isinstance(conn, connection.Connection):
+                conn._keep_private()
             link = _Link(conn)
             link.is_trusted = self.listener._security == "tls"
             if not link.is_trusted:

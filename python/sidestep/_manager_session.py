@@ -101,7 +101,10 @@ class Session:
         return link, self._introduce(link, name)
 
     def _dial(self) -> Any:
-        return self._client(self.address, authkey=self._authkey, **self._options)
+        conn = self._client(self.address, authkey=self._authkey, **self._options)
+        # A forked child begins with connections of its own.
+        getattr(conn, "_keep_private", _nothing)()
+        return conn
 
     def _restrict(self, conn: Any) -> Any:
         allow, limit = (self._options.get(name) for name in ("allow", "max_message"))
@@ -255,6 +258,10 @@ class Session:
                 self._control_locked("decref_all", (idents,), {})
         except Exception as error:  # noqa: BLE001 - the server may be gone
             util.debug("... decref failed %s", error)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _control_name() -> str:

@@ -53,10 +53,15 @@ def _tls() -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _secret(authkey: bytes, identity: str) -> bytes:
+def _context(authkey: bytes, identity: str, *, server: bool) -> Any:
     # Stretching a short key takes a tenth of a second.
-    secret: bytes = _tls().derive(authkey, f"listener {identity}".encode())
-    return secret
+    return _tls().context(server, authkey, f"listener {identity}".encode())
+
+
+def _connection(fd: int, transport: Any) -> Connection:
+    conn = Connection(fd)
+    conn._attach(transport)
+    return conn
 
 
 class TlsListener:
@@ -77,8 +82,9 @@ class TlsListener:
             # They are taken at once, whether anybody accepts or not.
             sock.listen(max(backlog, 128))
             self._address = sock.getsockname()
-            secret = _secret(authkey, identity or f"port {self._address[1]}")
-            arrivals = tls.listen(sock.detach(), secret, HANDSHAKE_SECONDS)
+            name = identity or f"port {self._address[1]}"
+            context = _context(authkey, name, server=True)
+            arrivals = tls.listen(sock.detach(), context, HANDSHAKE_SECONDS)
         self._socket = socket.socket(fileno=arrivals)
         self._socket.settimeout(None)
         self._last_accepted: Any = None
@@ -97,7 +103,7 @@ class TlsListener:
                 "a peer has another key, or does not speak this protocol"
             )
         self._last_accepted = _unpack_address(raw[:size])
-        return Connection(fd)
+        return _connection(fd, _tls().take(fd))
 
     def close(self) -> None:
         """Stop listening."""
@@ -128,16 +134,17 @@ def tls_client(
 ) -> Connection:
     """Return a connection to the listener at a network address."""
     tls = _tls()
-    secret = _secret(authkey, identity or f"port {address[1]}")
+    context = _context(authkey, identity or f"port {address[1]}", server=False)
     with socket.socket(getattr(socket, family)) as sock:
         sock.settimeout(None)
         sock.connect(address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        fd = sock.detach()
         try:
-            fd = tls.connect(sock.detach(), secret, CONNECTION_TIMEOUT)
+            transport = tls.connect(fd, context, CONNECTION_TIMEOUT)
         except (ConnectionRefusedError, TimeoutError) as error:
             raise AuthenticationError(
                 f"{address}: {error}; security='stdlib' is for a listener of the "
                 "standard library"
             ) from None
-    return Connection(fd)
+    return _connection(fd, transport)

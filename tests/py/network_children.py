@@ -2,7 +2,9 @@
 """What children and threads do in the tests of network connections."""
 
 import contextlib
+import sys
 import threading
+import time
 
 from sidestep.connection import AuthenticationError, Client, Listener
 
@@ -52,3 +54,23 @@ def send_one(address, key, item):
 def send_over_given(pipe):
     with pipe.recv() as conn:
         conn.send("from the child")
+
+
+def send_and_sleep(address, key):
+    with Client(address, authkey=key) as conn:
+        conn.send("before it sleeps")
+        time.sleep(600)
+
+
+def expect_the_end(conn):
+    try:
+        conn.recv()
+    except EOFError:
+        sys.exit(0)
+    sys.exit(1)
+
+
+def greet(listener, count):
+    for _ in range(count):
+        with listener.accept() as conn:
+            conn.send("hello")

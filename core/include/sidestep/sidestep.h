@@ -881,10 +881,21 @@ SST_API SST_MUST_CHECK int sst_pipe_poll(struct sst_pipe *pipe, int64_t deadline
  * Python's multiprocessing: a 4-byte big-endian length, or -1 and 8 bytes for 2 GiB and
  * more. For descriptors that came from elsewhere and for peers that do not know this
  * library. Any descriptor, blocking or not; a blocking one may overrun a deadline once
- * bytes move. There is no lock in it: one thread at a time sends, one receives. */
+ * bytes move. There is no lock in it: one thread at a time sends, one receives.
+ *
+ * A stream that is more than its descriptor (encrypted, say) brings functions that move
+ * its bytes. They return how many, at least one; 0 from `read`: the end of the stream;
+ * SST_ETIMEDOUT, SST_EINTR, -errno. The deadline is theirs to keep. */
+struct sst_stream_io {
+    int64_t (*read)(void *context, void *data, uint64_t size, int64_t deadline_ns);
+    int64_t (*write)(void *context, const void *data, uint64_t size,
+                     int64_t deadline_ns);
+    void *context;
+};
 struct sst_stream_progress {
-    uint64_t size; /* of the payload; sst_stream_recv_size sets it */
-    uint64_t done; /* bytes moved, header included */
+    uint64_t size;                  /* of the payload; sst_stream_recv_size sets it */
+    const struct sst_stream_io *io; /* what moves the bytes; NULL: read and write */
+    uint64_t done;                  /* bytes moved, header included */
     uint8_t header[12];
     uint8_t header_size; /* 0 = nothing begun: zero the struct before each message */
 };

@@ -67,8 +67,10 @@ stream_write(int fd, struct sst_stream_progress *progress, const uint8_t *data,
 {
     while (progress->done < before + size) {
         const uint64_t at = progress->done - before;
+        const struct sst_stream_io *const io = progress->io;
         const int64_t moved =
-            ssti_os_stream_write(fd, data + at, size - at, deadline_ns);
+            io != NULL ? io->write(io->context, data + at, size - at, deadline_ns)
+                       : ssti_os_stream_write(fd, data + at, size - at, deadline_ns);
         if (moved < 0) {
             return (int)moved;
         }
@@ -77,18 +79,19 @@ stream_write(int fd, struct sst_stream_progress *progress, const uint8_t *data,
     return 0;
 }
 
+/* The header and `size` bytes of the payload, in one write. */
 static int
 stream_send_joined(int fd, struct sst_stream_progress *progress, const void *data,
-                   int64_t deadline_ns)
+                   uint64_t size, int64_t deadline_ns)
 {
-    uint8_t joined[SSTI_STREAM_HEADER_SHORT + SSTI_STREAM_JOINED_MAX];
+    uint8_t joined[SSTI_STREAM_HEADER_LONG + SSTI_STREAM_JOINED_MAX];
 
-    memcpy(joined, progress->header, SSTI_STREAM_HEADER_SHORT);
-    if (progress->size > 0) {
-        memcpy(joined + SSTI_STREAM_HEADER_SHORT, data, progress->size);
+    memcpy(joined, progress->header, progress->header_size);
+    if (size > 0) {
+        memcpy(joined + progress->header_size, data, size);
     }
-    return stream_write(fd, progress, joined, 0,
-                        SSTI_STREAM_HEADER_SHORT + progress->size, deadline_ns);
+    return stream_write(fd, progress, joined, 0, progress->header_size + size,
+                        deadline_ns);
 }
 
 int
@@ -99,13 +102,17 @@ sst_stream_send(int fd, struct sst_stream_progress *progress, const void *data,
         stream_begin(progress, size);
     }
     if (progress->size <= SSTI_STREAM_JOINED_MAX) {
-        return stream_send_joined(fd, progress, data, deadline_ns);
+        return stream_send_joined(fd, progress, data, progress->size, deadline_ns);
     }
 
-    const int rc = stream_write(fd, progress, progress->header, 0,
-                                progress->header_size, deadline_ns);
-    if (rc < 0) {
-        return rc;
+    /* Where no descriptor is written to, a header alone costs as much as a message. */
+    const uint64_t first =
+        progress->io != NULL ? SSTI_STREAM_JOINED_MAX - SSTI_STREAM_HEADER_LONG : 0;
+    if (progress->done < progress->header_size + first) {
+        const int rc = stream_send_joined(fd, progress, data, first, deadline_ns);
+        if (rc < 0) {
+            return rc;
+        }
     }
     return stream_write(fd, progress, data, progress->header_size, size, deadline_ns);
 }
@@ -117,8 +124,10 @@ stream_read(int fd, struct sst_stream_progress *progress, uint8_t *data,
 {
     while (progress->done < before + size) {
         const uint64_t at = progress->done - before;
+        const struct sst_stream_io *const io = progress->io;
         const int64_t moved =
-            ssti_os_stream_read(fd, data + at, size - at, deadline_ns);
+            io != NULL ? io->read(io->context, data + at, size - at, deadline_ns)
+                       : ssti_os_stream_read(fd, data + at, size - at, deadline_ns);
         if (moved < 0) {
             return (int)moved;
         }

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: MIT
+"""Encrypted connections that are encrypted by who uses them, and their way to the relay."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+
+import network_children as children
+import pytest
+
+import sidestep
+from sidestep.connection import Client, Listener, wait
+
+_tls = pytest.importorskip("sidestep._tls", reason="built without OpenSSL")
+
+KEY = b"a key of thirty-two bytes at the least"
+
+
+class Receiver(threading.Thread):
+    """Receives one object, and is about it when the constructor returns."""
+
+    def __init__(self, conn, eventually):
+        super().__init__(daemon=True)
+        self.conn, self.got = conn, None
+        self.start()
+        eventually(lambda: conn.statistics()["users"] == 1)
+
+    def run(self):
+        try:
+            self.got = self.conn.recv()
+        except BaseException as error:
+            self.got = error
+
+
+@pytest.fixture
+def pair():
+    """A client's and a server's connection, both of this process."""
+    with Listener(("127.0.0.1", 0), authkey=KEY) as listener:
+        got = []
+        thread = threading.Thread(target=lambda: got.append(listener.accept()))
+        thread.start()
+        client = Client(listener.address, authkey=KEY)
+        thread.join(20)
+        with client, got[0]:
+            yield client, got[0]
+
+
+def counts():
+    numbers = _tls.statistics()
+    return numbers["direct"], numbers["relayed"]
+
+
+def test_nobody_is_in_between(pair):
+    client, server = pair
+    direct, relayed = counts()
+    client.send("there")
+    assert server.poll(20)
+    assert server.recv() == "there"
+    server.send("and back")
+    assert client.recv() == "and back"
+    assert not client.poll(0)
+    assert counts() == (direct, relayed)
+
+
+def test_who_asks_for_the_descriptor_gets_a_plain_stream(pair):
+    client, server = pair
+    direct, relayed = counts()
+    fd = client.fileno()
+    assert counts() == (direct - 1, relayed + 1)
+    assert client.fileno() == fd
+    assert counts() == (direct - 1, relayed + 1)
+    for _ in range(3):
+        server.send("to the relayed one")
+        assert wait([client], 20) == [client]
+        assert client.recv() == "to the relayed one"
+        client.send(b"x" * 1_000_000)
+        assert len(server.recv()) == 1_000_000
+
+
+def test_what_openssl_has_read_already_is_seen(pair):
+    client, server = pair
+    for number in range(5):
+        server.send(number)
+    assert client.recv() == 0  # the rest may have come with it
+    for number in range(1, 5):
+        assert wait([client], 20) == [client]
+        assert client.recv() == number
+    assert wait([client], 0) == []
+
+
+def test_poll_sees_what_openssl_has_read_already(pair):
+    client, server = pair
+    for number in range(5):
+        server.send(number)
+    for number in range(5):
+        assert client.poll(20)
+        assert client.recv() == number
+    assert not client.poll(0.01)
+
+
+def test_who_waits_goes_on_when_it_becomes_plain(pair, eventually):
+    client, server = pair
+    receiver = Receiver(client, eventually)
+    client.fileno()
+    server.send("for who waited")
+    receiver.join(20)
+    assert receiver.got == "for who waited"
+
+
+def test_who_waits_goes_on_after_a_fork(pair, eventually):
+    client, server = pair
+    receiver = Receiver(client, eventually)
+    child = sidestep.get_context("fork").Process(target=client.send, args=("child",))
+    child.start()
+    assert server.recv() == "child"
+    child.join()
+    server.send("for who waited")
+    receiver.join(20)
+    assert receiver.got == "for who waited"
+
+
+def test_a_writer_that_is_held_up_goes_on_when_it_becomes_plain(pair, eventually):
+    client, server = pair
+    data = os.urandom(1 << 20) * 20
+    writer = threading.Thread(target=client.send_bytes, args=(data,), daemon=True)
+    writer.start()
+    eventually(lambda: client.statistics()["users"] == 1)
+    client.fileno()
+    assert server.recv_bytes() == data
+    writer.join(20)
+    client.send("next")
+    assert server.recv() == "next"
+
+
+def test_a_private_connection_is_not_for_children(pair):
+    client, server = pair
+    client._keep_private()
+    server._keep_private()
+    before = counts()
+    child = sidestep.get_context("fork").Process(
+        target=children.expect_the_end, args=(client,)
+    )
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert counts() == before
+    client.send("here it goes on")
+    assert server.recv() == "here it goes on"
+
+
+@pytest.mark.slow
+def test_many_write_at_once(pair):
+    """Small messages are one record each, so none gets into another."""
+    client, server = pair
+
+    def write(number):
+        for turn in range(200):
+            client.send((number, turn, bytes([number]) * 3000))
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in writers:
+        thread.start()
+    seen = [0] * 4
+    for _ in range(800):
+        number, turn, data = server.recv()
+        assert turn == seen[number]
+        assert data == bytes([number]) * 3000
+        seen[number] += 1
+    for thread in writers:
+        thread.join(20)
+
+
+def test_both_send_much_at_once(pair):
+    client, server = pair
+    data = os.urandom(1 << 20) * 8
+    threads = [threading.Thread(target=conn.send_bytes, args=(data,)) for conn in pair]
+    for thread in threads:
+        thread.start()
+    # A thread reads and one writes through the same TLS state.
+    assert client.recv_bytes() == data
+    assert server.recv_bytes() == data
+    for thread in threads:
+        thread.join(20)
+
+
+def test_a_signal_handler_that_raises(pair):
+    """What has come of a message when it raises is not lost."""
+    client, server = pair
+
+    def handler(*_):
+        raise LookupError
+
+    old = signal.signal(signal.SIGUSR1, handler)
+    try:
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(LookupError):
+            client.recv()
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    server.send("after that")
+    assert client.recv() == "after that"
+
+
+def test_the_end_of_a_process_that_was_killed():
+    with Listener(("127.0.0.1", 0), authkey=KEY) as listener:
+        child = sidestep.get_context("fork").Process(
+            target=children.send_and_sleep, args=(listener.address, KEY)
+        )
+        child.start()
+        with listener.accept() as conn:
+            assert conn.recv() == "before it sleeps"
+            child.kill()
+            with pytest.raises(EOFError):
+                conn.recv()
+        child.join()
+
+
+def test_what_nobody_accepted_ends_with_the_listener(eventually):
+    before = sum(_tls.statistics().values())
+    with Listener(("127.0.0.1", 0), authkey=KEY) as listener:
+        clients = [Client(listener.address, authkey=KEY) for _ in range(3)]
+        eventually(lambda: _tls.statistics()["half_open"] == 0)
+    for client in clients:
+        with pytest.raises((EOFError, OSError)):
+            client.recv()
+        client.close()
+    eventually(lambda: sum(_tls.statistics().values()) <= before)
+
+
+def test_descriptors_and_connections_are_closed(eventually):
+    names = "/proc/self/fd"
+    with Listener(("127.0.0.1", 0), authkey=KEY) as listener:
+        with Client(listener.address, authkey=KEY), listener.accept():
+            pass  # now there is a thread
+        eventually(lambda: sum(_tls.statistics().values()) == 0)
+        before = len(os.listdir(names))
+        for turn in range(20):
+            client = Client(listener.address, authkey=KEY)
+            server = listener.accept()
+            if turn % 2:
+                client.fileno()
+            client.send(turn)
+            assert server.recv() == turn
+            client.close()
+            server.close()
+        eventually(lambda: len(os.listdir(names)) <= before)
+
+
+def test_no_descriptors_for_a_plain_stream(pair):
+    """Then who asks gets the error, and the connection works as before."""
+    import resource
+
+    client, server = pair
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+    opened = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        with pytest.raises(OSError, match="open files"):
+            client.fileno()
+        client.send("still")
+        assert server.recv() == "still"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in opened:
+            os.close(fd)
+    assert client.fileno() > 0
+    server.send("and plain")
+    assert client.recv() == "and plain"
+
+
+def test_a_connect_is_quick(pair):
+    """Not a measurement: a Nagle's 40 ms at the first reply would be seen."""
+    with Listener(("127.0.0.1", 0), authkey=KEY) as listener:
+        thread = threading.Thread(
+            target=children.greet, args=(listener, 10), daemon=True
+        )
+        thread.start()
+        best = 1.0
+        for _ in range(10):
+            began = time.perf_counter()
+            with Client(listener.address, authkey=KEY) as conn:
+                conn.recv()
+            best = min(best, time.perf_counter() - began)
+        assert best < 0.03
+        thread.join(20)
