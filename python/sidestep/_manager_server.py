@@ -24,7 +24,7 @@ import time
 from traceback import format_exc
 
 from . import _core, _manager_locks, _remote, connection, process, reduction, util
-from ._manager_session import listener_client
+from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
     CHANNEL,
     ERROR,
@@ -169,7 +169,10 @@ class Server:
         self.serializer = serializer
         # Peers show that they know the key in a thread of their own.
         self.listener = listener_client[serializer][0](
-            address=address, backlog=128, authkey=self.authkey, **options
+            address=address,
+            backlog=128,
+            authkey=key_beside(options, self.authkey),
+            **options,
         )
         self._is_stdlib = options.get("security") == "stdlib"
         self.listener._challenges_later = True

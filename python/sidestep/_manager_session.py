@@ -18,6 +18,7 @@ import threading
 import weakref
 
 from . import _core, connection, process, reduction, util
+from ._certificates import Certificates
 from ._manager_wire import CHANNEL, dispatch
 
 TYPE_CHECKING = False
@@ -101,7 +102,8 @@ class Session:
         return link, self._introduce(link, name)
 
     def _dial(self) -> Any:
-        conn = self._client(self.address, authkey=self._authkey, **self._options)
+        key = key_beside(self._options, self._authkey)
+        conn = self._client(self.address, authkey=key, **self._options)
         # A forked child begins with connections of its own.
         getattr(conn, "_keep_private", _nothing)()
         return conn
@@ -258,6 +260,11 @@ class Session:
                 self._control_locked("decref_all", (idents,), {})
         except Exception as error:  # noqa: BLE001 - the server may be gone
             util.debug("... decref failed %s", error)
+
+
+def key_beside(options: dict[str, Any], authkey: bytes) -> bytes | None:
+    """Return the key, or None where certificates take its place."""
+    return None if isinstance(options.get("security"), Certificates) else authkey
 
 
 def _nothing() -> None:

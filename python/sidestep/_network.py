@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Encrypted connections: listeners and clients at network addresses.
 
-TLS 1.3 with a key that both sides derive from the ``authkey``; there are no
-certificates. What one gets is a plain `Connection` to a thread of this process, which
-encrypts what goes through it: ``docs/internals/tls.rst``.
+TLS 1.3 with a key that both sides derive from the ``authkey``, or with certificates.
+What one gets is a `Connection` with a transport: ``docs/internals/tls.rst``.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import socket
 import struct
 
 from . import util
+from ._certificates import Certificates
 from .connection import CONNECTION_TIMEOUT, Connection
 from .context import AuthenticationError
 
@@ -58,6 +58,22 @@ def _context(authkey: bytes, identity: str, *, server: bool) -> Any:
     return _tls().context(server, authkey, f"listener {identity}".encode())
 
 
+@functools.lru_cache(maxsize=64)
+def _certified(certificates: Certificates, peer: str | None, *, server: bool) -> Any:
+    files = certificates.certificate, certificates.key, certificates.authority
+    return _tls().certified(server, *files, peer)
+
+
+def _context_for(
+    proof: bytes | Certificates | None, identity: str, host: str | None, *, server: bool
+) -> Any:
+    """Return the settings of one side; a client's has the host it means."""
+    if isinstance(proof, Certificates):
+        return _certified(proof, proof.peer or host, server=server)
+    assert proof is not None
+    return _context(bytes(proof), identity, server=server)
+
+
 def _connection(fd: int, transport: Any) -> Connection:
     conn = Connection(fd)
     conn._attach(transport)
@@ -65,14 +81,14 @@ def _connection(fd: int, transport: Any) -> Connection:
 
 
 class TlsListener:
-    """A socket that is bound to a network address, and lets in who knows the key."""
+    """A socket that is bound to a network address, and lets in who has the proof."""
 
     def __init__(
         self,
         address: Any,
         family: str,
         backlog: int,
-        authkey: bytes,
+        proof: bytes | Certificates | None,
         identity: str | None,
     ) -> None:
         tls = _tls()
@@ -83,7 +99,7 @@ class TlsListener:
             sock.listen(max(backlog, 128))
             self._address = sock.getsockname()
             name = identity or f"port {self._address[1]}"
-            context = _context(authkey, name, server=True)
+            context = _context_for(proof, name, None, server=True)
             arrivals = tls.listen(sock.detach(), context, HANDSHAKE_SECONDS)
         self._socket = socket.socket(fileno=arrivals)
         self._socket.settimeout(None)
@@ -130,11 +146,12 @@ def _unpack_address(raw: bytes) -> Any:
 
 
 def tls_client(
-    address: Any, family: str, authkey: bytes, identity: str | None
+    address: Any, family: str, proof: bytes | Certificates | None, identity: str | None
 ) -> Connection:
     """Return a connection to the listener at a network address."""
     tls = _tls()
-    context = _context(authkey, identity or f"port {address[1]}", server=False)
+    name = identity or f"port {address[1]}"
+    context = _context_for(proof, name, address[0], server=False)
     with socket.socket(getattr(socket, family)) as sock:
         sock.settimeout(None)
         sock.connect(address)

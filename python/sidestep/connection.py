@@ -16,6 +16,7 @@ import sys
 from time import monotonic
 
 from . import _core, context, process, reduction, util
+from ._certificates import Certificates
 from .context import AuthenticationError, BufferTooShort
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ._allow import AllowList
 
 __all__ = [
+    "Certificates",
     "Client",
     "Connection",
     "Listener",
@@ -302,10 +304,14 @@ def SocketClient(
 # ---- Security ----
 
 
-def _security_of(security: str | None, family: str) -> str:
+def _security_of(security: str | Certificates | None, family: str) -> str:
     """Return how connections of a family are secured: plain, tls, stdlib."""
+    if isinstance(security, Certificates):
+        security = "tls"
     if security not in {None, "tls", "stdlib"}:
-        raise ValueError(f"security must be None, 'tls' or 'stdlib', not {security!r}")
+        raise ValueError(
+            f"security must be None, 'tls', 'stdlib' or Certificates, not {security!r}"
+        )
     if family == "AF_UNIX":
         if security == "tls":
             raise ValueError("TLS is for network addresses; a Unix socket needs none")
@@ -334,8 +340,14 @@ def _takes_md5(legacy_md5: bool | None, security: str) -> bool:
     return security == "plain" if legacy_md5 is None else legacy_md5
 
 
-def _network_key(authkey: bytes | None, address: Any) -> bytes:
+def _network_key(
+    authkey: bytes | None, address: Any, security: object = None
+) -> bytes | None:
     """Return the key for a network address; None means that of this process."""
+    if isinstance(security, Certificates):
+        if authkey is not None:
+            raise ValueError("certificates take the place of authkey: give one of them")
+        return None
     key = bytes(process.current_process().authkey if authkey is None else authkey)
     is_local = address[0] in {"localhost", "::1"} or str(address[0]).startswith("127.")
     if not key or (len(key) < SHORTEST_KEY and not is_local):
@@ -380,7 +392,8 @@ class Listener:
     At a network address connections are encrypted, and ``authkey=None`` means this
     process's key. ``identity`` names the listener to its clients; by default its port
     does, which fails where ports are translated on the way: then give both sides the
-    same. ``security="stdlib"`` is for clients that use the standard library.
+    same. ``security="stdlib"`` is for clients that use the standard library;
+    ``security=Certificates(...)`` has certificates take the place of the key.
 
     At a Unix socket only processes of the same user, the administrator's, and those of
     ``allow_uids`` can connect.
@@ -398,7 +411,7 @@ class Listener:
         backlog: int = 1,
         authkey: bytes | None = None,
         *,
-        security: str | None = None,
+        security: str | Certificates | None = None,
         identity: str | None = None,
         allow_uids: Iterable[int] = (),
         allow: Iterable[Any] | None = None,
@@ -417,14 +430,14 @@ class Listener:
         self._legacy_md5 = _takes_md5(legacy_md5, self._security)
         self._listener: Any = None
         if self._security != "plain":
-            authkey = _network_key(authkey, address)
+            authkey = _network_key(authkey, address, security)
         self._authkey = authkey
         if self._security == "tls":
             from . import _network
 
-            assert authkey is not None
+            proof = security if isinstance(security, Certificates) else authkey
             self._listener = _network.TlsListener(
-                address, family, backlog, authkey, identity
+                address, family, backlog, proof, identity
             )
         else:
             self._listener = SocketListener(address, family, backlog)
@@ -483,7 +496,7 @@ def Client(
     family: str | None = None,
     authkey: bytes | None = None,
     *,
-    security: str | None = None,
+    security: str | Certificates | None = None,
     identity: str | None = None,
     allow_uids: Iterable[int] = (),
     allow: Iterable[Any] | None = None,
@@ -499,16 +512,16 @@ def Client(
     family = family or address_type(address)
     _validate_family(family)
     _check_authkey(authkey)
-    security = _security_of(security, family)
-    allowed, limit = _allow_list(allow), _limit(max_message, security)
-    md5 = _takes_md5(legacy_md5, security)
-    if security != "plain":
-        authkey = _network_key(authkey, address)
-    if security == "tls":
+    kind = _security_of(security, family)
+    allowed, limit = _allow_list(allow), _limit(max_message, kind)
+    md5 = _takes_md5(legacy_md5, kind)
+    if kind != "plain":
+        authkey = _network_key(authkey, address, security)
+    if kind == "tls":
         from . import _network
 
-        assert authkey is not None
-        encrypted = _network.tls_client(address, family, authkey, identity)
+        proof = security if isinstance(security, Certificates) else authkey
+        encrypted = _network.tls_client(address, family, proof, identity)
         return _restrict(encrypted, allowed, limit)
     conn = SocketClient(address, allow_uids, authkey is not None)
     if authkey is not None:

@@ -144,7 +144,7 @@ class BaseManager:
         ctx: BaseContext | None = None,
         *,
         shutdown_timeout: float = 1.0,
-        security: str | None = None,
+        security: str | connection.Certificates | None = None,
         identity: str | None = None,
         allow_uids: Iterable[int] = (),
         allow: Iterable[Any] | None = None,

@@ -27,9 +27,9 @@ def _serve(listener):
 
 
 @contextlib.contextmanager
-def echoing(address, key):
+def echoing(address, key, **options):
     """The address of a listener that sends back what comes."""
-    with Listener(address, authkey=key) as listener:
+    with Listener(address, authkey=key, **options) as listener:
         thread = threading.Thread(target=_serve, args=(listener,), daemon=True)
         thread.start()
         yield listener.address
