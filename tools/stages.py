@@ -303,7 +303,7 @@ def clusters(shop: Workshop) -> Outcome:
     commands = {
         "executor": plain,
         "dask": plain,
-        "mpi": [*mpiexec, "sidestep.cluster.mpi"],
+        "mpi": [*mpiexec, "sidestep.mpi"],
     }
     environment = {"PATH": f"{inner.parent}:{os.environ['PATH']}"}
     outcome = Outcome()

@@ -5,7 +5,7 @@ python anywhere.py              workers of this machine
 python anywhere.py executor     any concurrent.futures.Executor
 python anywhere.py dask         a Dask cluster of its own, encrypted
 python anywhere.py tls://...    a Dask scheduler somewhere
-mpiexec -n 5 python -m sidestep.cluster.mpi anywhere.py mpi
+mpiexec -n 5 python -m sidestep.mpi anywhere.py mpi
 """
 
 import math

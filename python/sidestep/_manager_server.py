@@ -388,7 +388,9 @@ class Server:
         if entry is None or kind != RETURN:
             return
         obj = entry[0]
-        if name in {"get", "get_nowait"} and type(obj) is queue.Queue:
+        if hasattr(obj, "take_back"):
+            obj.take_back(name, result)
+        elif name in {"get", "get_nowait"} and type(obj) is queue.Queue:
             with obj.mutex:
                 obj.queue.appendleft(result)
                 obj.not_empty.notify()

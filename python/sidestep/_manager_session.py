@@ -36,6 +36,7 @@ listener_client: dict[str, tuple[Any, Any]] = {
 _sessions: weakref.WeakValueDictionary[Any, Session] = weakref.WeakValueDictionary()
 _guard = threading.Lock()
 _options: dict[Any, dict[str, Any]] = {}
+_keys: dict[Any, bytes] = {}
 
 
 class _Link:
@@ -307,6 +308,16 @@ def remember_options(address: Any, options: dict[str, Any]) -> None:
 def options_of(address: Any) -> dict[str, Any]:
     """Return what was noted of a server, empty if nothing."""
     return _options.get(address, {})
+
+
+def remember_key(address: Any, authkey: bytes) -> None:
+    """Note the key of a server, for proxies that come without it."""
+    _keys[address] = bytes(authkey)
+
+
+def key_of(address: Any) -> bytes | None:
+    """Return the key that was noted of a server, None if none was."""
+    return _keys.get(address)
 
 
 def end_sessions(address: Any) -> None:

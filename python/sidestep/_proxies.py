@@ -13,7 +13,7 @@ import time
 from types import GenericAlias
 
 from . import context, process, util
-from ._manager_session import options_of, remember_options, session_for
+from ._manager_session import key_of, options_of, remember_options, session_for
 from ._manager_wire import GETVALUE, PROXY, RETURN, Token, convert_to_error
 
 TYPE_CHECKING = False
@@ -273,6 +273,8 @@ def RebuildProxy(
     options = kwds.pop("options", None)
     if options:
         remember_options(token.address, options)
+    if (authkey := key_of(token.address)) is not None:
+        kwds.setdefault("authkey", authkey)
     incref = kwds.pop("incref", True) and not getattr(
         process.current_process(), "_inheriting", False
     )

@@ -280,10 +280,16 @@ class BaseContext:
 
         set_forkserver_preload(module_names, on_error=on_error)
 
-    def get_context(self, method: str | None = None) -> BaseContext:
-        """Return the context of a start method, this one if None."""
+    def get_context(self, method: str | None = None, **options: Any) -> BaseContext:
+        """Return the context of a start method, this one if None.
+
+        "dask", "mpi", "ray" and "cluster" are engines for many machines, and take
+        options: `sidestep.cluster.context.ClusterContext`.
+        """
         if method is None:
             return self
+        if options or method in {"dask", "mpi", "ray", "cluster"}:
+            return _get_cluster(method, options)
         try:
             ctx = _concrete_contexts[method]
         except KeyError:
@@ -340,10 +346,10 @@ class DefaultContext(BaseContext):
         self._default_context = context
         self._actual_context: BaseContext | None = None
 
-    def get_context(self, method: str | None = None) -> BaseContext:
+    def get_context(self, method: str | None = None, **options: Any) -> BaseContext:
         """Return the context of a start method, the one in use if None."""
         if method is not None:
-            return super().get_context(method)
+            return super().get_context(method, **options)
         if self._actual_context is None:
             self._actual_context = self._default_context
         return self._actual_context
@@ -361,7 +367,12 @@ class DefaultContext(BaseContext):
         if method is None and force:
             self._actual_context = None
             return
-        self._actual_context = self.get_context(method)
+        chosen = self.get_context(method)
+        if chosen not in _concrete_contexts.values():
+            raise ValueError(
+                f"{method!r} is no start method: use get_context({method!r})"
+            )
+        self._actual_context = chosen
 
     def get_start_method(self, allow_none: bool = False) -> str | None:
         """Return the name of the start method, settling on the default one if unset."""
@@ -447,6 +458,18 @@ _concrete_contexts: dict[str, BaseContext] = {
     "spawn": SpawnContext(),
     "forkserver": ForkServerContext(),
 }
+
+
+def _get_cluster(method: str, options: dict[str, Any]) -> BaseContext:
+    if method in _concrete_contexts:
+        raise TypeError(
+            f"{', '.join(sorted(options))}: for clusters, not for {method!r}"
+        )
+    from .cluster import context as clusters
+
+    if method not in clusters.NAMES:
+        raise ValueError(f"cannot find context for {method!r}")
+    return clusters.get(method, **options)
 
 
 def _make_default_context() -> DefaultContext:

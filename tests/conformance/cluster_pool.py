@@ -4,7 +4,8 @@
 
     python -m sidestep tests/conformance/cluster_pool.py executor
     python -m sidestep tests/conformance/cluster_pool.py dask
-    mpiexec -n 5 python -m sidestep.cluster.mpi tests/conformance/cluster_pool.py mpi
+    python -m sidestep tests/conformance/cluster_pool.py ray
+    mpiexec -n 5 python -m sidestep.mpi tests/conformance/cluster_pool.py mpi
 
 ``-m sidestep`` makes ``multiprocessing`` mean sidestep in the tests. The last line is
 `N passed, N failed`.
@@ -73,6 +74,14 @@ def open_cluster(name: str) -> Iterator[Any]:
 
         with start(WORKERS) as client:
             yield lambda processes: DaskBackend(client, processes, may_restart=True)
+    elif name == "ray":
+        from sidestep.cluster.ray import RayBackend
+
+        ours = RayBackend(workers=WORKERS)
+        try:
+            yield lambda processes: RayBackend(workers=processes)
+        finally:
+            ours.close(wait=False)
     else:
         yield lambda _: name
 

@@ -75,6 +75,8 @@ class ClusterPool(Pool):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        *,
+        keys: Callable[[], list[tuple[Any, bytes]]] = list,
         **options: Any,
     ) -> None:
         if options:
@@ -89,12 +91,15 @@ class ClusterPool(Pool):
             )
         self._cluster = cluster
         self._asked = processes
+        self._keys = keys  # of managers that tasks know
         super().__init__(processes, initializer, initargs)
 
     def _make_engine(self) -> Callable[[], object]:
         backend = find(self._cluster, self._asked)
         try:
-            engine = ClusterEngine(backend, self._initializer, self._initargs)
+            engine = ClusterEngine(
+                backend, self._initializer, self._initargs, self._keys
+            )
             self._processes = backend.workers()
             self._pool.extend(Slot() for _ in range(self._processes))
         except BaseException:

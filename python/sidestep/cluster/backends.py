@@ -7,6 +7,7 @@ A back end needs the four methods of `Backend`. `ExecutorBackend` makes one of a
 
 from __future__ import annotations
 
+import socket
 from concurrent import futures
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ def missing(engine: str, error: ImportError) -> MissingEngineError:
     """Return the error to raise when the import of an engine failed."""
     return MissingEngineError(
         f"a pool over {engine} needs its package ({error}): "
-        f"pip install 'sidestep[{engine}]'"
+        f"pip install 'sidestep[{engine}]'{' mpich' if engine == 'mpi' else ''}"
     )
 
 
@@ -57,6 +58,19 @@ class Backend:
     def close(self, *, wait: bool) -> None:
         """Shut down what was started for the pool, and nothing else."""
         raise NotImplementedError
+
+    def address(self) -> str:
+        """Return the address of this machine that workers reach; this is for one's own."""
+        return "127.0.0.1"
+
+
+def route(host: str) -> str:
+    """Return the address of this machine from which packets go to a host."""
+    family, _, _, _, where = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect(where)  # sends nothing
+        name: str = sock.getsockname()[0]
+        return name
 
 
 class ExecutorBackend(Backend):
@@ -91,12 +105,12 @@ class ExecutorBackend(Backend):
         """Do nothing: the executor is its owner's."""
 
 
-def find(cluster: Any, workers: int | None) -> Backend:
-    """Return the back end for what a user calls a cluster."""
+def find(cluster: Any, workers: int | None, **options: Any) -> Backend:
+    """Return the back end for what a user calls a cluster; options are the engine's."""
     if isinstance(cluster, Backend):
         return cluster
     if isinstance(cluster, futures.Executor):
-        return ExecutorBackend(cluster, workers)
+        return ExecutorBackend(cluster, workers, **options)
     module = type(cluster).__module__.partition(".")[0]
     scheme = cluster.partition(":")[0] if isinstance(cluster, str) else ""
     if module in {"distributed", "dask_jobqueue", "dask_kubernetes", "dask_cuda"}:
@@ -104,12 +118,16 @@ def find(cluster: Any, workers: int | None) -> Backend:
     if scheme in {"dask", "tcp", "tls", "ucx", "ws", "wss"}:
         from .dask import DaskBackend
 
-        return DaskBackend(cluster, workers)
+        return DaskBackend(cluster, workers, **options)
     if scheme == "mpi":
         from .mpi import MpiBackend
 
-        return MpiBackend(workers)
+        return MpiBackend(workers, **options)
+    if scheme == "ray":
+        from .ray import RayBackend
+
+        return RayBackend(cluster, workers, **options)
     raise TypeError(
         "cluster is a concurrent.futures.Executor, a Dask Client, cluster or address, "
-        f"'dask' or 'mpi', not {cluster!r}"
+        f"'dask', 'mpi' or 'ray', not {cluster!r}"
     )

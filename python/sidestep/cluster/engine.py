@@ -63,9 +63,11 @@ class ClusterEngine:
         backend: Backend,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
+        keys: Callable[[], list[tuple[Any, bytes]]] = list,
     ) -> None:
         self.backend = backend
         self.broken: BaseException | None = None
+        self._keys = keys
         self._jobs = _core.PoolJobs()
         self._token = os.urandom(16)
         self._initializer = (
@@ -333,6 +335,7 @@ class ClusterEngine:
             self._initializer,
             {task.feed.function.digest: task.feed.function.parcel for task in tasks},
             [(task.feed.function.digest, task.mode, task.parcel) for task in tasks],
+            self._keys(),
         )
         with self._cond:
             self._flights.add(flight)

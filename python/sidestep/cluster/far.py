@@ -8,6 +8,7 @@ import threading
 import time
 
 from sidestep import _remote
+from sidestep._manager_session import remember_key
 
 from . import parcel
 
@@ -36,11 +37,13 @@ class Batch:
         initializer: parcel.Parcel | None,
         functions: dict[bytes, parcel.Parcel],
         tasks: list[tuple[bytes, int, parcel.Parcel]],
+        keys: list[tuple[Any, bytes]] | None = None,
     ) -> None:
         self.token = token
         self.initializer = initializer
         self.functions = functions
         self.tasks = tasks
+        self.keys = keys  # of managers, by their addresses
 
 
 class Reply:
@@ -62,6 +65,8 @@ _failures: dict[bytes, BaseException] = {}  # of initializers, by pool
 def run(batch: Batch) -> Reply:
     """Do the tasks of a batch, whatever becomes of each."""
     begin = time.perf_counter()
+    for address, key in batch.keys or ():
+        remember_key(address, key)
     try:
         _initialize(batch)
     except BaseException as error:  # noqa: BLE001 - it belongs to the caller

@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: MIT
 """The back end for MPI, over ``mpi4py.futures``.
 
-The ranks but the first are the workers. The program is started with all of them:
-``mpiexec -n 5 python -m sidestep.cluster.mpi program.py``, or by ``srun``; in the ranks
-that are workers the program does not run. A rank that dies takes the whole job with it:
-that is how MPI is.
+The ranks but the first are the workers. `sidestep.mpi` starts the program so; in the
+ranks that are workers the program does not run. A rank that dies takes the whole job
+with it: that is how MPI is.
 """
 
 from __future__ import annotations
 
+import socket
 import sys
 
-from .backends import ExecutorBackend, missing
+from .backends import ExecutorBackend, missing, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["MpiBackend", "main"]
+__all__ = ["MpiBackend"]
+
+#: The names of the ranks' machines, from the first rank on, as far as they are known.
+hosts: list[str] = []
 
 
 class MpiBackend(ExecutorBackend):
@@ -29,7 +32,11 @@ class MpiBackend(ExecutorBackend):
             from mpi4py.futures import MPIPoolExecutor
         except ImportError as error:
             raise missing("mpi", error) from error
-        self._pool = MPIPoolExecutor(max_workers=workers)
+        _check_launched()
+        # Nothing is looked up in a worker's __main__: what is there goes by value.
+        # Modules are found where they are found here.
+        paths = [path for path in sys.path if path]
+        self._pool = MPIPoolExecutor(max_workers=workers, main=False, path=paths)
         super().__init__(self._pool, workers)
         self.name = "MPI"
 
@@ -46,20 +53,20 @@ class MpiBackend(ExecutorBackend):
         """Let the workers go."""
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
-
-def main() -> None:
-    """Run a program in the first rank, and have the others work for its pools."""
-    try:
-        from mpi4py.futures.__main__ import main as run
-    except ImportError as error:
-        raise missing("mpi", error) from error
-    if len(sys.argv) < 2:
-        sys.exit("usage: mpiexec -n N python -m sidestep.cluster.mpi program.py ...")
-    from sidestep import _alias
-
-    _alias.install()
-    run()
+    def address(self) -> str:
+        """Return the address from which packets go to the other machines."""
+        others = set(hosts[1:]) - set(hosts[:1])
+        if hosts and not others:
+            return "127.0.0.1"
+        return route(min(others) if others else socket.gethostname())
 
 
-if __name__ == "__main__":
-    main()
+def _check_launched() -> None:
+    """Raise when there are no ranks that wait for work: MPI would abort the program."""
+    from mpi4py.futures import _core
+
+    if getattr(_core, "SharedPool", True) is None:
+        raise RuntimeError(
+            "no ranks of an MPI job wait for work: start the program by  "
+            "mpiexec -n 5 python -m sidestep.mpi program.py"
+        )
