@@ -269,16 +269,21 @@ class BaseContext:
         set_executable(executable)
 
     def set_forkserver_preload(
-        self, module_names: list[str], *, on_error: str = "ignore"
+        self,
+        module_names: list[str],
+        *,
+        on_error: str = "ignore",
+        timeout: float | None = 300.0,
     ) -> None:
         """Set the modules that the fork server imports before its first child.
 
         ``on_error`` says what it does about one that cannot be imported: "ignore",
-        "warn", or "fail".
+        "warn", or "fail". ``start()`` raises TimeoutError when the import of one takes
+        longer than ``timeout`` seconds; None: it may take for ever.
         """
         from .forkserver import set_forkserver_preload
 
-        set_forkserver_preload(module_names, on_error=on_error)
+        set_forkserver_preload(module_names, on_error=on_error, timeout=timeout)
 
     def get_context(self, method: str | None = None, **options: Any) -> BaseContext:
         """Return the context of a start method, this one if None.

@@ -18,7 +18,6 @@ import sys
 import threading
 
 from . import _compat, _core, context, process, spawn, util
-from . import _main as main_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from typing_extensions import Buffer
+
+    from . import _preload
 
 __all__ = [
     "connect_to_new_process",
@@ -49,6 +50,8 @@ class ForkServer:
         self._inherited_fds: list[int] | None = None
         self._preload_modules: list[str] = []
         self._preload_on_error = "ignore"
+        self._preload_timeout: float | None = None
+        self._preloading: _preload.Watch | None = None
         self._environ: dict[bytes, bytes] | None = None  # of the zygote's start
 
     @property
@@ -63,6 +66,8 @@ class ForkServer:
     def _stop_unlocked(self) -> None:
         zygote, self._zygote = self._zygote, None
         if zygote is not None and self._owner_pid == os.getpid():
+            if self._preloading is not None:
+                self._preloading.close()
             # Not ours to kill when we have dropped privileges: close() sees to that.
             with contextlib.suppress(PermissionError):
                 zygote.signal(signal.SIGKILL)
@@ -70,13 +75,18 @@ class ForkServer:
             zygote.close()
 
     def set_forkserver_preload(
-        self, modules_names: list[str], *, on_error: str = "ignore"
+        self,
+        modules_names: list[str],
+        *,
+        on_error: str = "ignore",
+        timeout: float | None = 300.0,
     ) -> None:
         """Set the modules that the next zygote imports before its first child.
 
         ``__main__`` among them means the program's main script. Of one that cannot be
         imported nothing is said, each child that needs it finds out; with ``on_error``
-        "warn" the server warns, with "fail" it ends, and no process can be started.
+        "warn" the server warns, with "fail" it ends, and no process can be started. One whose
+        import takes longer than ``timeout`` seconds makes ``start()`` raise TimeoutError.
         """
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")
@@ -86,6 +96,7 @@ class ForkServer:
             )
         self._preload_modules = modules_names
         self._preload_on_error = on_error
+        self._preload_timeout = timeout
 
     def get_inherited_fds(self) -> list[int] | None:
         """Return the descriptors that came with the job, None outside of children."""
@@ -112,19 +123,33 @@ class ForkServer:
         with self._lock:
             for _ in range(_TRIES):
                 zygote = self._running()
+                self._await_preload()
                 try:
                     zygote.start(child, setup, data, fds)
                 except (BrokenPipeError, PermissionError):
                     # Dead, or not what this process is any more.
                     self._stop_unlocked()
+                    if self._preloading is not None and self._preloading.error:
+                        break  # another one would find the same
                 except ChildProcessError:
                     pass  # somebody has killed the child that was to get the job
                 else:
                     return
-        raise RuntimeError(
-            "the fork server ends before it can start a process; standard error may "
-            "say why, as when a preloaded module cannot be imported"
-        )
+        raise RuntimeError(self._why_it_ends())
+
+    def _await_preload(self) -> None:
+        """Wait until the zygote has imported its modules, if it has any."""
+        if self._preloading is not None:
+            try:
+                self._preloading.wait()
+            except TimeoutError:
+                self._stop_unlocked()
+                raise
+
+    def _why_it_ends(self) -> str:
+        text = "the fork server ends before it can start a process; "
+        failure = "" if self._preloading is None else self._preloading.failure()
+        return text + (failure or "standard error may say why")
 
     def expect(self, count: int) -> None:
         """Have the zygote make so many children at once: their starts follow."""
@@ -187,17 +212,25 @@ class ForkServer:
             "on_error": self._preload_on_error,
             **self._preload_data(),
         }
+        fds = [] if self._preloading is None else [self._preloading.theirs]
         code = spawn.import_line("forkserver", "main") + f"; main(**{arguments!r})"
         options = util._args_from_interpreter_flags()
         command = [spawn.get_executable(), *options, "-c", code]
-        zygote.spawn(*spawn.encode_command(command), ())
+        zygote.spawn(*spawn.encode_command(command), fds)
+        if self._preloading is not None:
+            self._preloading.started()
         return zygote
 
     def _preload_data(self) -> dict[str, Any]:
+        self._preloading = None
         if not self._preload_modules:
             return {}
+        from . import _preload
+
         data = spawn.get_preparation_data("ignore")
+        self._preloading = _preload.Watch(self._preload_timeout)
         return {
+            "report_fd": self._preloading.theirs,
             "main": {name: data[name] for name in data if name.startswith("init_main")},
             "sys_path": data["sys_path"],
             "alias": data["alias"],
@@ -216,6 +249,7 @@ def main(
     process_id: int,
     preload: Iterable[str],
     on_error: str = "ignore",
+    report_fd: int = -1,
     main: dict[str, str] | None = None,
     sys_path: list[str] | None = None,
     alias: bool = False,
@@ -229,7 +263,10 @@ def main(
 
         _alias.install()
     _preload_own()
-    _preload(preload, main, on_error)
+    if report_fd >= 0:
+        from . import _preload
+
+        _preload.preload(preload, main, on_error, report_fd)
     util._close_stdin()
     util._flush_std_streams()
     # Ctrl-C is for the owner, who decides about its children.
@@ -288,24 +325,6 @@ def _preload_own() -> None:
     import runpy  # noqa: F401
 
     from . import popen_fork, reduction  # noqa: F401
-
-
-def _preload(names: Iterable[str], main: dict[str, str] | None, on_error: str) -> None:
-    for name in names:
-        try:
-            if name != "__main__":
-                __import__(name)
-            elif main is not None:
-                main_module.stand_in(main)
-                main_module.load()
-        except Exception as error:
-            if on_error == "fail":
-                raise
-            if on_error == "warn":
-                import warnings
-
-                text = f"Failed to preload module {name!r}: {error}"
-                warnings.warn(text, ImportWarning, stacklevel=2)
 
 
 def _serve_one(
