@@ -29,6 +29,11 @@ def kill_self(number):
     os.kill(os.getpid(), number)
 
 
+def end_when_told(conn, end, how):
+    conn.recv()
+    end(how)
+
+
 def wait_for_ever(ready=None):
     if ready is not None:
         ready.send(os.getpid())
@@ -182,3 +187,42 @@ def tell_references(conn):
     loaded = [process, process.BaseProcess.start, sidestep.Process]
     loaded.append(process.BaseProcess.start.__code__)
     conn.send([sys.getrefcount(thing) for thing in loaded])
+
+
+def have_a_family(method, conn):
+    """Start children of all kinds, by this thread and by one that ends; wait."""
+    import sidestep
+    from sidestep import forkserver
+
+    ctx = sidestep.get_context(method)
+    kinds = {
+        "daemon": {"daemon": True},
+        "told to": {"die_with_parent": True},
+        "other": {},
+    }
+    family = {
+        (kind, thread): ctx.Process(target=wait_for_ever, **how)
+        for kind, how in kinds.items()
+        for thread in ("main", "ended")
+    }
+    for (_, who), child in family.items():
+        if who == "main":
+            child.start()
+        else:
+            thread = threading.Thread(target=child.start)
+            thread.start()
+            thread.join()
+    pids = {key: child.pid for key, child in family.items()}
+    if method == "forkserver":
+        while not (told := forkserver.statistics())["warm"] or told["coming"]:
+            time.sleep(0.001)
+        pids["server", ""] = told["pid"]
+    known = set(pids.values())
+    everybody = {
+        int(pid)
+        for task in os.listdir("/proc/self/task")
+        for pid in open(f"/proc/self/task/{task}/children").read().split()  # noqa: SIM115
+    }
+    pids.update({("warm", pid): pid for pid in everybody - known})
+    conn.send(pids)
+    wait_for_ever()

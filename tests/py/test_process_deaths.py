@@ -65,6 +65,26 @@ def test_daemonic_children_outlive_the_thread_that_started_them(ctx, start, even
     eventually(lambda: not is_alive(grandchild))
 
 
+def test_the_family_of_a_killed_owner(ctx, start, eventually):
+    """Those that are to, whichever thread started them, end with it; the others do not."""
+    ours, theirs = ctx.Pipe()
+    method = ctx.get_start_method()
+    owner = start(ctx, children.have_a_family, method, theirs)
+    pids = ours.recv()
+    assert all(map(is_alive, pids.values()))
+    kinds = {kind for kind, _ in pids}
+    assert (method == "forkserver") == ({"server", "warm"} <= kinds)
+    owner.kill()
+    staying = {pid for (kind, _), pid in pids.items() if kind == "other"}
+    try:
+        for pid in set(pids.values()) - staying:
+            eventually(lambda pid=pid: not is_alive(pid))
+        assert all(map(is_alive, staying))
+    finally:
+        for pid in staying:
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_context_decides_for_its_processes(ctx):
     method = ctx.get_start_method()
     assert ctx.Process().die_with_parent is False
@@ -153,6 +173,26 @@ def test_its_children_do_not_mind(server):
     assert child.exitcode == -signal.SIGTERM
 
 
+def test_their_exit_codes_are_known_all_the_same(server):
+    """Whatever way they end, and whatever the zygote was doing."""
+    ours, theirs = sidestep.Pipe()
+    ends = [
+        (children.exit_with, 3),
+        (children.os_exit_with, 4),
+        (children.kill_self, 9),
+    ]
+    started = []
+    for target, code in ends * 3:
+        child = start_one(children.end_when_told, theirs, target, code)
+        started.append((child, -code if code == 9 else code))
+    os.kill(server._forkserver_pid, signal.SIGKILL)
+    for _ in started:
+        ours.send("now")
+    for child, code in started:
+        child.join()
+        assert child.exitcode == code
+
+
 def test_ctrl_c_is_not_for_the_zygote(server):
     start_one().join()
     pid = server._forkserver_pid
@@ -220,3 +260,47 @@ def test_a_zygote_that_cannot_start_is_an_error(server, tmp_path, monkeypatch):
     monkeypatch.setattr(server, "_preload_modules", ["suicidal"])
     with pytest.raises(RuntimeError, match="the fork server ends before"):
         start_one()
+
+
+def children_of_this_process():
+    return {
+        int(pid)
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    }
+
+
+def status_of(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
+def work_of(pid):
+    """What a process has done so far: ticks of the processor, and times it slept."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[11:13], status_of(pid)["voluntary_ctxt_switches"]
+
+
+def test_those_that_wait_for_a_job_cost_nothing(server, eventually):
+    """No processor time, no thread, no lock; and it is told how many they are."""
+    before = children_of_this_process()
+    for _ in range(3):
+        start_one().join(gone=True)
+    told = eventually(
+        lambda: (
+            (now := sidestep.forkserver.statistics())["warm"] >= 2
+            and now["coming"] == 0
+            and now
+        )
+    )
+    idle = children_of_this_process() - before | {told["pid"]}
+    assert len(idle) == told["warm"] + 1
+    assert told["memory"] > 0
+    assert {status_of(pid)["Threads"] for pid in idle} == {"1"}
+    locks = Path("/proc/locks").read_text()
+    assert not any(f" {pid} " in locks for pid in idle)
+    assert sidestep._core.arena_statistics()["held"] == 0
+    eventually(lambda: {status_of(pid)["State"][0] for pid in idle} == {"S"})
+    works = {pid: work_of(pid) for pid in idle}
+    time.sleep(0.5)  # nothing announces that something does not happen
+    assert {pid: work_of(pid) for pid in idle} == works
