@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Look for inputs that do harm, with clang's libFuzzer.
 
-    python3 fuzz/run.py ring --seconds 600     pool, ring, stream or nest
+    python3 fuzz/run.py ring --seconds 600     frame, pool, ring, stream or nest
     python3 fuzz/run.py ring --keep            and add to the corpus what is new in it
 
 Needs clang with its run-time libraries (Debian: clang-14 libclang-rt-14-dev); nest also
@@ -66,7 +66,7 @@ def build(target: str, folder: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", choices=("pool", "ring", "stream", "nest"))
+    parser.add_argument("target", choices=("frame", "pool", "ring", "stream", "nest"))
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--keep", action="store_true", help="merge into the corpus")
     given = parser.parse_args()

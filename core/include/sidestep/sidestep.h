@@ -1557,6 +1557,144 @@ SST_API SST_MUST_CHECK int sst_crew_join(struct sst_crew *crew, int64_t deadline
  * child only memory is freed. NULL. */
 SST_API struct sst_crew *sst_crew_close(struct sst_crew *crew);
 
+/* ---- Servers ------------------------------------------------------------------------
+ *
+ * The connections of a program that serves others, many of them, in one thread:
+ * accepts, cuts what comes into messages (the framing of sst_stream_send), sends
+ * answers, ends those that are late. It trusts no peer: each can harm its own
+ * connection only. What messages mean, and who may be talked to, is the caller's.
+ *
+ * A thread takes what happens and answers, or has others answer. After a message
+ * nothing more is read of a connection until one of sst_server_send, _greet, _finish,
+ * _end or _release: so messages are answered one at a time, in their order, and who
+ * does not read its answers is not read either.
+ *
+ * A connection is *half open* until sst_server_greet: its messages are short, it has
+ * not long to show who it is, and there are few of its kind. Connections are named by
+ * numbers, none of which is used again: about one that has gone every function says
+ * SST_ESTALE.
+ *
+ * A forked child has no part in its parent's servers: it closes its copies of their
+ * descriptors at once, and gets SST_ESTALE. */
+struct sst_server;
+
+struct sst_server_options {
+    uint32_t size_of;
+    uint32_t connections_max;   /* one more is closed at once; 0: 65,536 */
+    uint32_t half_open_max;     /* for one more the oldest ends; 0: 64 */
+    uint32_t greeting_size_max; /* bytes of a message of those; 0: 256 */
+    uint64_t message_size_max;  /* of all others; 0: 1 TiB */
+    int64_t greeting_ns;        /* from connecting to sst_server_greet; 0: 5 s */
+    int64_t stall_ns; /* without a byte, inside a message or answer; 0: 60 s */
+    int64_t idle_ns;  /* without a message; 0: for ever */
+};
+
+enum sst_server_what {
+    SST_SERVER_OPENED = 1, /* somebody has connected */
+    SST_SERVER_MESSAGE,
+    SST_SERVER_ENDED, /* the last that is heard of a connection */
+    SST_SERVER_WOKEN, /* by sst_server_wake */
+};
+
+struct sst_server_event {
+    enum sst_server_what what;
+    int status; /* of the end: SST_EOF, closed by the peer; SST_EPIPE, the same inside a
+                   message, or while it was owed an answer; SST_EMSGSIZE; SST_ETIMEDOUT;
+                   SST_ELIMIT, gave way to another; SST_ECLOSED, by us; or what the
+                   system said */
+    uint64_t connection;
+    void *data;    /* of a message: to be given to sst_server_free */
+    uint64_t size; /* of a message; of the end: bytes of answers the kernel never got */
+    bool peer_is_known; /* of the opening: a Unix socket, and the kernel says who */
+    int32_t peer_pid;
+    uint32_t peer_uid;
+};
+
+struct sst_server_statistics {
+    uint32_t connections; /* now */
+    uint32_t half_open;
+    uint32_t moving;    /* inside a message or an answer */
+    uint32_t at_work;   /* waiting for us */
+    uint64_t accepted;  /* ever */
+    uint64_t refused;   /* there were too many, or no memory */
+    uint64_t displaced; /* half open ones that gave way */
+    uint64_t late;
+    uint64_t messages;
+};
+
+/* A server without connections. `options` NULL: the defaults.
+ *
+ * Returns 0; SST_EINVAL; SST_ENOMEM; SST_EMFILE.
+ * Owns: *out is the caller's, to be given to sst_server_close. */
+SST_API SST_MUST_CHECK int sst_server_open(const struct sst_server_options *options,
+                                           struct sst_server **out,
+                                           struct sst_error *err);
+
+/* Accept at this listening socket, up to 8 of them.
+ *
+ * Returns 0; SST_ELIMIT; -errno.
+ * Owns: takes the descriptor on success, and makes it non-blocking. */
+SST_API SST_MUST_CHECK int sst_server_listen(struct sst_server *server, int fd_take);
+
+/* Serve a connected stream socket that came from elsewhere.
+ *
+ * Returns 0 and its number; SST_ELIMIT; SST_ENOMEM; -errno.
+ * Owns: takes the descriptor on success. */
+SST_API SST_MUST_CHECK int sst_server_add(struct sst_server *server, int fd_take,
+                                          bool is_greeted, uint64_t *connection);
+
+/* Take what has happened.
+ *
+ * Returns 0; SST_ETIMEDOUT; SST_EINTR; SST_EAGAIN when another thread is taking.
+ * Blocks: until something happens, or the deadline.
+ * Threads: one at a time. Nothing is read, accepted or found late while none does. */
+SST_API SST_MUST_CHECK int sst_server_take(struct sst_server *server,
+                                           struct sst_server_event *event,
+                                           int64_t deadline_ns);
+
+/* The data of a message. Safe on NULL. */
+SST_API void sst_server_free(void *data);
+
+/* Send a message, copied from `data` as far as the kernel does not take it at once.
+ *
+ * Returns 0: the kernel has it; 1: it has not all of it yet, and SST_SERVER_ENDED will
+ * tell of what it never got; SST_ESTALE; SST_EPIPE, SST_ENOMEM or what the system says,
+ * and the connection ends.
+ * Blocks: never. */
+SST_API SST_MUST_CHECK int sst_server_send(struct sst_server *server,
+                                           uint64_t connection, const void *data,
+                                           uint64_t size);
+
+/* It has shown who it is: the limits of half open connections are over for it. */
+SST_API SST_MUST_CHECK int sst_server_greet(struct sst_server *server,
+                                            uint64_t connection);
+/* End it as soon as its answers are out. Nothing of it is read any more. */
+SST_API SST_MUST_CHECK int sst_server_finish(struct sst_server *server,
+                                             uint64_t connection);
+/* End it now. SST_SERVER_ENDED follows. */
+SST_API SST_MUST_CHECK int sst_server_end(struct sst_server *server,
+                                          uint64_t connection);
+
+/* Take it out of the server, between two messages: what it sent after the one that was
+ * taken last is still to be read. No event follows.
+ *
+ * Returns its descriptor, the caller's; SST_ESTALE; SST_EAGAIN inside a message or an
+ * answer. */
+SST_API SST_MUST_CHECK int sst_server_release(struct sst_server *server,
+                                              uint64_t connection);
+
+/* Have the taker get SST_SERVER_WOKEN, once for several calls. */
+SST_API void sst_server_wake(struct sst_server *server);
+
+SST_API void sst_server_statistics(struct sst_server *server,
+                                   struct sst_server_statistics *out);
+
+/* Close all connections and listeners.
+ *
+ * Returns NULL. Safe on NULL.
+ * Threads: no other may be using it. */
+SST_API struct sst_server *sst_server_close(struct sst_server *server);
+
 #ifdef __cplusplus
 }
 #endif

@@ -44,20 +44,49 @@ get_big_endian(const uint8_t *in, uint32_t size)
     return value;
 }
 
+uint8_t
+ssti_stream_header_put(uint8_t header[SSTI_STREAM_HEADER_LONG], uint64_t size)
+{
+    if (size <= SSTI_STREAM_SHORT_MAX) {
+        put_big_endian(header, size, SSTI_STREAM_HEADER_SHORT);
+        return SSTI_STREAM_HEADER_SHORT;
+    }
+    put_big_endian(header, UINT32_MAX, SSTI_STREAM_HEADER_SHORT);
+    put_big_endian(header + SSTI_STREAM_HEADER_SHORT, size,
+                   SSTI_STREAM_HEADER_LONG - SSTI_STREAM_HEADER_SHORT);
+    return SSTI_STREAM_HEADER_LONG;
+}
+
+int
+ssti_stream_header_get(const uint8_t *header, uint64_t have, uint64_t *size)
+{
+    uint64_t length;
+
+    if (have < SSTI_STREAM_HEADER_SHORT) {
+        return SST_EAGAIN;
+    }
+    length = get_big_endian(header, SSTI_STREAM_HEADER_SHORT);
+    if (length <= SSTI_STREAM_SHORT_MAX) {
+        *size = length;
+        return 0;
+    }
+    if (length != UINT32_MAX) {
+        return SST_EMSGSIZE;
+    }
+    if (have < SSTI_STREAM_HEADER_LONG) {
+        return SST_EAGAIN;
+    }
+    *size = get_big_endian(header + SSTI_STREAM_HEADER_SHORT,
+                           SSTI_STREAM_HEADER_LONG - SSTI_STREAM_HEADER_SHORT);
+    return 0;
+}
+
 static void
 stream_begin(struct sst_stream_progress *progress, uint64_t size)
 {
     progress->size = size;
     progress->done = 0;
-    if (size <= SSTI_STREAM_SHORT_MAX) {
-        progress->header_size = SSTI_STREAM_HEADER_SHORT;
-        put_big_endian(progress->header, size, 4);
-    }
-    else {
-        progress->header_size = SSTI_STREAM_HEADER_LONG;
-        put_big_endian(progress->header, UINT32_MAX, 4);
-        put_big_endian(progress->header + 4, size, 8);
-    }
+    progress->header_size = ssti_stream_header_put(progress->header, size);
 }
 
 /* Write data[0..size) of which `progress->done - before` bytes are out. */
@@ -153,13 +182,10 @@ sst_stream_recv_size(int fd, struct sst_stream_progress *progress, int64_t deadl
         return rc;
     }
 
-    const uint64_t length = get_big_endian(progress->header, SSTI_STREAM_HEADER_SHORT);
-    if (length <= SSTI_STREAM_SHORT_MAX) {
-        progress->size = length;
-        return 0;
-    }
-    if (length != UINT32_MAX) {
-        return SST_EMSGSIZE;
+    rc = ssti_stream_header_get(progress->header, SSTI_STREAM_HEADER_SHORT,
+                                &progress->size);
+    if (rc != SST_EAGAIN) {
+        return rc;
     }
 
     progress->header_size = SSTI_STREAM_HEADER_LONG;
@@ -169,9 +195,8 @@ sst_stream_recv_size(int fd, struct sst_stream_progress *progress, int64_t deadl
     if (rc < 0) {
         return rc;
     }
-    progress->size = get_big_endian(progress->header + SSTI_STREAM_HEADER_SHORT,
-                                    SSTI_STREAM_HEADER_LONG - SSTI_STREAM_HEADER_SHORT);
-    return 0;
+    return ssti_stream_header_get(progress->header, SSTI_STREAM_HEADER_LONG,
+                                  &progress->size);
 }
 
 int
