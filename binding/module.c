@@ -223,7 +223,7 @@ module_exec(PyObject *module)
         sstpy_connection_exec,   sstpy_block_exec,       sstpy_process_exec,
         sstpy_pickle_exec,       sstpy_pool_result_exec, sstpy_pool_jobs_exec,
         sstpy_pool_engine_exec,  sstpy_pool_worker_exec, sstpy_share_exec,
-        sstpy_named_exec,
+        sstpy_named_exec,        sstpy_server_exec,
     };
     static PyMethodDef *const tables[] = {
         sstpy_arena_methods,   sstpy_pickle_methods, sstpy_connection_methods,
@@ -280,6 +280,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->parcel_type);
     Py_VISIT(state->view_type);
     Py_VISIT(state->named_type);
+    Py_VISIT(state->server_type);
     return sstpy_share_traverse(state, visit, arg);
 }
 
@@ -318,6 +319,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->parcel_type);
     Py_CLEAR(state->view_type);
     Py_CLEAR(state->named_type);
+    Py_CLEAR(state->server_type);
     Py_CLEAR(state->str_attach);
     Py_CLEAR(state->str_closed_error);
     Py_CLEAR(state->str_put_failed);

@@ -85,6 +85,7 @@ struct sstpy_state {
     PyTypeObject *parcel_type;
     PyTypeObject *view_type;
     PyTypeObject *named_type;
+    PyTypeObject *server_type;
     /* interned names */
     PyObject *str_attach;
     PyObject *str_closed_error;
@@ -142,6 +143,7 @@ int sstpy_barrier_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_queue_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_connection_exec(PyObject *module, struct sstpy_state *state);
 int sstpy_block_exec(PyObject *module, struct sstpy_state *state);
+int sstpy_server_exec(PyObject *module, struct sstpy_state *state);
 
 extern PyMethodDef sstpy_connection_methods[];
 
