@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The server of a manager: the objects, who refers to them, and who asks for what.
 
-Each connection has a thread here, because a method may block and because a recursive
-lock belongs to a thread of the client. A client *process* is known by the session that
-its connections name. When the control connection of a session ends, so do the
-process's references, and the locks it held are owned by nobody that lives.
+Clients on sockets are in the loop (``_manager_loop``). Here are the threads of those
+that cost one each, because that is faster: the process that started the server, pipes in
+shared memory, and encrypted connections, as long as there are not too many.
+
+A client *process* is known by the session that its connections name. When the control
+connection of a session ends, so do the process's references, and the locks it held are
+owned by nobody that lives.
 
 What a client was to be given, and could not be because it has gone, is taken back: an
 item goes to the head of its queue again, a lock or a unit of a semaphore is released.
@@ -14,19 +17,27 @@ from __future__ import annotations
 
 import collections
 import errno
+import functools
 import os
 import queue
 import resource
-import socket
 import sys
 import threading
 import time
 from traceback import format_exc
 
-from . import _core, _manager_locks, _remote, connection, process, reduction, util
+from . import (
+    _core,
+    _manager_locks,
+    _manager_loop,
+    _remote,
+    connection,
+    process,
+    reduction,
+    util,
+)
 from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
-    CHANNEL,
     ERROR,
     GETVALUE,
     PROXY,
@@ -46,10 +57,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Server"]
 
-#: Seconds that a peer has to show that it knows the key.
-HANDSHAKE_SECONDS = 5.0
-#: Connections that have not shown it yet; the oldest gives way to one more.
-HANDSHAKES_MAX = 64
+#: Links over pipes in shared memory; others stay on their sockets, in the loop.
+CHANNELS_MAX = 256
+#: Encrypted connections with a thread; others are in the loop.
+ENCRYPTED_MAX = 64
+#: Seconds that a client has to send the pipe it has announced.
+CHANNEL_SECONDS = 5.0
 #: Seconds to wait when there are no descriptors left for a peer that connects.
 NO_DESCRIPTOR_SECONDS = 0.05
 
@@ -103,10 +116,11 @@ def _processor(path: str) -> int:
 class _Client:
     """A process that uses the server."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: str, control: Any) -> None:
+        self.session = session
         self.references: collections.Counter[str] = collections.Counter()
         self.held: set[Any] = set()  # locks
-        self.control: _Link | None = None
+        self.control = control  # the link
 
 
 class _Link:
@@ -116,8 +130,6 @@ class _Link:
         self.conn = conn
         self.process: _Client | None = None
         self.company: _Company | None = None
-        self.is_trusted = False  # without showing the key
-        self.started = time.monotonic()
 
     def send(self, message: tuple[str, Any]) -> None:
         self.conn.send(message)
@@ -125,14 +137,6 @@ class _Link:
     def close(self) -> None:
         try:
             self.conn.close()
-        except OSError:
-            pass
-
-    def break_off(self) -> None:
-        """Have the thread that waits for the peer see an end of file."""
-        try:
-            with socket.socket(fileno=os.dup(self.conn.fileno())) as sock:
-                sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
 
@@ -185,20 +189,22 @@ class Server:
         self._idents: dict[int, str] = {}  # by the object's address
         self._serial = 0
         self._clients: dict[str, _Client] = {}
-        self._handshakes: collections.deque[_Link] = collections.deque()
+        self._channels = 0  # guarded by the mutex
+        self._encrypted = 0
+        self._loop: _manager_loop.Loop  # while it serves
 
     # ---- Connections ----
 
     def serve_forever(self) -> NoReturn:
         """Serve until a client asks for the end, then exit the process."""
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
+        self._start_accepting()
         try:
-            accepter = threading.Thread(target=self.accepter, daemon=True)
-            accepter.start()
             self.stop_event.wait()
         except (KeyboardInterrupt, SystemExit):
             pass
         finally:
+            self._loop.close()
             if sys.stdout != sys.__stdout__:
                 util.debug("resetting stdout, stderr")
                 sys.stdout = sys.__stdout__
@@ -208,11 +214,18 @@ class Server:
     def serve_parent(self, conn: Any) -> None:
         """Serve who started this process, over the pipe it gave us."""
         link = _Link(self.listener._restrict(conn))
-        link.is_trusted = True
         threading.Thread(target=self.handle_request, args=(link,), daemon=True).start()
 
+    def _start_accepting(self) -> None:
+        self._loop = _manager_loop.Loop(self)
+        if self.listener._security == "tls":
+            threading.Thread(target=self.accepter, daemon=True).start()
+        else:
+            self._loop.listen(self.listener._listener._socket)
+        self._loop.start()
+
     def accepter(self) -> None:
-        """Let peers connect, each with a thread."""
+        """Let peers connect at a network address, where they have shown the key."""
         while not self.stop_event.is_set():
             try:
                 conn = self.listener.accept()
@@ -220,66 +233,52 @@ class Server:
                 util.info("a peer was turned away: %s", error)
                 continue
             except OSError as error:
-                if error.errno in {errno.EMFILE, errno.ENFILE}:
-                    self._make_room()
-                    continue
                 if self.stop_event.is_set() or error.errno == errno.EBADF:
                     return
+                time.sleep(NO_DESCRIPTOR_SECONDS)
                 continue
-            if isinstance(conn, connection.Connection):
-                conn._keep_private()
-            link = _Link(conn)
-            link.is_trusted = self.listener._security == "tls"
-            if not link.is_trusted:
-                self._handshakes.append(link)
-                self._drop_late_handshakes()
-            threading.Thread(
-                target=self.handle_request, args=(link,), daemon=True
-            ).start()
+            try:
+                self._accept_encrypted(conn)
+            except Exception as error:  # noqa: BLE001 - that one is lost
+                util.info("a peer could not be served: %r", error)
+                conn.close()
 
-    def _make_room(self) -> None:
-        """There is no descriptor left: the oldest that is unknown gives way."""
-        if self._handshakes:
-            self._handshakes.popleft().break_off()
-        time.sleep(NO_DESCRIPTOR_SECONDS)
-
-    def _drop_late_handshakes(self) -> None:
-        late = time.monotonic() - HANDSHAKE_SECONDS
-        while self._handshakes and (
-            len(self._handshakes) > HANDSHAKES_MAX or self._handshakes[0].started < late
-        ):
-            self._handshakes.popleft().break_off()
-
-    def _greet(self, link: _Link) -> None:
-        """Have the peer show that it knows the key, and show it."""
-        md5 = self.listener._legacy_md5
-        connection.deliver_challenge(link.conn, self.authkey, legacy_md5=md5)
-        connection.answer_challenge(link.conn, self.authkey, legacy_md5=md5)
+    def _accept_encrypted(self, conn: Any) -> None:
+        with self.mutex:
+            has_thread = self._encrypted < ENCRYPTED_MAX
+            self._encrypted += has_thread
+        if not has_thread:
+            self._loop.adopt(getattr(conn, "_conn", conn)._detach())
+            return
+        if isinstance(conn, connection.Connection):
+            conn._keep_private()
         try:
-            self._handshakes.remove(link)
-        except ValueError:
-            raise AuthenticationError("the peer took too long") from None
+            self._loop.crew.do(functools.partial(self._serve_encrypted, _Link(conn)))
+        except BaseException:
+            with self.mutex:
+                self._encrypted -= 1
+            raise
+
+    def _serve_encrypted(self, link: _Link) -> None:
+        try:
+            self.handle_request(link)
+        finally:
+            with self.mutex:
+                self._encrypted -= 1
 
     def handle_request(self, link: _Link) -> None:
-        """Serve a new connection until it ends."""
+        """Serve a new connection, whose peer is known, until it ends."""
         try:
-            if not link.is_trusted:
-                self._greet(link)
             _, name, args, kwds = link.conn.recv()
             if name == "accept_connection":
                 self.accept_connection(link, *args, **kwds)
             else:
                 self._reply(link, self._serve_itself(link, name, args, kwds))
-        except (EOFError, OSError, AuthenticationError) as error:
+        except (EOFError, OSError) as error:
             util.debug("connection to manager ended: %r", error)
         except Exception:  # noqa: BLE001 - the peer is told, the server goes on
             self._reply(link, (TRACEBACK, format_exc()))
         finally:
-            if link in self._handshakes:
-                try:
-                    self._handshakes.remove(link)
-                except ValueError:
-                    pass
             link.close()
 
     def accept_connection(
@@ -287,41 +286,52 @@ class Server:
     ) -> None:
         """Serve one thread of a client; the first of a session is its control."""
         threading.current_thread().name = name
-        is_control = False
+        self._introduce(c, name, session)
+        self._serve_thread(c)
+
+    def _serve_thread(self, link: _Link) -> None:
+        serving.link, serving.process = link, link.process
+        try:
+            self.serve_client(link)
+        finally:
+            serving.link = serving.process = None
+            self._link_ended(link)
+            if link.process is not None and link.process.control is link:
+                self._client_ended(link)
+            link.close()
+
+    def _introduce(self, link: Any, name: str, session: str | None = None) -> None:
+        """Note whose link it is, and tell the client what can be done here."""
         if session is not None:
             with self.mutex:
                 client = self._clients.get(session)
                 if client is None:
-                    client = self._clients[session] = _Client()
-                    client.control = c
-                    is_control = True
-                c.process = client
-        c.send((RETURN, self._abilities()))
-        serving.link, serving.process = c, c.process
-        try:
-            self.serve_client(c)
-        finally:
-            self._link_ended(c)
-            if is_control:
-                assert session is not None
-                self._client_ended(session)
-            c.close()
+                    client = self._clients[session] = _Client(session, link)
+                link.process = client
+        util.debug("a client of the manager: %s", name)
+        link.send((RETURN, self._abilities()))
 
     def _abilities(self) -> dict[str, Any]:
         in_memory = self.serializer == "pickle" and isinstance(self.address, str)
         return {"arena": _core.arena_id() if in_memory else 0}
 
-    def _link_ended(self, link: _Link) -> None:
+    def _link_ended(self, link: Any) -> None:
         if link.process is not None:
             for lock in [*link.process.held]:
                 lock.owner_gone(link)
+                if link.process.control is link:
+                    lock.owner_gone(link.process)
 
-    def _client_ended(self, session: str) -> None:
+    def _client_ended(self, link: Any) -> None:
+        """Take back the references of a client whose control connection has gone."""
+        client: _Client = link.process
         with self.mutex:
-            client = self._clients.pop(session)
+            if self._clients.get(client.session) is client:
+                del self._clients[client.session]
+            references, client.references = client.references, collections.Counter()
         for lock in [*client.held]:
             lock.owner_gone(client)
-        for ident, count in client.references.items():
+        for ident, count in references.items():
             for _ in range(count):
                 self._forget(ident)
 
@@ -343,9 +353,6 @@ class Server:
                 continue
             if ident is not None:
                 message = self.call(ident, name, args, kwds)
-            elif name == CHANNEL:
-                self._go_on_in_memory(link, *args)
-                continue
             else:
                 message = self._serve_itself(link, name, args, kwds)
             if not self._reply(link, message):
@@ -353,17 +360,58 @@ class Server:
                 return
             del args, kwds, message
 
-    def _go_on_in_memory(
-        self, link: _Link, handle: bytes, end: int, pid: int, tid: int
-    ) -> None:
-        fd = reduction.recv_handle(link.conn)
-        pipe = self.listener._restrict(
-            connection.Connection.from_parts(handle, end, fd)
-        )
-        link.send((RETURN, None))
-        link.close()
-        link.conn = pipe
+    def _open_channel(self, link: _manager_loop.Link, args: Any) -> None:
+        """In a thread: a client in the loop wants to go on over a pipe in memory."""
+        try:
+            conn = connection.Connection(self._loop.release(link))
+        except OSError:
+            return  # it has gone
+        pipe = None
+        try:
+            pipe = self._receive_channel(conn, *args)
+        except Exception as error:  # noqa: BLE001 - of a client
+            util.info("a client's pipe did not come: %r", error)
+            conn.close()
+            self._loop._over(link)
+        if pipe is not None:
+            try:
+                self._serve_channel(link, pipe)
+            finally:
+                with self.mutex:
+                    self._channels -= 1
+        elif not conn.closed:
+            self._loop.adopt(conn._detach(), link)
+
+    def _receive_channel(
+        self, conn: Any, handle: bytes, end: int, pid: int, tid: int
+    ) -> _Link | None:
+        """Return a link over the pipe, None when there are too many of them."""
+        if not conn.poll(CHANNEL_SECONDS):
+            raise EOFError("nothing came")
+        fd = reduction.recv_handle(conn)
+        with self.mutex:
+            has_room = self._channels < CHANNELS_MAX
+            self._channels += has_room
+        if not has_room:
+            os.close(fd)
+            conn.send((TRACEBACK, "there are too many pipes\n"))
+            return None
+        try:
+            pipe = connection.Connection.from_parts(handle, end, fd)
+            conn.send((RETURN, None))
+            conn.close()
+        except BaseException:
+            with self.mutex:
+                self._channels -= 1
+            raise
+        link = _Link(self.listener._restrict(pipe))
         link.company = _Company(pid, tid)
+        return link
+
+    def _serve_channel(self, before: _manager_loop.Link, link: _Link) -> None:
+        link.process = before.process
+        self._loop._over(before)
+        self._serve_thread(link)
 
     def _reply(self, link: _Link, message: tuple[str, Any]) -> bool:
         """Send a reply, or why it cannot be sent; False when nobody gets it."""
@@ -459,7 +507,7 @@ class Server:
     # ---- What clients ask of the server itself ----
 
     def _serve_itself(
-        self, link: _Link, name: str, args: Any, kwds: Any
+        self, link: Any, name: str, args: Any, kwds: Any
     ) -> tuple[str, Any]:
         if name not in self.public:
             return TRACEBACK, f"AssertionError: {name!r} unrecognized\n"
@@ -474,11 +522,13 @@ class Server:
     def debug_info(self, c: _Link | None) -> str:
         """Return the objects and how often each is referred to."""
         with self.mutex:
-            return "\n".join(
-                f"  {ident}:       refcount={count}\n"
-                f"    {str(self.id_to_obj[ident][0])[:75]}"
-                for ident, count in sorted(self.id_to_refcount.items())
-            )
+            counts = sorted(self.id_to_refcount.items())
+            objects = {ident: self.id_to_obj[ident][0] for ident, _ in counts}
+        # Out here: it is the objects' own code.
+        return "\n".join(
+            f"  {ident}:       refcount={count}\n    {str(objects[ident])[:75]}"
+            for ident, count in counts
+        )
 
     def number_of_objects(self, c: _Link | None) -> int:
         """Return how many objects are referred to."""

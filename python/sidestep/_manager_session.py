@@ -19,7 +19,7 @@ import weakref
 
 from . import _core, connection, process, reduction, util
 from ._certificates import Certificates
-from ._manager_wire import CHANNEL, dispatch
+from ._manager_wire import CHANNEL, dispatch, serving
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,7 +234,10 @@ class Session:
     def drop(self, ident: str) -> None:
         """Give back a reference. For finalizers: takes no lock that may be held."""
         self._dropped.append(ident)
-        self.flush()
+        if serving.hand_on is not None:
+            serving.hand_on(self.flush)
+        else:
+            self.flush()
 
     def flush(self) -> None:
         """Tell the server of the references that were given back."""

@@ -115,6 +115,8 @@ class Serving(threading.local):
     link: Any = None
     #: Who owns what the thread takes: the caller's process and thread.
     process: Any = None
+    #: How to have another thread do something, where this one must not wait.
+    hand_on: Any = None
 
 
 serving = Serving()

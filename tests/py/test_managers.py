@@ -12,7 +12,7 @@ import manager_children as children
 import pytest
 
 import sidestep
-from sidestep import managers
+from sidestep import _manager_session, managers
 from sidestep.managers import SyncManager
 
 
@@ -22,8 +22,11 @@ def manager(mp):
         yield manager
 
 
-@pytest.fixture
-def ours():
+@pytest.fixture(params=["memory", "sockets"])
+def ours(request, monkeypatch):
+    """A manager of ours, whose clients are of its tree, or as if of another one."""
+    if request.param == "sockets":
+        monkeypatch.setattr(_manager_session, "_arena_id", lambda: -1)
     with sidestep.Manager() as manager:
         yield manager
 

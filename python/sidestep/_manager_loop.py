@@ -1,0 +1,605 @@
+# SPDX-License-Identifier: MIT
+"""The clients of a manager's server that are on sockets: all of them, in one thread.
+
+The core's `Server` holds the connections; what is here decides what their messages mean
+and which thread answers. ``docs/internals/loop.rst`` has the rules: the loop's thread
+does what is plain data and does not wait, a thread of a crew what may wait, and a thread
+of the client's own what belongs to a type of the user's.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import copyreg
+import functools
+import io
+import os
+import pickle
+import queue
+import threading
+from traceback import format_exc
+
+from . import _core, _manager_locks, connection, reduction, util
+from ._manager_crew import Crew, Worker
+from ._manager_wire import CHANNEL, GETVALUE, RETURN, TRACEBACK, UNSERIALIZABLE, serving
+from .context import AuthenticationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Any
+
+    from ._manager_server import Server
+
+__all__ = ["Link", "Loop"]
+
+#: Seconds that a peer has to show that it knows the key.
+HANDSHAKE_SECONDS = 5.0
+#: Connections that have not shown it yet; the oldest gives way to one more.
+HANDSHAKES_MAX = 64
+
+
+# ---- What methods do ----
+
+
+class _Kind:
+    """What is known of a type of the standard library's."""
+
+    def __init__(
+        self,
+        quick: str,
+        tries: dict[str, Callable[..., tuple[bool, Any]]] | None = None,
+    ) -> None:
+        #: Methods that neither wait nor call what the elements define.
+        self.quick = frozenset(quick.split())
+        #: Methods that may wait, and how to try them without: done, result.
+        self.tries = tries or {}
+
+
+def _try_acquire(obj: Any) -> tuple[bool, Any]:
+    taken = obj.acquire(blocking=False)
+    return taken, taken
+
+
+def _try_get(obj: Any) -> tuple[bool, Any]:
+    try:
+        return True, obj.get_nowait()
+    except queue.Empty:
+        return False, None
+
+
+def _try_put(obj: Any, item: Any) -> tuple[bool, Any]:
+    try:
+        return True, obj.put_nowait(item)
+    except queue.Full:
+        return False, None
+
+
+_ACQUIRES = {"acquire": _try_acquire}
+_ITEMS = "__getitem__ __setitem__ __len__"
+
+_KINDS: dict[type, _Kind] = {
+    list: _Kind(
+        f"{_ITEMS} {GETVALUE} __delitem__ append extend insert pop reverse clear copy "
+        "__add__ __iadd__ __mul__ __imul__ __rmul__"
+    ),
+    dict: _Kind(
+        f"{_ITEMS} {GETVALUE} __delitem__ __contains__ get pop popitem setdefault "
+        "update clear copy"
+    ),
+    set: _Kind(f"__len__ {GETVALUE} __contains__ add discard remove pop clear copy"),
+    array.array: _Kind(f"{_ITEMS} {GETVALUE}"),
+    queue.Queue: _Kind(
+        "qsize empty full get_nowait put_nowait task_done shutdown",
+        {"get": _try_get, "put": _try_put},
+    ),
+    threading.Event: _Kind("is_set set clear"),
+    _manager_locks.Lock: _Kind("release locked recover", _ACQUIRES),
+    _manager_locks.RLock: _Kind("release locked recover", _ACQUIRES),
+    threading.Semaphore: _Kind("release", _ACQUIRES),
+    threading.BoundedSemaphore: _Kind("release", _ACQUIRES),
+    threading.Condition: _Kind("release notify notify_all", _ACQUIRES),
+    threading.Barrier: _Kind(""),
+}
+
+#: What the loop's thread does that is asked of the server itself.
+_QUICK_REQUESTS = frozenset({"dummy", "incref", "get_methods", "number_of_objects"})
+#: Makers that call nothing of the user's, given plain data.
+_QUICK_MAKERS: set[Any] = {
+    list, dict, set, queue.Queue, threading.Event, threading.Semaphore,
+    threading.BoundedSemaphore, _manager_locks.Lock, _manager_locks.RLock,
+    _manager_locks.Condition,
+}  # fmt: skip
+
+
+def _know_managers() -> None:
+    """Add the types of ``managers``, which imports this module."""
+    from . import managers
+
+    if managers.Namespace not in _KINDS:
+        _KINDS[managers.Namespace] = _Kind("__getattribute__ __setattr__ __delattr__")
+        _KINDS[managers.Value] = _Kind("get set")
+        _QUICK_MAKERS.update({managers.Namespace, managers.Value, managers.Array})
+
+
+# ---- Messages as bytes ----
+
+
+class _NotPlain(Exception):  # noqa: N818 - nobody but us sees it
+    pass
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise _NotPlain
+
+
+class _PlainPickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        raise _NotPlain
+
+
+class _PickleCodec:
+    """Messages are pickles. Those of plain data run nobody's code."""
+
+    def __init__(self, allow: Any) -> None:
+        self._loads = reduction._loads if allow is None else allow.loads
+
+    def decode_plain(self, data: bytes) -> Any:
+        """Return the object, or raise _NotPlain."""
+        if copyreg._inverted_registry:  # type: ignore[attr-defined]
+            raise _NotPlain  # a number may stand for a name
+        try:
+            return _PlainUnpickler(io.BytesIO(data)).load()
+        except Exception:  # noqa: BLE001 - or it is none: decode() says so
+            raise _NotPlain from None
+
+    def decode(self, data: bytes) -> Any:
+        return self._loads(data, None)
+
+    def encode_plain(self, message: Any) -> Any:
+        """Return the bytes, or raise _NotPlain."""
+        file = io.BytesIO()
+        try:
+            _PlainPickler(file, 5).dump(message)
+        except Exception:  # noqa: BLE001 - encode() says so
+            raise _NotPlain from None
+        return file.getbuffer()
+
+    def encode(self, message: Any) -> Any:
+        return reduction._dumps(message, None)
+
+
+class _XmlCodec:
+    """Messages are XML-RPC's, and plain data always."""
+
+    decode = decode_plain = staticmethod(connection._xml_loads)
+    encode = encode_plain = staticmethod(connection._xml_dumps)
+
+
+# ---- Showing the key ----
+
+
+def _greeting(authkey: bytes, *, legacy_md5: bool) -> Generator[bytes, bytes]:
+    """Yield what is to be sent, get what comes: the server's side of the challenge.
+
+    Raises AuthenticationError when the peer does not know the key.
+    """
+    message = b"{sha256}%s" % os.urandom(connection.MESSAGE_LENGTH)
+    response = yield connection.CHALLENGE + message
+    try:
+        if not legacy_md5:
+            connection._refuse_md5(response)
+        connection._verify_challenge(authkey, message, response)
+    except AuthenticationError:
+        yield connection.FAILURE
+        raise
+    challenge = yield connection.WELCOME
+    if not challenge.startswith(connection.CHALLENGE):
+        raise AuthenticationError(f"Protocol error, expected challenge: {challenge=}")
+    challenge = challenge[len(connection.CHALLENGE) :]
+    if len(challenge) < connection._MD5ONLY_MESSAGE_LENGTH:
+        raise AuthenticationError(f"challenge too short: {len(challenge)} bytes")
+    if not legacy_md5:
+        connection._refuse_md5(challenge)
+    verdict = yield connection._create_response(authkey, challenge)
+    if verdict != connection.WELCOME:
+        raise AuthenticationError("digest sent was rejected")
+
+
+# ---- Clients ----
+
+
+class Link:
+    """A connection in the loop, to one thread of a client."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.number = 0
+        self.process: Any = None
+        self.greeting: Generator[bytes, bytes] | None = None
+        self.is_introduced = False
+        self.worker: Worker | None = None  # of its own
+        #: The last reply while it is on its way, as `Server._take_back` wants it. Who
+        #: pops it sees to it that what nobody got is put back.
+        self.owed: list[tuple[Any, str, Any]] = []
+
+    def send(self, message: tuple[str, Any]) -> None:
+        """Send a message; OSError when the client has gone."""
+        self._loop.send(self, message)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._loop.end(self)
+
+
+class Loop:
+    """All clients on sockets, and the thread that listens to them."""
+
+    def __init__(self, server: Server) -> None:
+        _know_managers()
+        listener = server.listener
+        self._server = server
+        self._codec: Any = (
+            _PickleCodec(listener._allow)
+            if server.serializer == "pickle"
+            else _XmlCodec()
+        )
+        limit = listener._max_message
+        self._uids = {os.geteuid(), 0, *listener._allow_uids}
+        self._core = _core.Server(
+            half_open_max=HANDSHAKES_MAX,
+            greeting=HANDSHAKE_SECONDS,
+            message_size_max=0 if limit is None else max(limit, 1),
+        )
+        self._links: dict[int, Link] = {}
+        self._arrivals: collections.deque[tuple[int, Link]] = collections.deque()
+        self.crew = Crew("manager's worker")
+        self._janitor: Worker | None = None
+        self._handlers: dict[int, Callable[..., None]] = {
+            _core.SERVER_OPENED: self._opened,
+            _core.SERVER_MESSAGE: self._message,
+            _core.SERVER_ENDED: self._ended,
+            _core.SERVER_WOKEN: self._woken,
+        }
+
+    # ---- For other threads ----
+
+    def listen(self, sock: Any) -> None:
+        """Accept at a listening socket; the peers have to show that they know the key."""
+        fd = os.dup(sock.fileno())
+        try:
+            self._core.listen(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, name="manager's loop", daemon=True).start()
+
+    def adopt(self, fd: int, link: Link | None = None) -> None:
+        """Serve a connected socket whose peer has shown the key."""
+        self._arrivals.append((fd, link or Link(self)))
+        try:
+            self._core.wake()
+        except ValueError:
+            self._woken()  # the loop is closed: so is this
+
+    def close(self) -> None:
+        """End all connections and the thread."""
+        self._core.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Return the numbers of connections, and of threads beside the loop's."""
+        own = sum(link.worker is not None for link in [*self._links.values()])
+        return {**self._core.statistics(), "threads": self.crew.count() + own}
+
+    def end(self, link: Link) -> None:
+        """End a connection."""
+        try:
+            self._core.end(link.number)
+        except (OSError, ValueError):
+            pass  # it has ended
+
+    def release(self, link: Link) -> int:
+        """Take a connection out of the loop; its descriptor."""
+        self._links.pop(link.number, None)
+        return self._core.release(link.number)
+
+    def send(self, link: Link, message: Any) -> bool:
+        """Send a message; whether all of it is on its way. OSError: the client is gone."""
+        return self._core.send(link.number, self._codec.encode(message))
+
+    # ---- The thread ----
+
+    def _run(self) -> None:
+        # A finalizer may want to tell another server something, and wait for it.
+        serving.hand_on = self._hand_on_quietly
+        while True:
+            try:
+                event = self._core.take()
+            except ValueError:
+                return  # closed
+            except Exception:  # noqa: BLE001 - no memory: that message is lost, not us
+                util.info("manager's loop: %s", format_exc())
+                continue
+            assert event is not None
+            try:
+                self._handlers[event[0]](*event[1:])
+            except Exception:  # noqa: BLE001 - that connection is lost, not the others
+                util.info("manager's loop: %s", format_exc())
+                link = self._links.get(event[1])
+                if link is not None:
+                    self.end(link)
+            del event
+
+    def _hand_on_quietly(self, task: Callable[[], object]) -> None:
+        try:
+            self.crew.do(task)
+        except RuntimeError as error:
+            util.info("manager's loop: %s", error)
+
+    def _woken(self, *_: object) -> None:
+        while self._arrivals:
+            fd, link = self._arrivals.popleft()
+            try:
+                link.number = self._core.add(fd, greeted=True)
+            except Exception as error:  # noqa: BLE001 - the others are still to come
+                util.info("manager's loop: %s", error)
+                os.close(fd)
+                self._over(link)
+            else:
+                self._links[link.number] = link
+
+    def _opened(self, number: int, uid: int | None, pid: int | None) -> None:
+        if uid is not None and uid not in self._uids:
+            util.info("a connection of another user was turned away")
+            self._core.end(number)
+            return
+        link = self._links[number] = Link(self)
+        link.number = number
+        link.greeting = _greeting(
+            self._server.authkey, legacy_md5=self._server.listener._legacy_md5
+        )
+        self._core.send(number, next(link.greeting))
+
+    def _greet(self, link: Link, data: bytes) -> None:
+        assert link.greeting is not None
+        try:
+            answer = link.greeting.send(data)
+        except StopIteration:
+            link.greeting = None
+            self._core.greet(link.number)
+        except AuthenticationError as error:
+            util.info("a peer was turned away: %s", error)
+            self._core.end(link.number)
+        else:
+            self._core.send(link.number, answer)
+            if answer == connection.FAILURE:
+                util.info("a peer was turned away: it has another key")
+                self._core.finish(link.number)
+
+    def _ended(self, number: int, why: str, unsent: int) -> None:
+        link = self._links.pop(number, None)
+        if link is None:
+            return  # turned away, or released
+        util.debug("connection to manager ended: %s", why)
+        if unsent:
+            self._nobody_got(link, link.owed)
+        self._over(link)
+
+    def _over(self, link: Link) -> None:
+        """See to what a connection leaves that has gone for good."""
+        if link.worker is not None:
+            link.worker.dismiss()
+        self._server._link_ended(link)
+        if link.process is not None and link.process.control is link:
+            # What goes with the references may run code of the user's.
+            if self._janitor is None:
+                self._janitor = Worker("manager's janitor")
+            self._janitor.do(functools.partial(self._server._client_ended, link))
+
+    # ---- Requests ----
+
+    def _message(self, number: int, data: bytes, _: object) -> None:
+        link = self._links[number]
+        if link.greeting is not None:
+            self._greet(link, data)
+            return
+        try:
+            request = self._codec.decode_plain(data)
+        except Exception:  # noqa: BLE001 - it may be somebody's code that raises
+            self._lend(link, functools.partial(self._decode, link, data))
+        else:
+            self._serve(link, request)
+
+    def _decode(self, link: Link, data: bytes) -> None:
+        """In a thread: a request of more than plain data."""
+        try:
+            request = self._codec.decode(data)
+        except Exception:  # noqa: BLE001 - the client is told
+            self._reply(link, (TRACEBACK, format_exc()))
+            return
+        del data
+        self._serve(link, request, is_plain=False)
+
+    def _serve(self, link: Link, request: Any, *, is_plain: bool = True) -> None:
+        """Answer a request, in this thread or another; it is the loop's if plain."""
+        try:
+            ident, name, args, kwds = request
+            args, kwds = tuple(args), dict(kwds)
+            is_one = isinstance(name, str) and (ident is None or isinstance(ident, str))
+        except (TypeError, ValueError):
+            ident, name, args, kwds, is_one = None, "", (), {}, False
+        if not is_one:
+            self._reply(link, (TRACEBACK, f"ValueError: no request: {request!r}\n"))
+            return
+        if not link.is_introduced:
+            self._introduce(link, name, args, kwds)
+        elif ident is None:
+            self._serve_itself(link, name, args, kwds, is_plain=is_plain)
+        else:
+            self._call(link, ident, name, args, kwds, is_plain=is_plain)
+
+    def _introduce(self, link: Link, name: str, args: Any, kwds: Any) -> None:
+        link.is_introduced = True
+        if name == "accept_connection":
+            try:
+                self._server._introduce(link, *args, **kwds)
+            except OSError:
+                self._over(link)  # it has ended, perhaps before it was known
+            except TypeError:
+                self._reply(link, (TRACEBACK, format_exc()))
+                self._core.finish(link.number)
+            return
+        # A client of the standard library asks one thing, and then it is done.
+        self._lend(link, functools.partial(self._do_once, link, name, args, kwds))
+
+    def _do_once(self, link: Link, name: str, args: Any, kwds: Any) -> None:
+        self._do(link, None, name, args, kwds)
+        try:
+            self._core.finish(link.number)
+        except OSError:
+            pass  # the client was quicker
+
+    def _serve_itself(
+        self, link: Link, name: str, args: Any, kwds: Any, *, is_plain: bool
+    ) -> None:
+        if name == CHANNEL:
+            self._lend(link, functools.partial(self._server._open_channel, link, args))
+        elif is_plain and (
+            name in _QUICK_REQUESTS or (name == "create" and self._makes_quickly(*args))
+        ):
+            self._do(link, None, name, args, kwds, is_loop=True)
+        elif is_plain:
+            self._lend(link, functools.partial(self._do, link, None, name, args, kwds))
+        else:
+            self._do(link, None, name, args, kwds)
+
+    def _makes_quickly(self, typeid: Any = None, *args: Any) -> bool:
+        entry = self._server.registry.get(typeid) if type(typeid) is str else None
+        return entry is not None and entry[0] in _QUICK_MAKERS
+
+    def _call(
+        self, link: Link, ident: Any, name: str, args: Any, kwds: Any, *, is_plain: bool
+    ) -> None:
+        entry = self._server.id_to_obj.get(ident)
+        kind = _KINDS.get(type(entry[0])) if entry is not None else None
+        do = functools.partial(self._do, link, ident, name, args, kwds)
+        if entry is not None and kind is None:
+            self._do_alone(link, do)
+        elif not is_plain:
+            do()
+        elif kind is None or name in kind.quick:
+            do(is_loop=True)
+        elif not self._try(link, ident, name, args, kwds):
+            self._lend(link, do)
+
+    def _try(self, link: Link, ident: Any, name: str, args: Any, kwds: Any) -> bool:
+        """Do what may wait if it need not; tell whether it was done."""
+        obj, exposed, result_types = self._server.id_to_obj[ident]
+        attempt = _KINDS[type(obj)].tries.get(name)
+        if (
+            attempt is None
+            or kwds
+            or name not in exposed
+            or (result_types and name in result_types)
+        ):
+            return False
+        serving.link, serving.process = link, link.process
+        try:
+            is_done, result = attempt(obj, *args)
+        except Exception:  # noqa: BLE001 - it raises again where the client is told
+            return False
+        finally:
+            serving.link = serving.process = None
+        if is_done:
+            self._reply(link, (RETURN, result), ident, name, is_loop=True)
+        return is_done
+
+    # ---- Threads ----
+
+    def _lend(self, link: Link, task: Callable[[], object]) -> None:
+        """Have a thread of the crew do it."""
+        try:
+            self.crew.do(task)
+        except RuntimeError:
+            self._reply(link, (TRACEBACK, format_exc()))
+
+    def _do_alone(self, link: Link, task: Callable[[], object]) -> None:
+        """Have the client's own thread do it."""
+        try:
+            if link.worker is None:
+                link.worker = Worker("manager's client")
+                if link.number not in self._links:
+                    link.worker.dismiss()  # it has ended meanwhile
+            link.worker.do(task)
+        except RuntimeError:
+            self._reply(link, (TRACEBACK, format_exc()))
+
+    def _do(
+        self,
+        link: Link,
+        ident: Any,
+        name: str,
+        args: Any,
+        kwds: Any,
+        *,
+        is_loop: bool = False,
+    ) -> None:
+        """Do what was asked for, in this thread, and reply."""
+        serving.link, serving.process = link, link.process
+        try:
+            if ident is None:
+                message = self._server._serve_itself(link, name, args, kwds)
+            else:
+                message = self._server.call(ident, name, args, kwds)
+            self._reply(link, message, ident, name, is_loop=is_loop)
+        finally:
+            serving.link = serving.process = None
+
+    def _reply(
+        self,
+        link: Link,
+        message: tuple[str, Any],
+        ident: Any = None,
+        name: str = "",
+        *,
+        is_loop: bool = False,
+    ) -> None:
+        encode = self._codec.encode_plain if is_loop else self._codec.encode
+        try:
+            data = encode(message)
+        except Exception:  # noqa: BLE001 - it does not pickle, or not here
+            if is_loop:
+                again = functools.partial(self._reply_for, link, message, ident, name)
+                self._lend(link, again)
+                return
+            data = self._codec.encode((UNSERIALIZABLE, format_exc()))
+        owed = link.owed = [(ident, name, message)]
+        try:
+            if self._core.send(link.number, data):
+                owed.clear()
+        except (OSError, ValueError, MemoryError) as error:
+            util.info("could not send %r: %r", message, error)
+            self._nobody_got(link, owed)
+
+    def _reply_for(self, link: Link, message: Any, ident: Any, name: str) -> None:
+        serving.link, serving.process = link, link.process
+        try:
+            self._reply(link, message, ident, name)
+        finally:
+            serving.link = serving.process = None
+
+    def _nobody_got(self, link: Link, owed: list[tuple[Any, str, Any]]) -> None:
+        try:
+            reply = owed.pop()
+        except IndexError:
+            return  # somebody has seen to it
+        serving.link, serving.process = link, link.process
+        try:
+            self._server._take_back(*reply)
+        finally:
+            serving.link = serving.process = None
