@@ -387,7 +387,8 @@ class Loop:
             return  # turned away, or released
         util.debug("connection to manager ended: %s", why)
         if unsent:
-            self._nobody_got(link, link.owed)
+            give = functools.partial(self._nobody_got, link, link.owed)
+            self._hand_on_quietly(give)  # it is the object that takes it back
         self._over(link)
 
     def _over(self, link: Link) -> None:
