@@ -593,6 +593,32 @@ child_signal(PyObject *obj, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+static int
+kill_tree_call(void *context, int64_t Py_UNUSED(deadline_ns))
+{
+    return sst_process_kill_tree(context);
+}
+
+PyDoc_STRVAR(child_kill_tree_doc,
+             "kill_tree($self, /)\n--\n\n"
+             "SIGKILL for it and for all it has started; for how many.");
+
+static PyObject *
+child_kill_tree(PyObject *obj, PyObject *Py_UNUSED(ignored))
+{
+    ChildObject *const self = (ChildObject *)obj;
+
+    if (process_of(self) == NULL) {
+        return NULL;
+    }
+    self->users++;
+
+    const int rc = sstpy_wait_until(kill_tree_call, self->process, SST_FOREVER);
+
+    self->users--;
+    return rc < 0 ? sstpy_raise(self->state, rc, NULL) : PyLong_FromLong(rc);
+}
+
 static PyObject *
 child_get_pid(PyObject *obj, void *Py_UNUSED(closure))
 {
@@ -639,6 +665,7 @@ static PyMethodDef child_methods[] = {
     {"wait", (PyCFunction)(void (*)(void))child_wait, METH_FASTCALL | METH_KEYWORDS,
      child_wait_doc},
     {"signal", child_signal, METH_O, child_signal_doc},
+    {"kill_tree", child_kill_tree, METH_NOARGS, child_kill_tree_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -84,6 +84,10 @@ class Popen:
         """Send SIGKILL."""
         self._send_signal(signal.SIGKILL)
 
+    def kill_tree(self) -> int:
+        """Send SIGKILL to the child and to all it has started; to how many."""
+        return 0 if self.returncode is not None else self._child.kill_tree()
+
     def _launch(self, process_obj: BaseProcess) -> None:
         if self._child.fork():
             run_child(process_obj)

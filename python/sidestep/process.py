@@ -190,6 +190,14 @@ class BaseProcess:
         """Send SIGKILL."""
         self._started().kill()
 
+    def kill_tree(self) -> int:
+        """Send SIGKILL to it and to all it has started, as far down as they go.
+
+        Returns how many processes that were. Those that are being started at this
+        moment are found as well; those whose parent had ended before are not.
+        """
+        return self._started().kill_tree()
+
     def interrupt(self) -> None:
         """Send SIGINT, which raises KeyboardInterrupt unless the child says otherwise."""
         self._started().interrupt()

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sidestep/sidestep.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -333,6 +334,52 @@ start_another(void *context)
 
     finish(process, 5);
     return 6;
+}
+
+/* Plain forks, which no process of the library knows of, all at once, until there are
+ * enough of them. */
+static int
+multiply(void *context)
+{
+    _Atomic int *const count = context;
+
+    while (atomic_fetch_add(count, 1) < MANY) {
+        (void)fork();
+    }
+    return sleep_for_ever(NULL);
+}
+
+/* Orphans are ours: we are their sub-reaper. */
+static void
+reap_orphans(void)
+{
+    while (waitpid(-1, NULL, 0) > 0) {
+        /* Until none is left, which takes for ever when one lives. */
+    }
+}
+
+TEST(all_that_it_has_started_is_killed)
+{
+    struct sst_arena *arena = arena_new();
+
+    /* While the tree grows as well as when it is complete. */
+    for (int size = 1; size <= MANY; size = size * 3 / 2 + 1) {
+        struct sst_block *block = NULL;
+        struct sst_process *process;
+        _Atomic int *count;
+
+        check_ok(sst_block_create(arena, sizeof(int), &block, NULL));
+        count = sst_block_data(block);
+        process = run(arena, multiply, (void *)count);
+        eventually(atomic_load(count) >= size);
+        check_int(sst_process_kill_tree(process), >, 0);
+        check_status(sst_process_join_gone(process, SST_FOREVER), 0);
+        check_int(sst_process_kill_tree(process), ==, 0);
+        check_ptr(sst_process_close(process), ==, NULL);
+        reap_orphans();
+        check_ptr(sst_block_close(block), ==, NULL);
+    }
+    check_ptr(sst_arena_detach(arena), ==, NULL);
 }
 
 TEST(children_have_children)

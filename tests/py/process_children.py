@@ -226,3 +226,21 @@ def have_a_family(method, conn):
     pids.update({("warm", pid): pid for pid in everybody - known})
     conn.send(pids)
     wait_for_ever()
+
+
+def have_descendants(method, conn):
+    """Start a process that starts another, and a program; and fork."""
+    import subprocess
+
+    import sidestep
+
+    ctx = sidestep.get_context(method)
+    ours, theirs = ctx.Pipe()
+    child = ctx.Process(target=start_and_tell, args=(method, theirs, False, None))
+    child.start()
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    fork = os.fork()
+    if fork == 0:
+        wait_for_ever()
+    conn.send([child.pid, ours.recv(), program.pid, fork])
+    wait_for_ever()

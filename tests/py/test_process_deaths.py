@@ -304,3 +304,19 @@ def test_those_that_wait_for_a_job_cost_nothing(server, eventually):
     works = {pid: work_of(pid) for pid in idle}
     time.sleep(0.5)  # nothing announces that something does not happen
     assert {pid: work_of(pid) for pid in idle} == works
+
+
+def test_killing_a_whole_tree(ctx, start, eventually):
+    """Programs and processes that no Process object knows of are in it."""
+    ours, theirs = ctx.Pipe()
+    child = start(ctx, children.have_descendants, ctx.get_start_method(), theirs)
+    pids = ours.recv()
+    assert len(set(pids)) == 4
+    assert all(map(is_alive, pids))
+    # and the resource of its start method: a fork server
+    assert child.kill_tree() >= 5
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    for pid in pids:
+        eventually(lambda pid=pid: not is_alive(pid))
+    assert child.kill_tree() == 0

@@ -1016,6 +1016,14 @@ SST_API SST_MUST_CHECK int sst_process_exit_code(struct sst_process *process,
                                                  int *code);
 /* 0 also when it has ended already. */
 SST_API SST_MUST_CHECK int sst_process_signal(struct sst_process *process, int signal);
+/* SIGKILL for it and for all it has started, its children's children included, also for
+ * those that are being started at this moment.
+ *
+ * Returns how many were killed, 0 when it had ended before; SST_ENOMEM, -errno: not all
+ * could be found, those that were are killed; SST_ESRCH: not our child.
+ * Blocks: until each has stopped, some milliseconds; 20 for one that does not stop.
+ * Processes: one whose parent ended before is not found, it belongs to no tree. */
+SST_API SST_MUST_CHECK int sst_process_kill_tree(struct sst_process *process);
 SST_API int sst_process_pid(const struct sst_process *process);
 /* A descriptor that is readable once the child is gone; ours until close. */
 SST_API int sst_process_fd(const struct sst_process *process);

@@ -150,6 +150,10 @@ enum {
     SSTI_OS_SIGNAL_PARENT = 3, /* SIGRTMAX - 3 says that the parent has died */
 };
 
+/* Kill a child of ours, and what it has started, and so on (os_tree.c). How many; or
+ * what was not possible, with the rest killed all the same. */
+int ssti_os_kill_tree(int pid, int pidfd);
+
 /* From now on die when that process does, which should be our parent. */
 int ssti_os_die_with_parent(int parent_pid);
 /* Live on without it after all. */

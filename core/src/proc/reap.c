@@ -396,6 +396,20 @@ sst_process_exit_code(struct sst_process *process, int *code)
 }
 
 int
+sst_process_kill_tree(struct sst_process *process)
+{
+    int fds[2];
+    const int rc = check_joinable(process);
+
+    if (rc < 0) {
+        return rc;
+    }
+    return is_over(process, false, fds)
+               ? 0
+               : ssti_os_kill_tree(process->pid, process->pidfd);
+}
+
+int
 sst_process_signal(struct sst_process *process, int signal)
 {
     if (process->pid == 0) {
