@@ -44,6 +44,7 @@ _SUBMODULES = frozenset(
         "sharedctypes",
         "spawn",
         "synchronize",
+        "tasks",
         "util",
     }
 )
@@ -148,6 +149,7 @@ if _reason is None:
         "log_to_stderr",
         "parent_process",
         "reducer",
+        "serve",
         "set_executable",
         "set_forkserver_preload",
         "set_start_method",
@@ -176,6 +178,10 @@ def __getattr__(name: str) -> Any:
         from . import _share
 
         return getattr(_share, name)
+    if name == "serve" and _reason is None:
+        from .tasks import serve
+
+        return serve
     if name == "ProcessPoolExecutor":
         from .futures import ProcessPoolExecutor
 

@@ -22,9 +22,11 @@ USAGE = """\
 usage: python -m sidestep [options] script.py [arguments]
        python -m sidestep [options] -m module [arguments]
        python -m sidestep [options] -c code [arguments]
+       python -m sidestep serve [-h] HOST:PORT [options]
 
 Run a program with `multiprocessing` answered by sidestep, in it, in every process it
-starts through multiprocessing, and in concurrent.futures.
+starts through multiprocessing, and in concurrent.futures. With `serve`, work for a server
+of tasks on another machine; `serve -h` tells more. (A script of that name is ./serve.)
 
 options:
   -h, --help     show this text and exit
@@ -43,6 +45,10 @@ def main(argv: list[str]) -> None:
         sys.stdout.write(f"sidestep {__version__}\n")
         return
     first, rest = argv[0], argv[1:]
+    if first == "serve":
+        from .tasks.service import main as serve
+
+        raise SystemExit(serve(rest))
     if first in {"-m", "-c"} and not rest:
         _fail(f"Argument expected for the {first} option")
     if first.startswith("-") and first not in {"-m", "-c", "-"}:

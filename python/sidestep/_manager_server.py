@@ -40,6 +40,7 @@ from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
     ERROR,
     GETVALUE,
+    OFFICE_METHODS,
     PROXY,
     RETURN,
     TRACEBACK,
@@ -144,6 +145,9 @@ class _Link:
 class Server:
     """The objects of a manager, and the loop that serves them."""
 
+    #: Processes for tasks, None: one for each CPU.
+    task_processes: int | None = None
+
     #: What may be asked of the server itself.
     public: ClassVar[list[str]] = [
         "shutdown",
@@ -188,6 +192,8 @@ class Server:
         self.stop_event = threading.Event()
         self._idents: dict[int, str] = {}  # by the object's address
         self._serial = 0
+        # What every server knows besides the registry, in the same form.
+        self._own = {"TaskOffice": (self._task_office, OFFICE_METHODS, None, None)}
         self._clients: dict[str, _Client] = {}
         self._channels = 0  # guarded by the mutex
         self._encrypted = 0
@@ -546,7 +552,7 @@ class Server:
         self, c: _Link | None, typeid: str, /, *args: Any, **kwds: Any
     ) -> tuple[str, tuple[str, ...]]:
         """Make an object that the caller refers to; its ident and methods."""
-        make, exposed, result_types, _ = self.registry[typeid]
+        make, exposed, result_types, _ = self.registry.get(typeid) or self._own[typeid]
         if make is not None:
             obj = make(*args, **kwds)
         elif kwds or len(args) != 1:
@@ -568,6 +574,11 @@ class Server:
             self.incref(c, ident)
         util.debug("%r callable returned object with id %r", typeid, ident)
         return ident, tuple(names)
+
+    def _task_office(self) -> Any:
+        from .tasks.broker import office_of
+
+        return office_of(self)
 
     def _ident_of(self, obj: Any) -> str:
         """Return the ident that an object has, or a new one, never used before."""

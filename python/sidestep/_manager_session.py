@@ -231,6 +231,14 @@ class Session:
         with self._lock:
             self._open_control()
 
+    def is_alive(self) -> bool:
+        """Tell whether the server answers on the connection that there is."""
+        try:
+            self.control("dummy")
+        except (EOFError, OSError):
+            return False
+        return True
+
     def drop(self, ident: str) -> None:
         """Give back a reference. For finalizers: takes no lock that may be held."""
         self._dropped.append(ident)

@@ -34,6 +34,12 @@ GETVALUE = "#GETVALUE"
 #: Asks the server to go on over a pipe in shared memory, which comes with it.
 CHANNEL = "#CHANNEL"
 
+#: What may be asked of a server's task office, which does batches of calls, too.
+OFFICE_METHODS = (
+    "enter", "submit", "collect", "withdraw", "is_running", "kill", "kill_tasks",
+    "leave", "join", "take", "finish", "stop", "statistics", "calls",
+)  # fmt: skip
+
 
 class RemoteError(Exception):
     """An exception raised in the server; its text is the traceback there."""

@@ -8,13 +8,21 @@ calls its object without any connection.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from types import GenericAlias
 
 from . import context, process, util
 from ._manager_session import key_of, options_of, remember_options, session_for
-from ._manager_wire import GETVALUE, PROXY, RETURN, Token, convert_to_error
+from ._manager_wire import (
+    GETVALUE,
+    PROXY,
+    RETURN,
+    RemoteError,
+    Token,
+    convert_to_error,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,6 +131,8 @@ class BaseProxy:
             self._session = session_for(
                 self._token.address, self._authkey, self._serializer
             )
+        if self._session is not None and self._session.is_over:
+            return  # and another thread may have held its lock, which is ours now
         try:
             self._incref()
         except Exception as error:  # noqa: BLE001 - the manager may be shut down
@@ -609,10 +619,64 @@ class SetProxy(_BaseSetProxy):  # type: ignore[misc]
 
 
 class PoolProxy(BasePoolProxy):  # type: ignore[misc]
-    """A proxy of a pool."""
+    """A proxy of a pool: a `Pool` here whose workers are those of the one there.
+
+    Callbacks, iterators, ``progress`` and what else a pool does for its caller happen in
+    this process. ``close`` is for this process, ``join`` ends the pool if nobody else
+    uses it, ``terminate`` ends it for all.
+    """
+
+    _exposed_: tuple[str, ...] = (
+        *_POOL_METHODS, "resize", "statistics", "_broker_call",
+    )  # fmt: skip
+    #: The process that made it, and the pool, None where there can be none.
+    _local: tuple[int, Any] | None = None
+
+    def _pool_here(self) -> Any:
+        """Return the pool of this process, None where calls go one by one.
+
+        That is in the server itself, and with pools of the standard library's.
+        """
+        local = self._local
+        if local is None or local[0] != os.getpid():
+            local = self._local = os.getpid(), self._make_pool()
+        return local[1]
+
+    def _make_pool(self) -> Any:
+        if self._session is None or self._session._is_stdlib:
+            return None
+        from .tasks.remote import BrokerProxy, RemoteBackend, RemotePool
+
+        proxy = BrokerProxy(self._token, self._serializer, authkey=self._authkey)
+        try:
+            backend = RemoteBackend(proxy)
+        except RemoteError:
+            return None  # another kind of pool
+        return RemotePool(backend)
 
     def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *args: object) -> None:
         self.terminate()
+
+
+def _delegate(name: str) -> Callable[..., Any]:
+    def call(self: PoolProxy, /, *args: Any, **kwds: Any) -> Any:
+        pool = self._pool_here()
+        if pool is None:
+            return self._callmethod(name, args, kwds)
+        return getattr(pool, name)(*args, **kwds)
+
+    call.__name__ = name
+    call.__qualname__ = f"PoolProxy.{name}"
+    call.__doc__ = f"Do as ``Pool.{name}``, with the workers of the pool in the server."
+    return call
+
+
+for _name in (
+    *_POOL_METHODS, "istarmap", "resize", "statistics", "aapply", "amap", "astarmap",
+    "aimap", "aimap_unordered", "aistarmap",
+):  # fmt: skip
+    setattr(PoolProxy, _name, _delegate(_name))
+del _name

@@ -10,6 +10,7 @@ socket in a private directory; both sides show that they know the key first.
 from __future__ import annotations
 
 import array
+import functools
 import os
 import queue
 import signal
@@ -59,8 +60,10 @@ from .context import ProcessError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
     from typing import Any, ClassVar, Self
 
+    from ._manager_batch import Batch
     from .context import BaseContext
 
 __all__ = [
@@ -135,6 +138,9 @@ class BaseManager:
     _registry: ClassVar[dict[str, tuple[Any, ...]]] = {}
     _Server: ClassVar[type[Server]] = Server
     _process: Any = None
+    #: Processes that the server has for tasks, None: one for each CPU. They start with
+    #: the first task; with 0 tasks wait for who serves.
+    task_processes: int | None = None
 
     def __init__(
         self,
@@ -187,18 +193,25 @@ class BaseManager:
     def get_server(self) -> Server:
         """Return a server that has an ``address`` and ``serve_forever()``."""
         self._check_initial()
-        return self._Server(
+        server = self._Server(
             self._registry,
             self._address,
             self._authkey,
             self._serializer,
             **self._options,
         )
+        server.task_processes = self.task_processes
+        return server
 
     def _connect(self) -> None:
         remember_options(self._address, self._options)
         self._session = self._find_session()
         self._session.open()
+        if not self._session.is_alive():
+            # What this process had with a server that was here before.
+            end_sessions(self._address)
+            self._session = self._find_session()
+            self._session.open()
         self._state.value = State.STARTED
 
     def connect(self) -> None:
@@ -224,7 +237,7 @@ class BaseManager:
                 self._registry, self._address, self._authkey, self._serializer,
                 writer, initializer, initargs,
             ),
-            kwargs={"options": self._options} if self._options else {},
+            kwargs=self._server_options(),
             die_with_parent=True,
         )  # fmt: skip
         ident = ":".join(str(number) for number in self._process._identity)
@@ -253,6 +266,14 @@ class BaseManager:
             exitpriority=0,
         )  # fmt: skip
 
+    def _server_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        if self._options:
+            options["options"] = self._options
+        if self.task_processes is not None:
+            options["task_processes"] = self.task_processes
+        return options
+
     @classmethod
     def _run_server(
         cls,
@@ -264,6 +285,7 @@ class BaseManager:
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         options: dict[str, Any] | None = None,
+        task_processes: int | None = None,
     ) -> None:
         """Be the server process."""
         # Ctrl-C reaches the whole group; the parent decides when the server ends.
@@ -271,6 +293,7 @@ class BaseManager:
         if initializer is not None:
             initializer(*initargs)
         server = cls._Server(registry, address, authkey, serializer, **(options or {}))
+        server.task_processes = task_processes
         writer.send(server.address)
         server.serve_parent(writer)
         util.info("manager serving at %r", server.address)
@@ -294,6 +317,49 @@ class BaseManager:
         session = self._session_now()
         ident, exposed = session.control("create", typeid, *args, **kwds)
         return Token(typeid, self._address, ident), exposed
+
+    # ---- Tasks, and calls together ----
+
+    def submit(
+        self, f: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Have a process of the server call a function; return the future.
+
+        Who `sidestep.serve` the server work for it as well. When a worker dies with the
+        task, or the server does, the future's exception is a `WorkerLost`; when this
+        process ends, the task is given up.
+        """
+        from .tasks.submit import submit
+
+        return submit(self, f, args, kwargs)
+
+    def submit_detached(
+        self, f: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Do as `submit`, but the task is done also when this process has ended."""
+        from .tasks.submit import submit
+
+        return submit(self, f, args, kwargs, is_detached=True)
+
+    def batch(self, *, check: bool = True) -> Batch:
+        """Return a context manager for several calls in one round trip.
+
+        Inside, ``batch(proxy)`` is a proxy whose methods return futures, done after the
+        block. Then the first call that failed raises, unless ``check`` is false.
+        """
+        from ._manager_batch import Batch
+        from .tasks.submit import office_of
+
+        office = self.__dict__.get("_batch_office")
+        if office is None or office._session is not self._session_now():
+            office = self._batch_office = office_of(self)
+        return Batch(functools.partial(office.call, "calls"), check=check)
+
+    def _task_backend(self) -> Any:
+        """Return the back end for ``sidestep.Pool(cluster=manager)``."""
+        from .tasks.submit import backend_of
+
+        return backend_of(self)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the server process, if this manager started one."""

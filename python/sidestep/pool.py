@@ -562,6 +562,12 @@ class Pool(_aio.AsyncMethods):
         counters: dict[str, float] = self._engine.statistics()
         return counters
 
+    def _broker_call(self, name: str, *args: Any) -> Any:
+        """Do what a client in another process asks of a pool in a manager's server."""
+        from .tasks.broker import of_pool
+
+        return getattr(of_pool(self), name)(*args)
+
     def close(self) -> None:
         """Take no more tasks; the workers end when all are done."""
         if self._state == RUN:

@@ -91,6 +91,7 @@ def test_what_is_new_is_listed():
         "SharedList",
         "SharedSet",
         "SharedTuple",
+        "serve",
         "share",
         "start_all",
     }

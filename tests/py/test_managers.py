@@ -437,3 +437,16 @@ def test_a_slot_without_a_value_is_no_method():
             pass
 
     assert managers.public_methods(Slotted()) == ["method"]
+
+
+def test_a_fork_beside_a_proxy_of_a_manager_that_is_shut_down():
+    # Another thread may be inside of the session, and hold its lock, when the child is
+    # forked: nobody would ever release that in the child.
+    with sidestep.Manager() as manager:
+        left = manager.list()
+        session = left._session
+    with session._lock:
+        process = sidestep.get_context("fork").Process(target=int)
+        process.start()
+        process.join(20)
+    assert process.exitcode == 0

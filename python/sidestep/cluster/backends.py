@@ -37,6 +37,8 @@ class Backend:
 
     #: How errors call it.
     name = "the engine"
+    #: Whether it sees to the limits in a `Batch`, and answers ``LOST`` and ``LATE``.
+    keeps_limits = False
 
     def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
         """Have a worker call ``run(batch)``; return a future of the answer.
@@ -54,6 +56,15 @@ class Backend:
     def kill(self, running: Iterable[Any]) -> bool:
         """Stop what runs for these futures; False: it runs on."""
         raise NotImplementedError
+
+    def give_up(self, unwanted: Iterable[Any]) -> None:
+        """Cancel what waits of these futures, stop what runs if that is possible."""
+        running = [future for future in unwanted if not _cancelled(future)]
+        if running:
+            self.kill(running)
+
+    def kill_tasks(self, future: Any, indexes: list[int]) -> None:
+        """Stop some of the tasks of a batch, if that is possible."""
 
     def close(self, *, wait: bool) -> None:
         """Shut down what was started for the pool, and nothing else."""
@@ -105,12 +116,21 @@ class ExecutorBackend(Backend):
         """Do nothing: the executor is its owner's."""
 
 
+def _cancelled(future: Any) -> bool:
+    try:
+        return bool(future.cancel())
+    except Exception:  # noqa: BLE001 - parsl's raises
+        return False
+
+
 def find(cluster: Any, workers: int | None, **options: Any) -> Backend:
     """Return the back end for what a user calls a cluster; options are the engine's."""
     if isinstance(cluster, Backend):
         return cluster
     if isinstance(cluster, futures.Executor):
         return ExecutorBackend(cluster, workers, **options)
+    if (backend := getattr(cluster, "_task_backend", None)) is not None:
+        return backend()  # type: ignore[no-any-return]
     module = type(cluster).__module__.partition(".")[0]
     scheme = cluster.partition(":")[0] if isinstance(cluster, str) else ""
     if module in {"distributed", "dask_jobqueue", "dask_kubernetes", "dask_cuda"}:
@@ -128,6 +148,6 @@ def find(cluster: Any, workers: int | None, **options: Any) -> Backend:
 
         return RayBackend(cluster, workers, **options)
     raise TypeError(
-        "cluster is a concurrent.futures.Executor, a Dask Client, cluster or address, "
-        f"'dask', 'mpi' or 'ray', not {cluster!r}"
+        "cluster is a concurrent.futures.Executor, a manager, a Dask Client, cluster or "
+        f"address, 'dask', 'mpi' or 'ray', not {cluster!r}"
     )

@@ -104,7 +104,7 @@ class ClusterEngine:
     ) -> Any:
         """Do one call."""
         self._check()
-        asked = _limits(*limits)
+        asked = self._limits(*limits)
         result = self._jobs.result(kind, pool, APPLY, 1, callback, error_callback)
         call = iter([(tuple(args), dict(kwds or {}))])
         self._start(result, func, asked, call, single=far.CALL, length=1)
@@ -126,7 +126,7 @@ class ClusterEngine:
     ) -> Any:
         """Do a call for each item."""
         self._check()
-        asked = _limits(*limits)
+        asked = self._limits(*limits)
         length = None
         if kind == MAP:
             items = iterable if isinstance(iterable, list | range) else list(iterable)
@@ -142,7 +142,7 @@ class ClusterEngine:
                 asked,
                 feed.source(iterable, self.pump, buffer),
                 single=far.STAR if star else far.ITEM,
-                chunk=1 if asked.timeout or asked.retries else chunk or None,
+                chunk=1 if asked.is_single else chunk or None,
                 length=length,
                 buffersize=buffer,
             )
@@ -159,13 +159,22 @@ class ClusterEngine:
                 for flight in self._flights
                 if all(task.feed.result is result for task in flight.tasks)
             ]
-            if not kill and any(_runs(flight.future) for flight in flights):
+            shared = [
+                (flight.future, indexes)
+                for flight in self._flights.difference(flights)
+                if (indexes := _places(flight, result)) and flight.future is not None
+            ]
+            futures = [flight.future for flight in flights]
+            futures += [future for future, _ in shared]
+            if not kill and any(map(_runs, futures)):
                 return False
             for one in mine:
                 one.drop()
             self._feeds = [one for one in self._feeds if one.result is not result]
             self._counts["cancelled"] += 1
         self._give_up(flights)
+        for future, indexes in shared:
+            self.backend.kill_tasks(future, indexes)
         result._abandon(error)
         self.pump()
         return True
@@ -231,6 +240,19 @@ class ClusterEngine:
     tidy = fill
 
     # ---- Out ----
+
+    def _limits(
+        self,
+        timeout: float | None,
+        soft_timeout: float | None,
+        priority: int,
+        retries: int,
+    ) -> feed.Limits:
+        if self.backend.keeps_limits:
+            return feed.Limits(None, priority, retries, (timeout, soft_timeout))
+        if soft_timeout is not None:
+            raise ValueError("a cluster knows no soft time limits")
+        return feed.Limits(timeout, priority, retries)
 
     def _check(self) -> None:
         if self._is_closing:
@@ -337,6 +359,10 @@ class ClusterEngine:
             [(task.feed.function.digest, task.mode, task.parcel) for task in tasks],
             self._keys(),
         )
+        if self.backend.keeps_limits:
+            batch.limits = [
+                (*task.feed.limits.kept, task.feed.limits.priority) for task in tasks
+            ]
         with self._cond:
             self._flights.add(flight)
             self._counts["submitted"] += len(tasks)
@@ -399,21 +425,16 @@ class ClusterEngine:
             if self._drop(flight):
                 self._give_up([flight])
                 for task in flight.tasks:
-                    error = context.TimeoutError(
-                        f"{_describe(task)} had not ended after "
-                        f"{task.feed.limits.timeout:.3g} s"
-                    )
+                    error = _late(task, task.feed.limits.timeout)
                     self._deliver(task, error, ok=False)
 
     def _give_up(self, flights: list[_Flight]) -> None:
         """Nobody wants these any more: cancel what waits, stop what runs if possible."""
-        running = []
         for flight in flights:
             self._drop(flight)
-            if flight.future is not None and not _cancelled(flight.future):
-                running.append(flight.future)
-        if running:
-            self.backend.kill(running)
+        unwanted = [flight.future for flight in flights if flight.future is not None]
+        if unwanted:
+            self.backend.give_up(unwanted)
 
     def _land(self, flight: _Flight) -> None:
         try:
@@ -439,7 +460,29 @@ class ClusterEngine:
                 ok = False
             if kind == far.NOT_INITIALIZED:
                 self._break(value)
+            elif kind == far.LATE:
+                value = _late(task, task.feed.limits.kept[0])
+            elif kind == far.LOST:
+                self._lose_one(task, value)
+                continue
             self._deliver(task, value, ok=ok)
+
+    def _lose_one(self, task: feed.Task, error: BaseException) -> None:
+        """Note what a back end says that looks after tasks one by one: it is lost."""
+        with self._cond:
+            self._counts["lost"] += 1
+        if not self._retry(task):
+            self._deliver(task, _renamed(error, _describe(task)), ok=False)
+
+    def _retry(self, task: feed.Task) -> bool:
+        if task.retries <= 0:
+            return False
+        task.retries -= 1
+        task.feed.push_back(task)
+        with self._cond:
+            if task.feed not in self._feeds:
+                self._feeds.insert(0, task.feed)
+        return True
 
     def _break(self, error: BaseException) -> None:
         if self.broken is None:
@@ -454,12 +497,7 @@ class ClusterEngine:
         with self._cond:
             self._counts["lost"] += len(flight.tasks)
         for task in flight.tasks:
-            if may_retry and task.retries > 0:
-                task.retries -= 1
-                task.feed.push_back(task)
-                with self._cond:
-                    if task.feed not in self._feeds:
-                        self._feeds.insert(0, task.feed)
+            if may_retry and self._retry(task):
                 continue
             self._deliver(task, self._lost(task, len(flight.tasks), error), ok=False)
 
@@ -480,12 +518,9 @@ class ClusterEngine:
             sys.excepthook(*sys.exc_info())
 
 
-def _limits(
-    timeout: float | None, soft_timeout: float | None, priority: int, retries: int
-) -> feed.Limits:
-    if soft_timeout is not None:
-        raise ValueError("a cluster knows no soft time limits")
-    return feed.Limits(timeout, priority, retries)
+def _places(flight: _Flight, result: Any) -> list[int]:
+    """Return which tasks of a batch are of a result."""
+    return [i for i, task in enumerate(flight.tasks) if task.feed.result is result]
 
 
 def _runs(future: Any) -> bool:
@@ -493,11 +528,17 @@ def _runs(future: Any) -> bool:
     return bool(future is not None and running is not None and running())
 
 
-def _cancelled(future: Any) -> bool:
-    try:
-        return bool(future.cancel())
-    except Exception:  # noqa: BLE001 - parsl's raises
-        return False
+def _late(task: feed.Task, limit: float | None) -> context.TimeoutError:
+    return context.TimeoutError(f"{_describe(task)} had not ended after {limit:.3g} s")
+
+
+def _renamed(error: BaseException, text: str) -> BaseException:
+    """Say what the task is to its caller, not to the pool that ran it."""
+    known = getattr(error, "task", None)
+    if known and error.args and isinstance(error.args[0], str):
+        error.args = (error.args[0].replace(known, text), *error.args[1:])
+    error.task = text  # type: ignore[attr-defined]
+    return error
 
 
 def _describe(task: feed.Task) -> str:

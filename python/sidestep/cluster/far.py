@@ -22,8 +22,9 @@ __all__ = ["Batch", "Reply", "run"]
 #: What the arguments of a task are.
 CALL, ITEM, STAR, CHUNK, STAR_CHUNK = range(5)
 
-#: What an outcome is: a value, an exception of the task, or of the initializer.
-VALUE, RAISED, NOT_INITIALIZED = range(3)
+#: What an outcome is: a value, an exception of the task, or of the initializer; of back
+#: ends that look after tasks one by one also: the worker is lost, the time is over.
+VALUE, RAISED, NOT_INITIALIZED, LOST, LATE = range(5)
 
 FUNCTIONS_MAX = 64
 
@@ -38,12 +39,16 @@ class Batch:
         functions: dict[bytes, parcel.Parcel],
         tasks: list[tuple[bytes, int, parcel.Parcel]],
         keys: list[tuple[Any, bytes]] | None = None,
+        limits: list[tuple[Any, ...]] | None = None,
     ) -> None:
         self.token = token
         self.initializer = initializer
         self.functions = functions
         self.tasks = tasks
         self.keys = keys  # of managers, by their addresses
+        #: ``(timeout, soft_timeout, priority)`` of each task, for a back end that keeps
+        #: them.
+        self.limits = limits
 
 
 class Reply:

@@ -38,14 +38,24 @@ class Function:
 class Limits:
     """What a call asks for besides its result."""
 
-    __slots__ = ("priority", "retries", "timeout")
+    __slots__ = ("kept", "priority", "retries", "timeout")
 
     def __init__(
-        self, timeout: float | None = None, priority: int = 1, retries: int = 0
+        self,
+        timeout: float | None = None,
+        priority: int = 1,
+        retries: int = 0,
+        kept: tuple[float | None, float | None] = (None, None),
     ) -> None:
         self.timeout = timeout
+        self.kept = kept  # timeout and soft timeout that the back end sees to
         self.priority = priority
         self.retries = retries
+
+    @property
+    def is_single(self) -> bool:
+        """Whether each item is a task: limits and retries are those of items."""
+        return bool(self.timeout or self.retries or any(self.kept))
 
 
 class Task:
@@ -86,6 +96,8 @@ class Prefetch:
         self._cond = threading.Condition()
         self._items: collections.deque[Any] = collections.deque()
         self._wanted = min(limit or self.AHEAD, self.AHEAD)
+        #: How many more items the consumer lets be read, None: as many as we like.
+        self.room: Callable[[], int] | None = None
         self._error: BaseException | None = None
         self._ended = False
         threading.Thread(
@@ -106,8 +118,17 @@ class Prefetch:
                 del item
             self._on_ready()
             with self._cond:
-                while len(self._items) >= self._wanted and not self._ended:
+                while self._is_full() and not self._ended:
                     self._cond.wait()
+
+    def _is_full(self) -> bool:
+        held = len(self._items)
+        return held >= self._wanted or (self.room is not None and held >= self.room())
+
+    def nudge(self) -> None:
+        """Have another look whether there is room."""
+        with self._cond:
+            self._cond.notify()
 
     def ready(self) -> bool:
         """Tell whether ``next`` has an answer."""
@@ -160,6 +181,8 @@ class Feed:
         self._single = single  # the mode of one item
         self._buffersize = buffersize
         self._again: collections.deque[Task] = collections.deque()
+        if buffersize and isinstance(items, Prefetch):
+            items.room = lambda: buffersize - self.at + result.taken
 
     def push_back(self, task: Task) -> None:
         """Have a task pulled again, before the others."""
@@ -173,6 +196,8 @@ class Feed:
         """Tell whether ``pull`` would have something, without waiting."""
         if self._again:
             return True
+        if self._buffersize and isinstance(self._items, Prefetch):
+            self._items.nudge()
         if self.is_over or (
             isinstance(self._items, Prefetch) and not self._items.ready()
         ):

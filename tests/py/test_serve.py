@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: MIT
+"""Workers that serve a manager on the network: they come, go, are killed."""
+
+import os
+import signal
+import threading
+from concurrent import futures
+from pathlib import Path
+
+import pytest
+import remote_programs as programs
+from remote_programs import add
+
+import sidestep
+from sidestep.managers import SyncManager
+from sidestep.pool import WorkerLost
+from sidestep.tasks import ServeError, broker, read_key, service
+
+pytest.importorskip("sidestep._tls", reason="built without OpenSSL")
+
+LOOPBACK = ("127.0.0.1", 0)
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "key"
+    path.write_bytes(programs.KEY + b"\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def server():
+    """A server without workers of its own, and a manager that is connected to it."""
+    with programs.server(LOOPBACK) as (program, address):
+        manager = SyncManager(address, programs.KEY)
+        manager.connect()
+        yield program, manager
+
+
+def run_of(path, eventually):
+    """The process that runs `tell_and_wait`, as soon as it does."""
+    return int(eventually(lambda: path.exists() and path.read_text()))
+
+
+def test_tasks_wait_for_workers_and_go_to_new_ones(server, key_file):
+    _, manager = server
+    made = [manager.submit(add, number) for number in range(20)]
+    assert not futures.wait(made, 0.05).done
+    with programs.worker(manager.address, key_file):
+        assert [future.result(20) for future in made] == list(range(1, 21))
+        first = manager.submit(os.getpid).result(20)
+        with programs.worker(manager.address, key_file):
+            gate = manager.Barrier(2)
+            # Two at a time can only be at two workers.
+            both = [manager.submit(_meet, gate) for _ in range(2)]
+            pids = {future.result(20) for future in both}
+            assert len(pids) == 2
+            assert first in pids
+
+
+def _meet(gate):
+    gate.wait(20)
+    return os.getpid()
+
+
+def test_a_pool_of_those_that_serve(server, key_file):
+    _, manager = server
+    worker = programs.worker(manager.address, key_file, workers=2)
+    with worker, sidestep.Pool(cluster=manager) as pool:
+        assert pool.map(add, range(300)) == list(range(1, 301))
+        assert list(pool.imap(add, range(300))) == list(range(1, 301))
+        with pytest.raises(WorkerLost, match=r"worker \d+ was killed by SIGKILL"):
+            pool.apply(programs.die)
+        late = pool.apply_async(_sleep, timeout=0.2)
+        with pytest.raises(sidestep.TimeoutError):
+            late.get(20)
+        assert pool.apply(add, (1,)) == 2
+
+
+def _sleep():
+    threading.Event().wait(60)
+
+
+def test_a_killed_worker_program_loses_its_tasks_alone(
+    server, key_file, tmp_path, eventually
+):
+    _, manager = server
+    path = tmp_path / "running"
+    with programs.worker(manager.address, key_file) as doomed:
+        lost = manager.submit(programs.tell_and_wait, path)
+        run_of(path, eventually)
+        kept = [manager.submit(add, number) for number in range(50)]
+        doomed.kill()
+        assert isinstance(lost.exception(20), WorkerLost)
+        assert "is gone" in str(lost.exception())
+        with programs.worker(manager.address, key_file):
+            assert [future.result(20) for future in kept] == list(range(1, 51))
+
+
+@pytest.mark.parametrize("way", ["map", "imap", "apply"])
+def test_a_killed_worker_program_is_retried(
+    server, key_file, tmp_path, eventually, way
+):
+    _, manager = server
+    path = tmp_path / "running"
+    with sidestep.Pool(cluster=manager) as pool:
+        with programs.worker(manager.address, key_file) as doomed:
+            if way == "map":
+                result = pool.map_async(programs.tell_and_wait, [path], retries=1)
+            elif way == "imap":
+                result = pool.imap(programs.tell_and_wait, [path], retries=1)
+            else:
+                result = pool.apply_async(programs.tell_and_wait, (path,), retries=1)
+            first = run_of(path, eventually)
+            path.unlink()
+            doomed.kill()
+        with programs.worker(manager.address, key_file):
+            second = run_of(path, eventually)
+            path.with_suffix(".go").touch()
+            value = result.next(20) if way == "imap" else result.get(20)
+            assert value in (second, [second])
+            assert second != first
+
+
+def test_a_worker_leaves_when_its_task_is_done(server, key_file, tmp_path, eventually):
+    _, manager = server
+    path = tmp_path / "running"
+    with programs.worker(manager.address, key_file) as worker:
+        running = manager.submit(programs.tell_and_wait, path)
+        pid = run_of(path, eventually)
+        waiting = manager.submit(add, 1)
+        worker.send_signal(signal.SIGINT)
+        programs.read_until(worker, "leaving")
+        path.with_suffix(".go").touch()
+        assert running.result(20) == pid
+        assert worker.wait(20) == 0
+    assert not waiting.done()
+    with programs.worker(manager.address, key_file):
+        assert waiting.result(20) == 2
+
+
+def test_a_second_interrupt_ends_at_once(server, key_file, tmp_path, eventually):
+    _, manager = server
+    path = tmp_path / "running"
+    with programs.worker(manager.address, key_file) as worker:
+        running = manager.submit(programs.tell_and_wait, path)
+        pid = run_of(path, eventually)
+        worker.send_signal(signal.SIGTERM)
+        programs.read_until(worker, "leaving")
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(20) == 130
+        assert isinstance(running.exception(20), WorkerLost)
+        assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_killed_server_ends_its_workers(server, key_file, tmp_path, eventually):
+    program, manager = server
+    path = tmp_path / "running"
+    with programs.worker(manager.address, key_file) as worker:
+        future = manager.submit(programs.tell_and_wait, path)
+        pid = run_of(path, eventually)
+        program.kill()
+        assert isinstance(future.exception(20), WorkerLost)
+        assert "is gone" in programs.read_until(worker, "is gone")
+        assert worker.wait(20) == 1
+        assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_killed_client_frees_the_worker(server, key_file, tmp_path, eventually):
+    _, manager = server
+    path = tmp_path / "running"
+    where = ",".join(map(str, manager.address))
+    client = programs.start(programs.__file__, "client", where, "attached", path)
+    with programs.worker(manager.address, key_file):
+        try:
+            pid = run_of(path, eventually)
+        finally:
+            programs.end(client)
+        assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+        assert manager.submit(add, 1).result(20) == 2
+
+
+def test_it_reconnects(key_file, tmp_path):
+    with programs.server(LOOPBACK) as (_, address):
+        pass  # a port that was free a moment ago
+    command = ("-m", "sidestep", "serve", f"{address[0]}:{address[1]}", "-k", key_file)
+    worker = programs.start(*command, "-n", 1, "--reconnect")
+    try:
+        assert "next attempt" in programs.read_until(worker, "nothing listens")
+        for _ in range(2):
+            with programs.server(address) as (_, again):
+                manager = SyncManager(again, programs.KEY)
+                manager.connect()
+                programs.read_until(worker, "serving")
+                assert manager.submit(add, 1).result(20) == 2
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(40) == 0
+    finally:
+        programs.end(worker)
+
+
+# ---- What goes wrong is said ----
+
+
+def serve(*options):
+    program = programs.start("-m", "sidestep", "serve", *options)
+    try:
+        _, errors = program.communicate(timeout=40)
+    finally:
+        programs.end(program)
+    return program.returncode, errors
+
+
+def test_clear_errors(server, key_file, tmp_path):
+    _, manager = server
+    host, port = manager.address
+    code, text = serve("no.such.name.invalid:5000", "-k", key_file)
+    assert code == 1
+    assert "the name 'no.such.name.invalid' does not resolve" in text
+    code, text = serve("127.0.0.1:1", "-k", key_file)
+    assert code == 1
+    assert "nothing listens at 127.0.0.1:1" in text
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(b"another key, of thirty-two bytes at least")
+    wrong.chmod(0o644)
+    code, text = serve(f"{host}:{port}", "-k", wrong)
+    assert code == 1
+    assert "another key" in text
+    assert f"chmod 600 {wrong}" in text
+    assert "Traceback" not in text
+    for options in ((f"{host}:{port}",), ("nowhere", "-k", key_file),
+                    (f"{host}:{port}", "-k", tmp_path / "none"),
+                    (f"{host}:{port}", "-k", key_file, "-n", "0")):  # fmt: skip
+        code, text = serve(*options)
+        assert code == 2
+        assert "Traceback" not in text
+    program = programs.start("-m", "sidestep", "serve", "--help")
+    text, _ = program.communicate(timeout=20)
+    assert "--key-file" in text
+
+
+def test_another_version_is_refused(server, monkeypatch):
+    _, manager = server
+    other = (broker.PROTOCOL[0] + 1, broker.PROTOCOL[1])
+    monkeypatch.setattr(service, "PROTOCOL", other)
+    with pytest.raises(ServeError, match="version 2 of Python"):
+        sidestep.serve(manager.address, programs.KEY, workers=1)
+    from sidestep.tasks import remote
+
+    monkeypatch.setattr(remote, "PROTOCOL", (1, ("2", "7")))
+    with pytest.raises(broker.VersionMismatchError, match=r"Python 2\.7"):
+        manager.submit(add, 1)
+
+
+def test_keys_from_files(tmp_path):
+    path = tmp_path / "key"
+    path.write_bytes(b"text of the key\r\n")
+    assert read_key(path) == b"text of the key"
+    raw = bytes(range(128, 160)) + b"\n"
+    path.write_bytes(raw)
+    assert read_key(path) == raw
+    path.write_bytes(b"\n")
+    with pytest.raises(ValueError, match="is empty"):
+        read_key(path)
+
+
+def test_addresses():
+    assert service.parse_address("a.b:5000") == ("a.b", 5000)
+    assert service.parse_address("[::1]:5000") == ("::1", 5000)
+    assert service.parse_address("/run/socket") == "/run/socket"
+    for text in ("a", "a:", ":5000", "a:b", "a:70000"):
+        with pytest.raises(ValueError, match="is no address"):
+            service.parse_address(text)
+
+
+def test_a_silent_party_is_given_up(monkeypatch, eventually):
+    monkeypatch.setattr(broker, "PATIENCE_SECONDS", 0.2)
+    lost = broker.Broker(is_network=True)
+    lost.enter("client", broker.PROTOCOL)
+
+    class Batch:
+        tasks = (None,)
+
+    lost.submit("client", 0, Batch())
+    assert eventually(lambda: lost.statistics()["clients"] == 0)
+    with pytest.raises(ConnectionResetError, match="given this client up"):
+        lost.collect("client", 0)
