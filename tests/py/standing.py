@@ -4,9 +4,12 @@
 ``standing.py METHOD CHANGE``: prints one line for each child that differs.
 """
 
+import ctypes
 import os
 import resource
 import signal
+import socket
+import struct
 import sys
 import time
 
@@ -32,6 +35,9 @@ def look():
         "mask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         "session": (os.getpgid(0), os.getsid(0)),
         "environment": {**os.environ, "LC_CTYPE": ""},
+        "host": os.uname().nodename,
+        "no_new_privileges": lines["NoNewPrivs"].strip(),
+        "filters": lines.get("Seccomp_filters", "").strip(),
         "hour": time.localtime(0).tm_hour,
     }
 
@@ -43,6 +49,25 @@ def tell(conn):
 def get_resource_limits_down():
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def call(name, *args):
+    """Call a function of libc, which sets errno."""
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*args) != 0:
+        raise OSError(ctypes.get_errno(), f"{name} failed")
+
+
+def get_a_name_space():
+    call("unshare", 0x04000000)  # CLONE_NEWUTS
+    socket.sethostname("somewhere-else")
+
+
+def add_filter():
+    """A second one, which like the first allows everything."""
+    allow = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)  # BPF_RET, SECCOMP_RET_ALLOW
+    instructions = ctypes.create_string_buffer(allow, len(allow))
+    program = struct.pack("HP", 1, ctypes.addressof(instructions))
+    call("prctl", 22, 2, ctypes.create_string_buffer(program, len(program)))
 
 
 def change_environment():
@@ -64,7 +89,10 @@ CHANGES = {
     "umask": lambda: os.umask(0o77),
     "limits": get_resource_limits_down,
     "session": lambda: os.setpgid(0, 0),
+    "no_new_privileges": lambda: call("prctl", 38, 1, 0, 0, 0),
+    "filters": add_filter,
     # as root
+    "name space": get_a_name_space,
     "groups": lambda: os.setgroups([1234]),
     "gid": lambda: os.setresgid(1000, 1000, 1000),
     "uid": lambda: os.setresuid(1000, 1000, 1000),
@@ -83,6 +111,12 @@ def ask_child(context):
     return answer
 
 
+def prepare(change):
+    if change == "filters":
+        call("prctl", 38, 1, 0, 0, 0)
+        add_filter()
+
+
 def wait_until_warm(context):
     """Start processes until one is ready before it is needed."""
     for _ in range(3):
@@ -94,6 +128,7 @@ def wait_until_warm(context):
 
 def main():
     context = sidestep.get_context(sys.argv[1])
+    prepare(sys.argv[2])
     wait_until_warm(context)
     before = look()
     CHANGES[sys.argv[2]]()

@@ -13,8 +13,9 @@ PROGRAM = Path(__file__).with_name("standing.py")
 METHODS = ["fork", "spawn", "forkserver"]
 BY_ANYBODY = [
     "environment", "mask", "nice", "policy", "cpus", "cwd", "umask", "limits", "session",
+    "no_new_privileges", "filters",
 ]  # fmt: skip
-BY_ROOT = ["groups", "gid"]
+BY_ROOT = ["groups", "gid", "name space"]
 BY_ROOT_WITHOUT_RETURN = ["uid", "effective_uid"]
 
 

@@ -1020,7 +1020,7 @@ SST_API SST_MUST_CHECK int sst_process_signal(struct sst_process *process, int s
  * those that are being started at this moment.
  *
  * Returns how many were killed, 0 when it had ended before; SST_ENOMEM, -errno: not all
- * could be found, those that were are killed; SST_ESRCH: not our child.
+ * could be found, those that were are killed; SST_EPERM; SST_ESRCH: not our child.
  * Blocks: until each has stopped, some milliseconds; 20 for one that does not stop.
  * Processes: one whose parent ended before is not found, it belongs to no tree. */
 SST_API SST_MUST_CHECK int sst_process_kill_tree(struct sst_process *process);

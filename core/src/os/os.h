@@ -206,6 +206,7 @@ struct ssti_os_standing {
     uint64_t spaces;   /* of names */
     uint64_t schedule; /* nice value and policy */
     uint64_t root;     /* directory */
+    uint32_t secure;   /* bits of what root is without capabilities */
 };
 int ssti_os_standing(struct ssti_os_standing *out);
 

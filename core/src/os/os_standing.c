@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -43,8 +44,8 @@ static bool
 is_handed_down(const char *line)
 {
     static const char *const names[] = {
-        "Umask:",  "Groups:",  "NSpgid:",  "NSsid:",        "Cap",
-        "NoNewPr", "Seccomp:", "CoreDump", "Cpus_allowed:", "Mems_allowed:",
+        "Umask:",  "Groups:", "NSpgid:",  "NSsid:",        "Cap",
+        "NoNewPr", "Seccomp", "CoreDump", "Cpus_allowed:", "Mems_allowed:",
     };
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -157,6 +158,7 @@ ssti_os_standing(struct ssti_os_standing *out)
     out->spaces = hash_spaces();
     out->schedule = hash_schedule();
     out->root = hash_root();
+    out->secure = (uint32_t)prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
     return 0;
 }
 

@@ -185,6 +185,7 @@ ssti_os_kill_tree(int pid, int pidfd)
 {
     struct tree tree = {.text = ssti_alloc(TEXT_SIZE), .pidfd = pidfd};
     int count = 0;
+    int killed = 0;
     int rc = tree.text != NULL ? add(&tree, pid) : SST_ENOMEM;
 
     if (rc >= 0) {
@@ -192,7 +193,11 @@ ssti_os_kill_tree(int pid, int pidfd)
     }
     /* What was found is stopped, and must not stay so, whatever went wrong. */
     for (uint32_t i = tree.count; i > 0; i--) {
-        count += send(&tree, i - 1, SIGKILL) == 0;
+        killed = send(&tree, i - 1, SIGKILL);
+        count += killed == 0;
+    }
+    if (rc >= 0 && killed == SST_EPERM) {
+        rc = killed; /* of the first one: it is not what we are any more */
     }
     (void)ssti_free(tree.pids);
     (void)ssti_free(tree.text);
