@@ -33,9 +33,6 @@ WORKERS = 4
 #: It takes an unpicklable result for one that is a lambda, which travels here.
 KNOWN = "test_unpickleable_result"
 
-#: What it leaves running may keep the workers of a cluster that all tests share.
-NOT_ON = {"dask": "test_terminate"}
-
 #: Gives what a pool is made over, while tests run.
 cluster: Any = None
 
@@ -139,9 +136,7 @@ def main() -> int:
         chosen = unittest.TestSuite(
             test
             for test in flatten(load_tests())
-            if (options.k or "") in test.id()
-            and KNOWN not in test.id()
-            and NOT_ON.get(options.engine, KNOWN) not in test.id()
+            if (options.k or "") in test.id() and KNOWN not in test.id()
         )
         result = unittest.TextTestRunner(sys.stdout, verbosity=2).run(chosen)
     failed = len(result.failures) + len(result.errors)

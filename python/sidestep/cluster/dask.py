@@ -37,6 +37,18 @@ FRESH = 1.0
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
+class _LocalCluster(distributed.LocalCluster):
+    """A cluster on this machine that waits for a worker as long as it takes.
+
+    Dask looks 15 s after a worker's end whether another is there in its place, and gives
+    the place up if not, also if that one has ended just now: without this, tasks that are
+    stopped often enough leave a cluster without workers.
+    """
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        distributed.deploy.Cluster._update_worker_status(self, op, msg)
+
+
 @contextlib.contextmanager
 def start(workers: int | None = None) -> Iterator[distributed.Client]:
     """Start a cluster on this machine, encrypted and with keys of its own."""
@@ -52,7 +64,7 @@ def _start(workers: int | None, stack: contextlib.ExitStack) -> distributed.Clie
     # For the scheduler, which is in this process, and is configured when it is made.
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         cluster = stack.enter_context(
-            distributed.LocalCluster(
+            _LocalCluster(
                 n_workers=workers or cpu_count(),
                 threads_per_worker=1,
                 host="127.0.0.1",
@@ -118,7 +130,10 @@ class DaskBackend(Backend):
 
     def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
         """Have a worker call ``run(batch)``: one opaque argument, no option of the task."""
-        return self._client.submit(run, batch, key=next(self._names), pure=False)
+        future = self._client.submit(run, batch, key=next(self._names), pure=False)
+        # It says True of a task that runs on, of which kill() is to know.
+        future.cancel = _cannot_cancel
+        return future
 
     def workers(self) -> int:
         """Return the number of the workers' threads, or what was asked for if fewer."""
@@ -129,20 +144,52 @@ class DaskBackend(Backend):
         return min(self._workers, self._limit or self._workers)
 
     def kill(self, running: Iterable[Any]) -> bool:
-        """Restart the workers that run these, where that is allowed."""
+        """Cancel these; end the workers that run them, where that is allowed."""
+        futures = list(running)
+        self._client.cancel(futures)
         if not self._may_restart:
             return False
-        keys = {future.key for future in running}
-        victims = [
-            address
-            for address, has in self._client.processing().items()
-            if keys.intersection(has)
-        ]
-        if victims:
-            self._client.restart_workers(victims, raise_for_error=False)
+        keys = {future.key for future in futures}
+        # The second time for what was on its way to a worker the first time.
+        for _ in range(2):
+            having = self._client.run(_leave_if_busy, keys, on_error="ignore")
+            victims = [address for address, is_busy in having.items() if is_busy]
+            if victims:
+                # What else is there goes to others, and nobody is to blame for it.
+                self._client.run_on_scheduler(_let_go, victims)
         return True
 
     def close(self, *, wait: bool) -> None:
         """Close what was started or connected for the pool."""
         del wait  # a client has nothing to wait for
         self._stack.close()
+
+
+def _cannot_cancel() -> bool:
+    return False
+
+
+# These run in the scheduler or in workers. A worker that exits is replaced at once by its
+# nanny; to ask the nanny for it would take 4 s, in which it waits for the task to end.
+
+
+#: Seconds that a worker still lives when it has said that it will exit.
+_FAREWELL = 0.1
+
+_RUNNING = {"executing", "long-running", "cancelled", "resumed"}
+
+
+def _leave_if_busy(keys: set[str], dask_worker: Any) -> bool:
+    """Tell whether this worker runs one of these, wanted or not; if so it will exit."""
+    tasks = dask_worker.state.tasks
+    is_busy = any(key in tasks and tasks[key].state in _RUNNING for key in keys)
+    if is_busy:
+        dask_worker.loop.call_later(_FAREWELL, os._exit, 1)
+    return is_busy
+
+
+async def _let_go(addresses: list[str], dask_scheduler: Any) -> None:
+    for address in addresses:
+        await dask_scheduler.remove_worker(
+            address, stimulus_id="sidestep-kill", expected=True, close=False
+        )

@@ -214,8 +214,8 @@ class ClusterEngine:
             flights = list(self._flights)
         for one in feeds:
             one.drop()
+        self._jobs.abandon(error)  # to stop what runs may take an engine seconds
         self._give_up(flights)
-        self._jobs.abandon(error)
         self._landed.put(None)
 
     def settle(self, timeout: float | None = None) -> bool:
