@@ -67,7 +67,7 @@ class Session:
         self._is_stdlib = options.get("security") == "stdlib"
         self.serializer = serializer
         self.is_over = False  # the manager was shut down
-        self._authkey = bytes(authkey)
+        self._authkey = process.AuthenticationString(authkey)  # which does not show
         self._client = listener_client[serializer][1]
         self._dropped: collections.deque[str] = collections.deque()
         self._begin()

@@ -429,6 +429,7 @@ class Listener:
         self._max_message = _limit(max_message, self._security)
         self._legacy_md5 = _takes_md5(legacy_md5, self._security)
         self._listener: Any = None
+        self._greeter: Any = None
         if self._security != "plain":
             authkey = _network_key(authkey, address, security)
         self._authkey = authkey
@@ -440,6 +441,8 @@ class Listener:
                 address, family, backlog, proof, identity
             )
         else:
+            if authkey is not None:
+                backlog = max(backlog, 128)  # they are taken at once: see _greeting
             self._listener = SocketListener(address, family, backlog)
 
     def _open(self) -> Any:
@@ -454,16 +457,17 @@ class Listener:
         """
         if self._security == "tls":
             return self._restrict(self._open().accept())
-        has_key = self._authkey is not None or self._challenges_later
-        conn: Connection = self._open().accept(self._allow_uids, has_key)
-        if self._authkey is not None and not self._challenges_later:
-            try:
-                deliver_challenge(conn, self._authkey, legacy_md5=self._legacy_md5)
-                answer_challenge(conn, self._authkey, legacy_md5=self._legacy_md5)
-            except BaseException:
-                conn.close()
-                raise
-        return self._restrict(conn)
+        listener = self._open()
+        if self._authkey is None or self._challenges_later:
+            has_key = self._challenges_later
+            return self._restrict(listener.accept(self._allow_uids, has_key))
+        if self._greeter is None:
+            from . import _greeting
+
+            self._greeter = _greeting.Greeter(
+                listener, self._authkey, self._allow_uids, legacy_md5=self._legacy_md5
+            )
+        return self._restrict(self._greeter.accept())
 
     def _restrict(self, conn: Connection) -> Connection:
         return _restrict(conn, self._allow, self._max_message)
@@ -471,6 +475,9 @@ class Listener:
     def close(self) -> None:
         """Stop listening."""
         listener, self._listener = self._listener, None
+        greeter, self._greeter = self._greeter, None
+        if greeter is not None:
+            greeter.close()
         if listener is not None:
             listener.close()
 
@@ -642,12 +649,8 @@ def deliver_challenge(
     connection.send_bytes(_WELCOME)
 
 
-def answer_challenge(
-    connection: Any, authkey: bytes, *, legacy_md5: bool = True
-) -> None:
-    """Prove to the peer that we know the key; AuthenticationError if it refuses."""
-    _require_bytes(authkey)
-    message = connection.recv_bytes(_REPLY_LENGTH_MAX)
+def _challenge_in(message: bytes, *, legacy_md5: bool) -> bytes:
+    """Return what a peer wants a proof over, or raise AuthenticationError."""
     if not message.startswith(_CHALLENGE):
         raise AuthenticationError(f"Protocol error, expected challenge: {message=}")
     message = message[len(_CHALLENGE) :]
@@ -655,6 +658,16 @@ def answer_challenge(
         raise AuthenticationError(f"challenge too short: {len(message)} bytes")
     if not legacy_md5:
         _refuse_md5(message)
+    return message
+
+
+def answer_challenge(
+    connection: Any, authkey: bytes, *, legacy_md5: bool = True
+) -> None:
+    """Prove to the peer that we know the key; AuthenticationError if it refuses."""
+    _require_bytes(authkey)
+    message = connection.recv_bytes(_REPLY_LENGTH_MAX)
+    message = _challenge_in(message, legacy_md5=legacy_md5)
     connection.send_bytes(_create_response(authkey, message))
     if connection.recv_bytes(_REPLY_LENGTH_MAX) != _WELCOME:
         raise AuthenticationError("digest sent was rejected")

@@ -442,9 +442,17 @@ def _code_of_exit(error: SystemExit) -> int:
 
 
 class AuthenticationString(bytes):
-    """A key that pickles only on its way into a child, lest it leave by accident."""
+    """A key that pickles only on its way into a child, lest it leave by accident.
+
+    Nor does it show what it is: tracebacks and logs are read by many.
+    """
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<AuthenticationString of {len(self)} bytes>"
+
+    __str__ = __repr__
 
     def __reduce__(self) -> tuple[type[AuthenticationString], tuple[bytes]]:
         from .context import get_spawning_popen

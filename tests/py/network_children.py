@@ -2,15 +2,22 @@
 """What children and threads do in the tests of network connections."""
 
 import contextlib
+import os
+import pickle
+import resource
+import socket
 import sys
 import threading
 import time
+import traceback
+import warnings
 
+from sidestep import connection
 from sidestep.connection import AuthenticationError, Client, Listener
 
 
 def _echo(conn):
-    with conn, contextlib.suppress(EOFError, OSError):
+    with conn, contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
         while True:
             conn.send(conn.recv())
 
@@ -74,3 +81,114 @@ def greet(listener, count):
     for _ in range(count):
         with listener.accept() as conn:
             conn.send("hello")
+
+
+# ---- For test_attacks ----
+
+TURNED_AWAY = 3
+serve = _serve
+
+
+def serve_with_few(pipe, address, key, options):
+    """Serve with room for 40 descriptors more than there are."""
+    warnings.simplefilter("ignore")
+    with Listener(address, authkey=key, **options) as listener:
+        used = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, used + 40))
+        pipe.send(listener.address)
+        while True:
+            try:
+                with listener.accept() as conn, contextlib.suppress(EOFError):
+                    while True:
+                        conn.send(conn.recv())
+            except (AuthenticationError, OSError):
+                continue
+
+
+def send_half(pipe, address, key, options):
+    warnings.simplefilter("ignore")
+    with Client(address, authkey=key, **options) as conn:
+        os.write(conn.fileno(), b"\0\1\0\0" + b"x" * 30_000)
+        pipe.send("half of it is sent")
+        time.sleep(600)
+
+
+def reply_half(pipe, address, key, options):
+    warnings.simplefilter("ignore")
+    with Listener(address, authkey=key, **options) as listener:
+        pipe.send(listener.address)
+        with listener.accept() as conn:
+            conn.recv()
+            os.write(conn.fileno(), b"\0\1\0\0" + b"x" * 30_000)
+            # A killed relay takes along what it has not sent yet: see that it has.
+            tls = sys.modules.get("sidestep._tls")
+            if tls is not None:
+                tls.flush(20)
+            pipe.send("half of it is sent")
+            time.sleep(600)
+
+
+def as_user(uid, function, *args):
+    """Call it in a child that is this user; its exit code."""
+    connection._overflow_uid()  # that user may not be allowed to read our Python
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            status = function(*args)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def is_let_in(address, key):
+    """0, or TURNED_AWAY; a socket of its own, for ours looks who is there as well."""
+    try:
+        # The listener's user is root, whom everybody trusts.
+        with Client(address, authkey=key) as conn:
+            conn.send("let me in")
+            return 0 if conn.recv() == "let me in" else 1
+    except (EOFError, OSError, AuthenticationError):
+        return TURNED_AWAY
+
+
+def squat(address, uid, writer):
+    """Listen there as another user, tell how many bytes a client sends, and exit."""
+    try:
+        os.setgid(uid)
+        os.setuid(uid)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(address)
+            os.chmod(address, 0o777)
+            sock.listen(1)
+            os.write(writer, b"l")
+            with sock.accept()[0] as peer:
+                peer.settimeout(20)
+                os.write(writer, str(len(peer.recv(1000))).encode())
+    finally:
+        os._exit(0)
+
+
+def pass_on(rogue, real):
+    """Let one client of a rogue listener speak with the real one."""
+    client, _ = rogue.accept()
+    with client, socket.create_connection(real) as server:
+        ways = [(client, server), (server, client)]
+        threads = [threading.Thread(target=_pass, args=way) for way in ways]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+
+
+def _pass(source, target):
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
