@@ -96,7 +96,7 @@ class TlsListener:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
             # They are taken at once, whether anybody accepts or not.
-            sock.listen(max(backlog, 128))
+            sock.listen(max(backlog, 1024))
             self._address = sock.getsockname()
             name = identity or f"port {self._address[1]}"
             context = _context_for(proof, name, None, server=True)

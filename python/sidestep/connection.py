@@ -442,7 +442,8 @@ class Listener:
             )
         else:
             if authkey is not None:
-                backlog = max(backlog, 128)  # they are taken at once: see _greeting
+                # They are taken at once (_greeting); many may come at once.
+                backlog = max(backlog, 1024)
             self._listener = SocketListener(address, family, backlog)
 
     def _open(self) -> Any:

@@ -246,6 +246,37 @@ def test_a_repeated_record_ends_the_connection(echo, direction):
     assert is_alive(echo)
 
 
+@pytest.mark.parametrize("direction", [0, 1])
+@pytest.mark.parametrize(
+    "injected",
+    [
+        pickle.dumps(["in the clear"]),
+        b"\x17\x03\x03\x00\x14" + b"x" * 20,
+        b"\x15\x03\x03\x00\x02\x01\x00",
+        b"\x16\x03\x03\x00\x04\x00\x00\x00\x00",
+    ],
+)
+@pytest.mark.parametrize("is_relayed", [False, True])
+def test_what_is_put_in_between_ends_the_connection(
+    echo, direction, injected, is_relayed
+):
+    """After the handshake: a pickle, a record, an alert, a handshake message."""
+
+    def inject(data, way, number):
+        return injected + data if way == direction and number == 2 else data
+
+    proxy = Proxy(echo, inject)
+    with pytest.raises((EOFError, OSError)):
+        with Client(proxy.address, authkey=KEY, identity=port_of(echo)) as conn:
+            if is_relayed:
+                conn.fileno()
+            for _ in range(8):
+                conn.send(SECRET)
+                assert conn.recv() == SECRET
+    proxy.close()
+    assert is_alive(echo)
+
+
 def test_a_recorded_stream_is_of_no_use(echo):
     proxy = Proxy(echo)
     with Client(proxy.address, authkey=KEY, identity=port_of(echo)) as conn:
