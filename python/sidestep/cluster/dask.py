@@ -37,7 +37,7 @@ FRESH = 1.0
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
-class _LocalCluster(distributed.LocalCluster):
+class _LocalCluster(distributed.LocalCluster):  # type: ignore[misc, unused-ignore]
     """A cluster on this machine that waits for a worker as long as it takes.
 
     Dask looks 15 s after a worker's end whether another is there in its place, and gives
