@@ -87,6 +87,52 @@ def network_value(context: Any, count: int) -> float:
         return per_call(count, lambda: table["k"])
 
 
+BATCH = 100
+
+
+def _get_items(manager: Any, count: int) -> float:
+    """Many calls at once; where there are no batches, one after the other."""
+    table = manager.dict(k=1)
+
+    def many() -> None:
+        if not hasattr(manager, "batch"):
+            for _ in range(BATCH):
+                table["k"]
+            return
+        with manager.batch() as batch:
+            several = batch(table)
+            replies = [several["k"] for _ in range(BATCH)]
+        replies[-1].result()
+
+    return per_call(count, many) / BATCH
+
+
+def batch_get_item(context: Any, count: int) -> float:
+    with context.Manager() as manager:
+        return _get_items(manager, count)
+
+
+def network_batch_get_item(context: Any, count: int) -> float:
+    with _networked(context) as manager:
+        return _get_items(manager, count)
+
+
+def pool_apply(context: Any, count: int) -> float:
+    with context.Manager() as manager, manager.Pool(1) as pool:
+        return per_call(count, lambda: pool.apply(abs, (1,)))
+
+
+def network_pool_apply(context: Any, count: int) -> float:
+    with _networked(context) as manager, manager.Pool(1) as pool:
+        return per_call(count, lambda: pool.apply(abs, (1,)))
+
+
+def pool_imap(context: Any, count: int) -> float:
+    with context.Manager() as manager, manager.Pool(1) as pool:
+        items = range(count)
+        return per_call(1, lambda: sum(pool.imap(abs, items))) / count
+
+
 def _greet(listener: Any, count: int) -> None:
     for _ in range(count):
         with listener.accept() as conn:
@@ -128,6 +174,11 @@ ROWS = [
         "Manager() start and stop, forkserver", start_stop, 5, method="forkserver"
     ),
     rows.Row("d[k], network", network_get_item, 2_000),
+    rows.Row("d[k], 100 in a batch", batch_get_item, 50),
+    rows.Row("d[k], 100 in a batch, network", network_batch_get_item, 20),
+    rows.Row("manager.Pool: apply", pool_apply, 500),
+    rows.Row("manager.Pool: apply, network", network_pool_apply, 500),
+    rows.Row("manager.Pool: imap, per item", pool_imap, 2_000),
     rows.Row("1 MiB value, network", network_value, 50),
     rows.Row("connect and first reply, network", network_connect, 20, aim=2000),
 ]

@@ -22,6 +22,7 @@ from ._manager_server import Server
 from ._manager_session import (
     end_sessions,
     listener_client,
+    remember_key,
     remember_options,
     session_for,
 )
@@ -205,6 +206,8 @@ class BaseManager:
 
     def _connect(self) -> None:
         remember_options(self._address, self._options)
+        # For proxies that come in a result, without it.
+        remember_key(self._address, self._authkey)
         self._session = self._find_session()
         self._session.open()
         if not self._session.is_alive():
