@@ -354,6 +354,12 @@ def map_chunks(kit: type[Kit], method: str, count: int) -> float:
     return timed(kit, method, WORKERS, count, lambda p: p.map(same, range(count)))
 
 
+@line("map of a list, automatic chunks", 200_000, aim=2)
+def map_list(kit: type[Kit], method: str, count: int) -> float:
+    items = list(range(count))
+    return timed(kit, method, WORKERS, count, lambda p: p.map(same, items))
+
+
 @line("starmap, chunksize 1", 20_000)
 def starmap(kit: type[Kit], method: str, count: int) -> float:
     items = [(i, i) for i in range(count)]
@@ -483,25 +489,62 @@ def skewed(kit: type[Kit], method: str, count: int) -> float:
     return each * count / (sum(items) / WORKERS)
 
 
-@line("1,000,000 queued tasks, each", 1_000_000, unit=BYTES, aim=200, alone=True)
-def queued(kit: type[Kit], method: str, count: int) -> float:
+def jumping(kit: type[Kit], method: str, count: int, workers: int) -> float:
+    """Lengths that jump near the end, in tasks that sleep: CPUs do not matter."""
+    items = [SPIN / 2] * (count - count // 10) + [SPIN * 10] * (count // 10)
+    each = timed(kit, method, workers, count, lambda p: p.map(time.sleep, items))
+    return each * count / (sum(items) / workers)
+
+
+def jumping_line(workers: int) -> None:
+    @line(f"lengths jump, {workers} workers: to ideal", 3_200, unit=IDEAL, aim=1.1)
+    def jump(kit: type[Kit], method: str, count: int) -> float:
+        return jumping(kit, method, count, workers)
+
+
+for number in (4, 8, 16):
+    jumping_line(number)
+
+
+def grown_by(
+    kit: type[Kit], method: str, arguments: Callable[[], list[Any]], submit: Any
+) -> float:
+    """Bytes that tasks take while no worker takes them, besides their arguments."""
     global GATE
     if not issubclass(kit, PoolKit):
         raise UnavailableError
     GATE = importlib.import_module(kit.package).get_context(method).Event()
-    arguments = [(i,) for i in range(count)]
     with kit(method, WORKERS) as kitted:
         pool = kitted.pool
+        # Made when the workers are there: memory of theirs that we write is copied.
+        args = arguments()
         blocked = [pool.apply_async(wait_at_gate, (None,)) for _ in range(WORKERS)]
         pids = [os.getpid(), *(worker.pid for worker in pool._pool)]  # noqa: SLF001
         before = rows.pss(pids)
-        for args in arguments:
-            pool.apply_async(same, args)
+        kept = submit(pool, args)
         grown = rows.pss(pids) - before
         GATE.set()
         for result in blocked:
             result.get()
-    return grown / count
+        del kept
+    return grown / len(args)
+
+
+@line("1,000,000 queued tasks, each", 1_000_000, unit=BYTES, aim=200, alone=True)
+def queued(kit: type[Kit], method: str, count: int) -> float:
+    def submit(pool: Any, arguments: list[Any]) -> None:
+        for args in arguments:
+            pool.apply_async(same, args)
+
+    return grown_by(kit, method, lambda: [(i,) for i in range(count)], submit)
+
+
+@line("the same as a map, chunksize 1", 1_000_000, unit=BYTES, aim=200, alone=True)
+def queued_map(kit: type[Kit], method: str, count: int) -> float:
+    def submit(pool: Any, items: list[Any]) -> Any:
+        return pool.map_async(same, items, 1)
+
+    return grown_by(kit, method, lambda: list(range(count)), submit)
 
 
 # -- The table --------------------------------------------------------------------------

@@ -217,7 +217,7 @@ engine_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw
         self->jobs.drive = sstpy_engine_drive;
         self->jobs.taken = sstpy_feed_taken;
         self->jobs.unfeed = sstpy_feed_free;
-        self->epoch = sstpy_fork_epoch();
+        self->epoch = self->jobs.epoch = sstpy_fork_epoch();
     }
     return (PyObject *)self;
 }

@@ -37,21 +37,17 @@ struct sstpy_function {
     bool cached;      /* in engine->functions, for the next call */
 };
 
-/* A task that has a place in the core. */
+/* A task that has a place in the core. There may be a million. */
 struct sstpy_task {
     ResultObject *result; /* owned; NULL: the entry is free */
     PyObject *args;       /* what its payload was made of */
     struct sstpy_function *function;
-    uint64_t first;      /* item; of a free entry: the next free one */
+    uint64_t first : 42;   /* item; of a free entry: the next free one */
+    uint64_t retries : 16; /* left */
+    uint64_t mode : 5;
+    uint64_t is_fed : 1; /* counts in its feed */
     uint32_t generation; /* of the next task's id, or of this one's */
     uint32_t count;      /* items */
-    uint16_t retries;    /* left */
-    uint8_t mode;
-    uint8_t flags;
-};
-
-enum {
-    SSTPY_TASK_FED = 1, /* counts in its feed */
 };
 
 struct sstpy_pool_limits {
@@ -92,7 +88,8 @@ typedef struct {
     PyObject *hooks; /* owned: what a worker is, in Python */
     struct sstpy_task *tasks;
     uint32_t task_capacity;
-    uint32_t task_free; /* first free entry, task_capacity if none */
+    uint32_t task_free; /* first free entry, task_used if none */
+    uint32_t task_used; /* entries from here on were never touched */
     uint32_t outstanding;
     uint32_t worker_count;
     struct sstpy_function *functions[SSTPY_POOL_FUNCTIONS]; /* newest first */

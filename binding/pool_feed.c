@@ -84,7 +84,7 @@ sstpy_feed_done(EngineObject *self, const struct sstpy_task *task, int64_t durat
     struct sstpy_feed *const feed = task->result->feed;
 
     (void)self;
-    if (feed == NULL || (task->flags & SSTPY_TASK_FED) == 0) {
+    if (feed == NULL || !task->is_fed) {
         return;
     }
     feed->outstanding--;
@@ -110,7 +110,7 @@ feed_has_room(const EngineObject *self, const struct sstpy_feed *feed)
         return false;
     }
     return feed->buffer_max == 0 ||
-           feed->at - feed->result->items->head < feed->buffer_max;
+           feed->at - feed->result->many->items.head < feed->buffer_max;
 }
 
 /* ---- Pulling ---- */
@@ -277,7 +277,7 @@ feed_submit_task(EngineObject *self, struct sstpy_feed *feed, PyObject *args,
     struct sstpy_task *task = sstpy_task_find(self, id);
     task->first = feed->at;
     task->count = count;
-    task->flags = SSTPY_TASK_FED;
+    task->is_fed = 1;
     task->retries = (uint16_t)feed->limits.retries;
     task->mode = mode;
 
@@ -345,7 +345,8 @@ feed_serve(EngineObject *self, struct sstpy_feed *feed)
     }
     if (!result->finished && feed_is_empty(feed)) {
         feed_unlist(self, feed);
-        if (sstpy_result_is_iterator(result) && result->items->length == UINT64_MAX) {
+        if (sstpy_result_is_iterator(result) &&
+            result->many->items.length == UINT64_MAX) {
             sstpy_result_set_length(result, feed->length);
         }
     }

@@ -213,6 +213,7 @@ jobs_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
 
     if (self != NULL) {
         self->state = state;
+        self->epoch = sstpy_fork_epoch();
     }
     return (PyObject *)self;
 }

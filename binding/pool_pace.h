@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 enum {
-    SSTPY_PACE_WINDOW = 3, /* tasks ahead of each worker */
+    SSTPY_PACE_WINDOW = 2, /* tasks ahead of each worker */
     SSTPY_PACE_CHUNK_NS = 2000000,
     SSTPY_PACE_FLOOR_NS = 50000,
     SSTPY_PACE_CHUNK_MAX = 65536,

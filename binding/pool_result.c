@@ -97,7 +97,8 @@ sstpy_result_finish(ResultObject *self)
     PyObject *const callbacks = self->callbacks;
     self->callbacks = NULL;
     if (callbacks != NULL) {
-        rc = call_back(PyTuple_GET_ITEM(callbacks, self->success ? 0 : 1), self->value);
+        rc = call_back(PyTuple_GET_ITEM(callbacks, self->success ? 0 : 1),
+                       *sstpy_result_value(self));
         Py_DECREF(callbacks);
     }
     wake(self);
@@ -112,10 +113,11 @@ sstpy_result_finish(ResultObject *self)
 static void
 fail_with(ResultObject *self, PyObject *error)
 {
-    PyObject *const old = self->value;
+    PyObject **const value = sstpy_result_value(self);
+    PyObject *const old = *value;
 
     self->success = false;
-    self->value = error;
+    *value = error;
     Py_XDECREF(old);
 }
 
@@ -138,19 +140,21 @@ static void
 deliver_to_list(ResultObject *self, uint64_t first, uint64_t count, bool bare,
                 PyObject *value)
 {
+    PyObject *const list = self->many->value;
+
     if (!self->success) {
         Py_DECREF(value);
         return;
     }
     if (bare) {
-        PyObject *const old = PyList_GET_ITEM(self->value, (Py_ssize_t)first);
-        PyList_SET_ITEM(self->value, (Py_ssize_t)first, value);
+        PyObject *const old = PyList_GET_ITEM(list, (Py_ssize_t)first);
+        PyList_SET_ITEM(list, (Py_ssize_t)first, value);
         Py_XDECREF(old);
         return;
     }
     for (uint64_t i = 0; i < count; i++) {
-        PyObject *const old = PyList_GET_ITEM(self->value, (Py_ssize_t)(first + i));
-        PyList_SET_ITEM(self->value, (Py_ssize_t)(first + i),
+        PyObject *const old = PyList_GET_ITEM(list, (Py_ssize_t)(first + i));
+        PyList_SET_ITEM(list, (Py_ssize_t)(first + i),
                         Py_NewRef(PyList_GET_ITEM(value, (Py_ssize_t)i)));
         Py_XDECREF(old);
     }
@@ -172,8 +176,8 @@ deliver_to_map(ResultObject *self, uint64_t first, uint64_t count, bool bare, bo
     else {
         Py_DECREF(value);
     }
-    self->left -= count;
-    if (self->left == 0) {
+    self->many->left -= count;
+    if (self->many->left == 0) {
         return sstpy_result_finish(self);
     }
     tell_watchers(self);
@@ -183,7 +187,7 @@ deliver_to_map(ResultObject *self, uint64_t first, uint64_t count, bool bare, bo
 static int
 finish_if_complete(ResultObject *self)
 {
-    return self->left >= self->items->length && !self->finished
+    return self->many->left >= self->many->items.length && !self->finished
                ? sstpy_result_finish(self)
                : 0;
 }
@@ -192,7 +196,7 @@ static int
 deliver_to_iterator(ResultObject *self, uint64_t first, uint64_t count, bool bare,
                     bool ok, PyObject *value)
 {
-    struct sstpy_items *const items = self->items;
+    struct sstpy_items *const items = &self->many->items;
     uint64_t at = self->kind == SSTPY_RESULT_IMAP ? first : items->tail;
 
     if (sstpy_items_reserve(items, at + count - 1) < 0) {
@@ -215,9 +219,9 @@ deliver_to_iterator(ResultObject *self, uint64_t first, uint64_t count, bool bar
         }
         Py_DECREF(value);
     }
-    self->left += count;
+    self->many->left += count;
     wake(self);
-    if (self->left < items->length) {
+    if (self->many->left < items->length) {
         tell_watchers(self);
     }
     return finish_if_complete(self);
@@ -243,14 +247,13 @@ sstpy_result_deliver(ResultObject *self, uint64_t first, uint64_t count, bool ba
     }
     self->success = ok;
     self->value = value;
-    self->left = 0;
     return sstpy_result_finish(self);
 }
 
 void
 sstpy_result_set_length(ResultObject *self, uint64_t length)
 {
-    self->items->length = length;
+    self->many->items.length = length;
     wake(self);
     (void)finish_if_complete(self); /* iterators have no callbacks: nothing raises */
     sstpy_interrupt_raise_later();
@@ -265,24 +268,23 @@ sstpy_result_abandon(ResultObject *self, PyObject *error)
     (void)Py_NewRef(self);
     if (sstpy_result_is_iterator(self)) {
         /* what is ready comes first, then the error in place of the rest */
-        const uint64_t at =
-            self->kind == SSTPY_RESULT_IMAP ? self->items->head : self->items->tail;
-        uint64_t end = at;
+        struct sstpy_items *const items = &self->many->items;
+        uint64_t end = self->kind == SSTPY_RESULT_IMAP ? items->head : items->tail;
 
-        while (end < self->items->tail &&
-               self->items->ring[end & (self->items->capacity - 1)].value != NULL) {
-            end += 1 + self->items->ring[end & (self->items->capacity - 1)].skip;
+        while (end < items->tail &&
+               items->ring[end & (items->capacity - 1)].value != NULL) {
+            end += 1 + items->ring[end & (items->capacity - 1)].skip;
         }
-        if (sstpy_items_reserve(self->items, end) == 0) {
-            sstpy_items_set(self->items, end, false, Py_NewRef(error), 0);
-            self->items->length = end + 1;
+        if (sstpy_items_reserve(items, end) == 0) {
+            sstpy_items_set(items, end, false, Py_NewRef(error), 0);
+            items->length = end + 1;
         }
         else {
             PyErr_Clear();
-            self->items->length = end;
+            items->length = end;
         }
     }
-    else if (self->success || self->value == NULL) {
+    else if (self->success || *sstpy_result_value(self) == NULL) {
         fail_with(self, Py_NewRef(error));
     }
     if (sstpy_result_finish(self) < 0 && !sstpy_interrupt_hold()) {
@@ -294,25 +296,34 @@ sstpy_result_abandon(ResultObject *self, PyObject *error)
 
 /* ---- Making ---- */
 
+static PyObject *
+list_of_none(uint64_t length)
+{
+    PyObject *const list = PyList_New((Py_ssize_t)length);
+
+    for (Py_ssize_t i = 0; list != NULL && i < (Py_ssize_t)length; i++) {
+        PyList_SET_ITEM(list, i, Py_NewRef(Py_None));
+    }
+    return list;
+}
+
 static int
 prepare(ResultObject *self, uint64_t length)
 {
-    if (self->kind == SSTPY_RESULT_MAP) {
-        self->value = PyList_New((Py_ssize_t)length);
-        for (Py_ssize_t i = 0; self->value != NULL && i < (Py_ssize_t)length; i++) {
-            PyList_SET_ITEM(self->value, i, Py_NewRef(Py_None));
-        }
-        self->success = true;
-        return self->value != NULL ? 0 : -1;
+    if (self->kind == SSTPY_RESULT_APPLY) {
+        return 0;
     }
-    if (sstpy_result_is_iterator(self)) {
-        self->items = PyMem_Malloc(sizeof(*self->items));
-        if (self->items == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        sstpy_items_init(self->items);
-        self->left = 0;
+    self->many = PyMem_Calloc(1, sizeof(*self->many));
+    if (self->many == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    sstpy_items_init(&self->many->items);
+    if (self->kind == SSTPY_RESULT_MAP) {
+        self->many->left = length;
+        self->many->value = list_of_none(length);
+        self->success = true;
+        return self->many->value != NULL ? 0 : -1;
     }
     return 0;
 }
@@ -330,10 +341,8 @@ sstpy_result_new(PyObject *type, JobsObject *jobs, PyObject *pool,
     if (self == NULL) {
         return NULL;
     }
-    self->kind = (uint8_t)kind;
-    self->left = length;
+    self->kind = kind;
     self->chunk = 1;
-    self->epoch = (uint32_t)sstpy_fork_epoch();
     self->number = result_counter++;
     self->jobs = (JobsObject *)Py_NewRef(jobs);
     if (called) {

@@ -17,8 +17,15 @@ result_traverse(PyObject *obj, visitproc visit, void *arg)
     Py_VISIT(self->dict);
     Py_VISIT(self->jobs);
     Py_VISIT(self->callbacks);
-    Py_VISIT(self->value);
-    return self->items != NULL ? sstpy_items_traverse(self->items, visit, arg) : 0;
+    if (self->kind == SSTPY_RESULT_APPLY) {
+        Py_VISIT(self->value);
+        return 0;
+    }
+    if (self->many == NULL) {
+        return 0;
+    }
+    Py_VISIT(self->many->value);
+    return sstpy_items_traverse(&self->many->items, visit, arg);
 }
 
 static int
@@ -28,9 +35,12 @@ result_clear(PyObject *obj)
 
     Py_CLEAR(self->dict);
     Py_CLEAR(self->callbacks);
-    Py_CLEAR(self->value);
-    if (self->items != NULL) {
-        sstpy_items_fini(self->items);
+    if (self->kind == SSTPY_RESULT_APPLY) {
+        Py_CLEAR(self->value);
+    }
+    else if (self->many != NULL) {
+        Py_CLEAR(self->many->value);
+        sstpy_items_fini(&self->many->items);
     }
     return 0;
 }
@@ -48,7 +58,9 @@ result_dealloc(PyObject *obj)
         self->jobs->unfeed(self);
     }
     (void)result_clear(obj);
-    PyMem_Free(self->items);
+    if (self->kind != SSTPY_RESULT_APPLY) {
+        PyMem_Free(self->many);
+    }
     Py_CLEAR(self->jobs);
     sstpy_free(obj);
 }
@@ -104,14 +116,15 @@ has_news(const ResultObject *self)
     if (!sstpy_result_is_iterator(self)) {
         return self->finished;
     }
-    return sstpy_items_ready(self->items) || sstpy_items_at_end(self->items);
+    return sstpy_items_ready(&self->many->items) ||
+           sstpy_items_at_end(&self->many->items);
 }
 
 /* In a forked child nothing will come. */
 static int
 check_owner(const ResultObject *self)
 {
-    if (self->epoch == (uint32_t)sstpy_fork_epoch()) {
+    if (self->jobs->epoch == sstpy_fork_epoch()) {
         return 0;
     }
     PyErr_SetString(PyExc_RuntimeError, "the pool belongs to the process that made it");
@@ -251,7 +264,9 @@ result_get(PyObject *obj, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     if (rc == 0) {
         return raise_timeout(self);
     }
-    return self->success ? Py_NewRef(self->value) : raise_value(self->value);
+
+    PyObject *const value = *sstpy_result_value(self);
+    return self->success ? Py_NewRef(value) : raise_value(value);
 }
 
 static PyObject *
@@ -266,11 +281,11 @@ next_until(ResultObject *self, PyObject *timeout)
     if (rc == 0) {
         return raise_timeout(self);
     }
-    if (!sstpy_items_ready(self->items)) {
+    if (!sstpy_items_ready(&self->many->items)) {
         return NULL; /* the end */
     }
 
-    PyObject *const value = sstpy_items_take(self->items, &ok);
+    PyObject *const value = sstpy_items_take(&self->many->items, &ok);
     if (!self->finished && self->jobs->taken != NULL) {
         self->jobs->taken(self->jobs, self);
     }
@@ -316,10 +331,10 @@ has_items(const ResultObject *self, uint64_t first, uint64_t count)
         return count > 0;
     }
     if (self->kind == SSTPY_RESULT_MAP && self->success &&
-        first + count > (uint64_t)PyList_GET_SIZE(self->value)) {
+        first + count > (uint64_t)PyList_GET_SIZE(self->many->value)) {
         return false;
     }
-    return self->finished || count <= self->left;
+    return self->finished || count <= sstpy_result_left(self);
 }
 
 PyDoc_STRVAR(result_deliver_doc,
@@ -462,13 +477,13 @@ result_number_left(PyObject *obj, void *Py_UNUSED(closure))
     const ResultObject *const self = (ResultObject *)obj;
     const uint64_t chunk = self->chunk > 0 ? self->chunk : 1;
 
-    return PyLong_FromUnsignedLongLong((self->left + chunk - 1) / chunk);
+    return PyLong_FromUnsignedLongLong((sstpy_result_left(self) + chunk - 1) / chunk);
 }
 
 static PyObject *
 result_left(PyObject *obj, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLongLong(((ResultObject *)obj)->left);
+    return PyLong_FromUnsignedLongLong(sstpy_result_left((ResultObject *)obj));
 }
 
 static PyObject *
@@ -488,10 +503,10 @@ result_length(PyObject *obj, void *Py_UNUSED(closure))
 {
     const ResultObject *const self = (ResultObject *)obj;
 
-    if (self->items == NULL || self->items->length == UINT64_MAX) {
+    if (self->many->items.length == UINT64_MAX) {
         Py_RETURN_NONE;
     }
-    return PyLong_FromUnsignedLongLong(self->items->length);
+    return PyLong_FromUnsignedLongLong(self->many->items.length);
 }
 
 static PyObject *

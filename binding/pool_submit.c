@@ -202,28 +202,40 @@ table_grow(EngineObject *self)
         PyErr_NoMemory();
         return -1;
     }
-    memset(tasks + old, 0, (capacity - old) * sizeof(*tasks));
-    for (uint32_t i = old; i < capacity; i++) {
-        tasks[i].first = i + 1;
-        tasks[i].generation = 1;
-    }
     self->tasks = tasks;
-    self->task_free = old;
     self->task_capacity = capacity;
     return 0;
+}
+
+/* A free entry: one that was used, or the next that never was. */
+static struct sstpy_task *
+free_entry(EngineObject *self)
+{
+    if (self->task_free < self->task_used) {
+        struct sstpy_task *const task = &self->tasks[self->task_free];
+
+        self->task_free = (uint32_t)task->first;
+        return task;
+    }
+    if (self->task_used >= self->task_capacity && table_grow(self) < 0) {
+        return NULL;
+    }
+
+    struct sstpy_task *const task = &self->tasks[self->task_used++];
+    self->task_free = self->task_used;
+    task->generation = 1;
+    return task;
 }
 
 uint64_t
 sstpy_task_open(EngineObject *self, ResultObject *result, PyObject *args,
                 struct sstpy_function *function)
 {
-    if (self->task_free >= self->task_capacity && table_grow(self) < 0) {
+    struct sstpy_task *const task = free_entry(self);
+
+    if (task == NULL) {
         return UINT64_MAX;
     }
-
-    const uint32_t index = self->task_free;
-    struct sstpy_task *const task = &self->tasks[index];
-    self->task_free = (uint32_t)task->first;
     task->result = (ResultObject *)Py_NewRef(result);
     task->args = Py_NewRef(args);
     task->function = function;
@@ -231,12 +243,12 @@ sstpy_task_open(EngineObject *self, ResultObject *result, PyObject *args,
     task->count = 1;
     task->retries = 0;
     task->mode = SSTPY_MODE_CALL;
-    task->flags = 0;
+    task->is_fed = 0;
     if (function != NULL) {
         function->users++;
     }
     self->outstanding++;
-    return (uint64_t)task->generation << 32 | index;
+    return (uint64_t)task->generation << 32 | (uint32_t)(task - self->tasks);
 }
 
 struct sstpy_task *
@@ -244,7 +256,7 @@ sstpy_task_find(EngineObject *self, uint64_t id)
 {
     const uint32_t index = (uint32_t)id;
     struct sstpy_task *const task =
-        index < self->task_capacity ? &self->tasks[index] : NULL;
+        index < self->task_used ? &self->tasks[index] : NULL;
 
     return task != NULL && task->result != NULL && task->generation == id >> 32 ? task
                                                                                 : NULL;
@@ -271,15 +283,14 @@ sstpy_task_close(EngineObject *self, struct sstpy_task *task)
 void
 sstpy_tasks_fini(EngineObject *self)
 {
-    for (uint32_t i = 0; i < self->task_capacity; i++) {
+    for (uint32_t i = 0; i < self->task_used; i++) {
         if (self->tasks[i].result != NULL) {
             sstpy_task_close(self, &self->tasks[i]);
         }
     }
     PyMem_Free(self->tasks);
     self->tasks = NULL;
-    self->task_capacity = 0;
-    self->task_free = 0;
+    self->task_capacity = self->task_used = self->task_free = 0;
 }
 
 /* ---- Submitting ---- */
@@ -528,7 +539,7 @@ withdraw_task(EngineObject *self, uint32_t index)
     if (sst_pool_cancel(self->pool, id) != 1) {
         return 0;
     }
-    if ((task->flags & SSTPY_TASK_FED) != 0 && task->result->feed != NULL) {
+    if (task->is_fed && task->result->feed != NULL) {
         task->result->feed->outstanding--;
     }
     sstpy_task_close(self, task);
@@ -557,7 +568,7 @@ give_up(EngineObject *self, ResultObject *result, bool kill)
     if (result->feed != NULL) {
         result->feed->length = result->feed->at; /* no more of it */
     }
-    for (uint32_t i = 0; self->pool != NULL && i < self->task_capacity; i++) {
+    for (uint32_t i = 0; self->pool != NULL && i < self->task_used; i++) {
         if (self->tasks[i].result != result || withdraw_task(self, i) == 1) {
             continue;
         }
@@ -618,7 +629,7 @@ sstpy_engine_is_running(PyObject *obj, PyObject *arg)
     struct sst_pool_seat seat;
 
     if (!is_result(self, arg) || !is_pending(self, result) ||
-        result->kind != SSTPY_RESULT_APPLY || result->chunk >= self->task_capacity) {
+        result->kind != SSTPY_RESULT_APPLY || result->chunk >= self->task_used) {
         Py_RETURN_FALSE;
     }
 

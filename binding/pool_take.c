@@ -114,7 +114,7 @@ try_again(EngineObject *self, const struct sst_pool_result *core,
     again->first = old.first;
     again->count = old.count;
     again->mode = old.mode;
-    again->flags = old.flags;
+    again->is_fed = old.is_fed;
     again->retries = (uint16_t)(old.retries - 1);
     if (old.result->kind == SSTPY_RESULT_APPLY) {
         old.result->chunk = (uint32_t)id;
@@ -167,7 +167,7 @@ take_task(EngineObject *self, struct sst_pool_result *core)
     ResultObject *const result = (ResultObject *)Py_NewRef(task->result);
     const uint64_t first = task->first;
     const uint32_t count = task->count;
-    const uint8_t mode = task->mode & (uint8_t)~SSTPY_MODE_INLINE;
+    const uint8_t mode = (uint8_t)(task->mode & ~SSTPY_MODE_INLINE);
     sstpy_task_close(self, task);
     const int rc =
         sstpy_result_deliver(result, first, count, mode < SSTPY_MODE_CHUNK, ok, value);

@@ -115,14 +115,15 @@ def _cancel(result: Any) -> bool:
     if pool is None:
         return False
     given_up: bool = pool._engine.cancel(result, CancelledError("cancelled"), _KILL)
-    result._was_cancelled = given_up or result.cancelled()
+    if given_up:
+        result._was_cancelled = True
     return given_up
 
 
 class ApplyResult(_core.PoolResult):
     """What `Pool.apply_async` returns: the result to come."""
 
-    __slots__ = ("_was_cancelled",)
+    __slots__ = ()
 
     def cancel(self) -> bool:
         """Give the call up; if a worker runs it, the worker is killed.
@@ -159,7 +160,7 @@ class MapResult(ApplyResult):
 class IMapIterator(_core.PoolIterator):
     """What `Pool.imap` returns: the results to come, in order."""
 
-    __slots__ = ("_was_cancelled",)
+    __slots__ = ()
 
     def __new__(cls, pool: Pool) -> Any:
         """Make one by hand, for tasks that go into ``pool._taskqueue``."""

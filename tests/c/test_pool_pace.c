@@ -9,7 +9,7 @@
 #include "runner.h"
 
 enum {
-    WORKERS_MAX = 8,
+    WORKERS_MAX = 16,
     QUEUE_MAX = WORKERS_MAX * SSTPY_PACE_WINDOW,
     ITEMS_MAX = 20000,
     US = 1000, /* in nanoseconds */
@@ -222,7 +222,7 @@ fill(uint32_t which)
 
 TEST(skewed_lengths_end_near_the_ideal)
 {
-    static const uint32_t counts[] = {1, 2, 4, 8};
+    static const uint32_t counts[] = {1, 2, 4, 8, 16};
     struct map map;
 
     for (uint32_t which = 0; which < sizeof(cases) / sizeof(cases[0]); which++) {

@@ -495,8 +495,8 @@ MUTANTS = [
             "    }\n    return rc;\n",
         ),
         (
-            "    fill_head(&cargo.head, task);\n    do {\n",
-            "    fill_head(&cargo.head, task);\n    note_task_locked(pool, task);\n    do {\n",
+            "    do {\n        rc = put_section(pool, task",
+            "    note_task_locked(pool, task);\n    do {\n        rc = put_section(pool, task",
         ),
         (
             "    if (rc == 0 && task->parcel != NULL) {\n",

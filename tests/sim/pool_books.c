@@ -164,8 +164,10 @@ look_into(uint32_t lane, uint32_t *places)
         while (ssti_record_read(chunk, ssti_load_rlx(&chunk->size), cursor, limit,
                                 &record) == 0) {
             struct sst_pool_head_shm head;
+            const uint32_t size =
+                ssti_head_decode(ssti_chunk_data(chunk, record.at), record.size, &head);
 
-            memcpy(&head, ssti_chunk_data(chunk, record.at), sizeof head);
+            sim_check(size != 0);
             if ((head.kind & UINT16_MAX) != SST_POOL_NOTE) {
                 (void)pool_task(head.id, head.tag);
                 places[head.tag]++;

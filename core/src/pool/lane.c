@@ -3,6 +3,7 @@
 /* Lanes: the rings of a pool, whose records begin with a head.
  *
  * A record is always inline in its ring: the head, and the payload if that is short.
+ * The head of a task that needs no more is a brief one: its id says so.
  * A long payload is in an extent, or in a parcel, which the head's `word` names exactly
  * as the entry of a held table would. So what a task is can be read under the leaf
  * before it is taken, whatever its size; and extents and parcels change hands by the
@@ -36,6 +37,7 @@
  *   making a block of marks       it is in the dead's held table, or given: one step */
 
 #include <stddef.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/crashpoint.h"
@@ -54,7 +56,9 @@ enum ssti_pool_intent {
 };
 
 enum {
-    HEAD_SIZE = sizeof(struct sst_pool_head_shm),
+    HEAD_SIZE = SSTI_HEAD_MAX,
+    BRIEF_SIZE = sizeof(struct sst_pool_brief_shm),
+    TAG_BITS = 8, /* of a brief head's call */
     PLACE_SIZE = sizeof(uint64_t),
     MISFITS_MAX = 3,
 };
@@ -154,6 +158,50 @@ ssti_mark_map(struct sst_pool *pool, uint64_t id, bool make)
     return pool->marks[block] != NULL ? 0 : SST_ENOMEM;
 }
 
+/* ---- Heads ---- */
+
+/* Make the brief head of a task, if it can have one. */
+static bool
+abbreviate(uint32_t lane, struct ssti_cargo *cargo)
+{
+    const struct sst_pool_head_shm *const head = &cargo->head;
+
+    if (lane == SSTI_POOL_RESULTS || head->word != 0 || head->first_ns != 0 ||
+        head->second_ns != 0 || head->tag >> TAG_BITS != 0 ||
+        head->function >> (64 - TAG_BITS) != 0) {
+        return false;
+    }
+    cargo->brief.id = head->id | SSTI_POOL_BRIEF;
+    cargo->brief.call = head->function << TAG_BITS | head->tag;
+    return true;
+}
+
+uint32_t
+ssti_head_decode(const void *bytes, uint64_t size, struct sst_pool_head_shm *head)
+{
+    struct sst_pool_brief_shm brief;
+
+    if (size < BRIEF_SIZE) {
+        return 0;
+    }
+    memcpy(&brief, bytes, BRIEF_SIZE);
+    if ((brief.id & SSTI_POOL_BRIEF) == 0) {
+        if (size < HEAD_SIZE) {
+            return 0;
+        }
+        memcpy(head, bytes, HEAD_SIZE);
+        return HEAD_SIZE;
+    }
+    *head = (struct sst_pool_head_shm){
+        .id = brief.id & ~SSTI_POOL_BRIEF,
+        .function = brief.call >> TAG_BITS,
+        .tag = brief.call & ((1U << TAG_BITS) - 1),
+        .size = size - BRIEF_SIZE,
+        .seat = SSTI_SEAT_NONE,
+    };
+    return BRIEF_SIZE;
+}
+
 /* ---- In ---- */
 
 static void
@@ -215,7 +263,6 @@ ssti_cargo_init(struct sst_pool *pool, struct ssti_cargo *cargo, uint32_t lane,
         }
         cargo->head.size += slices[i].size;
     }
-    cargo->slices[0] = (struct sst_slice){&cargo->head, HEAD_SIZE};
     if (parcel != NULL) {
         cargo->head.word = parcel->offset | SSTI_HELD_SLOT;
         cargo->head.size = parcel->size;
@@ -232,6 +279,9 @@ ssti_cargo_init(struct sst_pool *pool, struct ssti_cargo *cargo, uint32_t lane,
     else {
         rc = load_extent(pool, cargo, slices, count);
     }
+    cargo->slices[0] = abbreviate(lane, cargo)
+                           ? (struct sst_slice){&cargo->brief, BRIEF_SIZE}
+                           : (struct sst_slice){&cargo->head, HEAD_SIZE};
     return rc != 0 ? rc
                    : ssti_deposit_init(&pool->lane[lane], &cargo->deposit,
                                        cargo->slices, inline_count + 1);
@@ -405,6 +455,7 @@ ssti_lane_front_locked(struct sst_pool *pool, uint32_t lane, struct ssti_claim *
 {
     struct ssti_ring *const ring = &pool->lane[lane];
     struct ssti_record record;
+    unsigned char bytes[HEAD_SIZE];
     uint64_t place = 0;
     int rc = ssti_ring_peek_locked(ring);
 
@@ -416,10 +467,15 @@ ssti_lane_front_locked(struct sst_pool *pool, uint32_t lane, struct ssti_claim *
                           ring->get == ring->put ? ssti_load_rlx(&ring->shm->put_cursor)
                                                  : ssti_load_rlx(&ring->get->end),
                           &record);
-    if (rc != 0 || record.kind != SSTI_RECORD_INLINE || record.size < HEAD_SIZE) {
+    if (rc != 0 || record.kind != SSTI_RECORD_INLINE) {
         return damaged(ring);
     }
-    ssti_copy_out(&claim->head, ssti_chunk_data(ring->get, record.at), HEAD_SIZE);
+    ssti_copy_out(bytes, ssti_chunk_data(ring->get, record.at),
+                  ssti_min(record.size, HEAD_SIZE));
+    claim->head_size = ssti_head_decode(bytes, record.size, &claim->head);
+    if (claim->head_size == 0) {
+        return damaged(ring);
+    }
     if ((claim->head.word & SSTI_HELD_SLOT) != 0) {
         if (record.size != HEAD_SIZE + PLACE_SIZE) {
             return damaged(ring);
@@ -473,8 +529,8 @@ unpack(struct sst_pool *pool, struct ssti_claim *claim, struct sst_message *mess
     struct sst_arena *const arena = pool->view.arena;
 
     if (claim->head.word == 0) {
-        message->data = (const char *)message->data + HEAD_SIZE;
-        message->size -= HEAD_SIZE;
+        message->data = (const char *)message->data + claim->head_size;
+        message->size -= claim->head_size;
         return;
     }
     ssti_held_tie(arena, claim->held, 0);

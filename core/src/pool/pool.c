@@ -200,6 +200,7 @@ sst_pool_submit(struct sst_pool *pool, const struct sst_pool_task *task,
     }
     rc = ssti_mark_locked(pool, task->id) == NULL ? ssti_mark_map(pool, task->id, true)
                                                   : 0;
+    fill_head(&cargo.head, task);
     if (rc == 0) {
         rc = ssti_cargo_init(pool, &cargo, lane, task->slices, task->slice_count,
                              parcel);
@@ -207,7 +208,6 @@ sst_pool_submit(struct sst_pool *pool, const struct sst_pool_task *task,
     if (rc != 0) {
         return rc;
     }
-    fill_head(&cargo.head, task);
     do {
         rc = put_section(pool, task, &cargo, deadline_ns);
         if (rc == SSTI_RING_CHUNK) {
@@ -253,12 +253,10 @@ put_run(struct sst_pool *pool, const struct sst_pool_task *tasks, uint32_t count
         const struct sst_pool_task *const task = &tasks[done];
         struct ssti_cargo cargo;
 
-        if (ssti_cargo_init(pool, &cargo, task->priority, task->slices,
-                            task->slice_count, NULL) != 0) {
-            break;
-        }
         fill_head(&cargo.head, task);
-        if (put_locked(pool, task, &cargo) != 0) {
+        if (ssti_cargo_init(pool, &cargo, task->priority, task->slices,
+                            task->slice_count, NULL) != 0 ||
+            put_locked(pool, task, &cargo) != 0) {
             break;
         }
         bytes += cargo.head.size;

@@ -57,6 +57,7 @@ struct sst_pool {
 /* Something on its way into a lane. */
 struct ssti_cargo {
     struct sst_pool_head_shm head; /* word and size are init's, the rest the caller's */
+    struct sst_pool_brief_shm brief;
     struct ssti_deposit deposit;
     struct sst_slice slices[SST_SLICES_MAX + 1];
     struct sst_parcel *parcel;
@@ -64,7 +65,8 @@ struct ssti_cargo {
     uint32_t held;  /* the entry of what `word` names */
     bool is_moved;  /* it is in the lane */
 };
-/* 0, SST_EINVAL, SST_ENOMEM, SST_ELIMIT. Needs a fini in any case of success. */
+/* The head of a task is filled in before, that of a result before it is put.
+ * 0, SST_EINVAL, SST_ENOMEM, SST_ELIMIT. Needs a fini in any case of success. */
 int ssti_cargo_init(struct sst_pool *pool, struct ssti_cargo *cargo, uint32_t lane,
                     const struct sst_slice *slices, uint32_t count,
                     struct sst_parcel *parcel);
@@ -76,9 +78,18 @@ int ssti_lane_fit_locked(struct sst_pool *pool, uint32_t lane,
 void ssti_lane_put_locked(struct sst_pool *pool, uint32_t lane,
                           struct ssti_cargo *cargo, uint32_t seat);
 
+/* The head at the start of a record of `size` bytes, of which SSTI_HEAD_MAX at most are
+ * in `bytes`: its own size, 0 when it is none. */
+uint32_t ssti_head_decode(const void *bytes, uint64_t size,
+                          struct sst_pool_head_shm *head);
+enum {
+    SSTI_HEAD_MAX = sizeof(struct sst_pool_head_shm),
+};
+
 /* Something on its way out: what must be at hand before it can be taken. */
 struct ssti_claim {
     struct sst_pool_head_shm head;
+    uint32_t head_size; /* in the record */
     struct ssti_receipt receipt;
     struct sst_parcel *parcel; /* the payload of `want`, or its address: not yet held */
     void *mapped;

@@ -458,6 +458,7 @@ ssti_pool_kind(void)
     ops.layout =
         SSTI_LAYOUT_HASH(sizeof(struct sst_pool_shm), sizeof(struct sst_pool_seat_shm),
                          sizeof(struct sst_pool_head_shm),
+                         sizeof(struct sst_pool_brief_shm),
                          offsetof(struct sst_pool_shm, ring),
                          offsetof(struct sst_pool_shm, seats),
                          sizeof(struct sst_ring_shm), sizeof(struct sst_chunk_shm),

@@ -544,6 +544,14 @@ struct sst_pool_head_shm {
 };
 _Static_assert(sizeof(struct sst_pool_head_shm) == 72, "pool head layout");
 
+/* The same of a task without deadlines, whose payload is inline: most are. */
+struct sst_pool_brief_shm {
+    uint64_t id;   /* with SSTI_POOL_BRIEF */
+    uint64_t call; /* function << 8 | tag: where they are small enough */
+};
+_Static_assert(sizeof(struct sst_pool_brief_shm) == 16, "pool brief layout");
+#define SSTI_POOL_BRIEF (UINT64_C(1) << 63) /* no id has it: generations are 31 bits */
+
 enum {
     SSTI_POOL_LANES = 4,        /* rings: of tasks by priority, the last of results */
     SSTI_POOL_MARK_BLOCKS = 20, /* block b has SSTI_POOL_MARK_FIRST << b marks */
