@@ -418,8 +418,8 @@ MUTANTS = [
         "take-without-redo",  # L1: neither queued nor leased
         "lane",
         (
-            "                map_block_locked(pool, block);\n            }\n            apply_take(pool, seat, id);\n",
-            "                map_block_locked(pool, block);\n            }\n",
+            "            apply_take(pool, seat, id);\n        }\n        else if",
+            "        }\n        else if",
         ),
     ),
     pool(
