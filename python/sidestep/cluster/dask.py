@@ -34,6 +34,9 @@ __all__ = ["DaskBackend", "start"]
 #: How long what the scheduler said of its workers is believed, in seconds.
 FRESH = 1.0
 
+#: Bytes from which on a batch is data to Dask, not part of the graph.
+LARGE = 1 << 20
+
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
@@ -95,7 +98,9 @@ class DaskBackend(Backend):
     """A Dask ``Client``, a cluster object, an address, or ``"dask"``: one of our own.
 
     With ``may_restart`` a worker that runs what nobody wants any more is restarted, as
-    those of a cluster of our own are: say so when nobody else uses the cluster.
+    those of a cluster of our own are: say so when nobody else uses the cluster. With
+    ``direct`` large arguments go straight to a worker, as they do there: say so when this
+    machine reaches the workers at the addresses that they have.
     """
 
     name = "Dask"
@@ -108,9 +113,11 @@ class DaskBackend(Backend):
         security: Any = None,
         allow_insecure: bool = False,
         may_restart: bool = False,
+        direct: bool | None = None,
     ) -> None:
         self._stack = contextlib.ExitStack()
         is_ours = isinstance(cluster, str) and cluster == "dask"
+        self._direct = direct or is_ours or None
         self._may_restart = may_restart or is_ours
         self._limit = workers
         self._asked = 0.0
@@ -130,7 +137,12 @@ class DaskBackend(Backend):
 
     def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
         """Have a worker call ``run(batch)``: one opaque argument, no option of the task."""
-        future = self._client.submit(run, batch, key=next(self._names), pure=False)
+        sent: Any = batch
+        if batch.size > LARGE:
+            # Straight to a worker; as part of the graph it would go through the
+            # scheduler, and be kept there.
+            sent = self._client.scatter(batch, hash=False, direct=self._direct)
+        future = self._client.submit(run, sent, key=next(self._names), pure=False)
         # It says True of a task that runs on, of which kill() is to know.
         future.cancel = _cannot_cancel
         return future

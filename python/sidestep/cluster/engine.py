@@ -35,6 +35,8 @@ AHEAD = 2
 #: What a batch should take, in seconds, and how many tasks it has at most.
 BATCH_SECONDS = 0.05
 BATCH_TASKS = 256
+#: Seconds that the thread waits for more when nothing is under way.
+LINGER = 0.5
 #: Items of a chunk when the caller of map() did not say.
 CHUNK_MAX = 65536
 #: The share of what is left that one batch may have, over the number of workers.
@@ -44,12 +46,13 @@ SHARE = 3
 class _Flight:
     """A batch under way."""
 
-    __slots__ = ("deadline", "future", "is_dropped", "tasks")
+    __slots__ = ("begun", "deadline", "future", "is_dropped", "tasks")
 
     def __init__(self, tasks: list[feed.Task], deadline: float | None) -> None:
         self.tasks = tasks
         self.deadline = deadline
         self.future: Any = None
+        self.begun = time.monotonic()
         self.is_dropped = False  # its tasks have their outcomes already
 
 
@@ -78,6 +81,7 @@ class ClusterEngine:
         self._flights: set[_Flight] = set()  # guarded by _cond
         self._landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
         self._item_seconds = 0.0  # how long an item takes, 0 = unknown
+        self._overhead = float("inf")  # seconds of the quickest batch but for its tasks
         self._is_pumping = False  # guarded by _cond
         self._pump_again = False  # guarded by _cond
         self._has_thread = False  # guarded by _cond
@@ -205,6 +209,7 @@ class ClusterEngine:
         """Take no more calls."""
         with self._cond:
             self._is_closing = True
+        self._landed.put(None)  # the thread may be waiting for more
 
     def stop(self, number: int, error: BaseException) -> None:
         """Take no more calls, and give up what is unfinished."""
@@ -334,7 +339,15 @@ class ClusterEngine:
 
     def _share(self, one: feed.Feed, workers: int) -> int:
         left = one.left()
-        return BATCH_TASKS if left is None else left // (SHARE * workers) + 1
+        if left is None:
+            return BATCH_TASKS
+        return max(left // (SHARE * workers) + 1, self._worthwhile())
+
+    def _worthwhile(self) -> int:
+        """Return how many items take as long as the engine takes for a batch."""
+        if not self._item_seconds or self._overhead > BATCH_SECONDS:
+            return 1
+        return min(int(self._overhead / self._item_seconds), CHUNK_MAX)
 
     def _timely(self, one: feed.Feed, workers: int) -> int:
         """Return how many items a chunk should have."""
@@ -342,7 +355,9 @@ class ClusterEngine:
             return 1
         timely = min(int(BATCH_SECONDS / self._item_seconds) + 1, CHUNK_MAX)
         left = one.left()
-        return timely if left is None else min(timely, left // (SHARE * workers) + 1)
+        if left is None:
+            return timely
+        return min(timely, max(left // (SHARE * workers) + 1, self._worthwhile()))
 
     def _forget(self, one: feed.Feed) -> None:
         with self._cond:
@@ -379,12 +394,14 @@ class ClusterEngine:
     # ---- Back ----
 
     def _work(self) -> None:
-        """Take answers until nothing is under way any more."""
+        """Take answers until nothing has been under way for a while."""
         while True:
+            has_waited = False
             try:
                 flight = self._landed.get(timeout=self._patience())
             except queue.Empty:
                 flight = None
+                has_waited = True
             if flight is not None and self._drop(flight):
                 self._land(flight)
             del flight
@@ -392,12 +409,16 @@ class ClusterEngine:
             self.pump()
             with self._cond:
                 self._cond.notify_all()
-                if not self._feeds and not self._flights and self._landed.empty():
+                is_idle = not self._feeds and not self._flights
+                is_last = has_waited or self._is_closing
+                if is_idle and is_last and self._landed.empty():
                     self._has_thread = False
                     return
 
     def _patience(self) -> float | None:
         with self._cond:
+            if not self._feeds and not self._flights:
+                return LINGER
             deadlines = [
                 flight.deadline
                 for flight in self._flights
@@ -443,6 +464,9 @@ class ClusterEngine:
             self._lose(flight, error, may_retry=True)
             return
         items = sum(task.count for task in flight.tasks)
+        self._overhead = min(
+            self._overhead, time.monotonic() - flight.begun - reply.seconds
+        )
         one = reply.seconds / items
         rises = one > self._item_seconds
         # As for processes: too small a batch costs less than too large.

@@ -50,6 +50,14 @@ class Batch:
         #: them.
         self.limits = limits
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        return sum(
+            each.size
+            for each in (*self.functions.values(), *(t[2] for t in self.tasks))
+        )
+
 
 class Reply:
     """The outcomes of a batch on their way back, and how long it took in seconds."""

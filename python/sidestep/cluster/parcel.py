@@ -32,6 +32,11 @@ class Parcel:
             return Parcel, (self.data, [pickle.PickleBuffer(b) for b in self.buffers])
         return Parcel, (self.data, [bytes(buffer) for buffer in self.buffers])
 
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        return len(self.data) + sum(memoryview(b).nbytes for b in self.buffers)
+
     def loads(self) -> Any:
         """Return a new copy of what was pickled; its arrays are writable."""
         return pickle.loads(self.data, buffers=map(_writable, self.buffers))
