@@ -47,6 +47,9 @@ struct ssl_ctx_st *sstpy_tls_context_certified(
     bool server, const struct sstpy_tls_certificates *files, char *why,
     size_t why_size);
 
+/* Have it read and write this socket, which stays the caller's. */
+bool sstpy_tls_set_fd(struct ssl_st *ssl, int fd);
+
 /* Has the peer of a finished handshake proved who it is? */
 bool sstpy_tls_is_proved(const struct ssl_st *ssl);
 /* Is it by certificates? */
@@ -85,6 +88,9 @@ int sstpy_tls_listen(int fd, struct ssl_ctx_st *context, int64_t timeout_ms,
 
 /* The connection that arrived under this descriptor; NULL if there is none. */
 struct sstpy_transport *sstpy_tls_take(int fd);
+
+/* Whether its descriptor is the network's still, and its own threads encrypt. */
+bool sstpy_tls_is_direct(struct sstpy_transport *transport);
 
 /* Wait until all that was written to streams is on its way, because the process is
  * about to end and the thread with it. False when the time is over. */

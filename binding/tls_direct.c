@@ -377,7 +377,7 @@ relay_over(SSL *ssl, int fd, int *user_fd)
         (void)sstpy_relay_close_fd(net_fd);
         return NULL;
     }
-    if (SSL_set_fd(ssl, net_fd) == 1 &&
+    if (sstpy_tls_set_fd(ssl, net_fd) &&
         sstpy_relay_watch_first(net_fd, &relay->net_events, EPOLLIN, relay)) {
         *user_fd = sstpy_relay_become_stream(relay);
     }
@@ -399,7 +399,7 @@ hand_over(struct sstpy_direct *direct)
         if (relay != NULL) {
             give_up(relay);
         }
-        (void)SSL_set_fd(direct->ssl, direct->fd);
+        (void)sstpy_tls_set_fd(direct->ssl, direct->fd);
         (void)sstpy_relay_close_fd(user_fd);
         return -number;
     }
@@ -412,6 +412,17 @@ hand_over(struct sstpy_direct *direct)
         return 0; /* it is readable already */
     }
     return 0;
+}
+
+bool
+sstpy_tls_is_direct(struct sstpy_transport *transport)
+{
+    struct sstpy_direct *const direct = direct_of(transport);
+
+    (void)pthread_mutex_lock(&direct->mutex);
+    const bool is_direct = direct->ssl != NULL;
+    (void)pthread_mutex_unlock(&direct->mutex);
+    return is_direct;
 }
 
 static int

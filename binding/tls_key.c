@@ -30,6 +30,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum {
     STRONG_KEY_SIZE = 32,
@@ -121,13 +122,65 @@ wipe(void *parent, void *secret, CRYPTO_EX_DATA *data, int index, long argument,
     }
 }
 
+/* A socket without SIGPIPE: where a program lets that end it, closing a connection
+ * whose peer has gone would. */
+static BIO_METHOD *quiet_socket;
+
+static int
+quiet_write(BIO *bio, const char *data, int size)
+{
+    ssize_t sent;
+    int fd = -1;
+
+    (void)BIO_get_fd(bio, &fd);
+    BIO_clear_retry_flags(bio);
+    sent = send(fd, data, (size_t)size, MSG_NOSIGNAL);
+    if (sent <= 0 && BIO_sock_should_retry((int)sent) != 0) {
+        BIO_set_retry_write(bio);
+    }
+    return (int)sent;
+}
+
+static BIO_METHOD *
+quiet_socket_new(void)
+{
+    const BIO_METHOD *const plain = BIO_s_socket();
+    BIO_METHOD *const method = BIO_meth_new(BIO_TYPE_SOCKET, "quiet socket");
+
+    if (method == NULL || BIO_meth_set_write(method, quiet_write) != 1 ||
+        BIO_meth_set_read(method, BIO_meth_get_read(plain)) != 1 ||
+        BIO_meth_set_ctrl(method, BIO_meth_get_ctrl(plain)) != 1 ||
+        BIO_meth_set_create(method, BIO_meth_get_create(plain)) != 1 ||
+        BIO_meth_set_destroy(method, BIO_meth_get_destroy(plain)) != 1) {
+        BIO_meth_free(method);
+        return NULL;
+    }
+    return method;
+}
+
+bool
+sstpy_tls_set_fd(struct ssl_st *ssl, int fd)
+{
+    BIO *const bio = BIO_new(quiet_socket);
+
+    if (bio == NULL) {
+        return false;
+    }
+    (void)BIO_set_fd(bio, fd, BIO_NOCLOSE);
+    SSL_set_bio(ssl, bio, bio);
+    return true;
+}
+
 int
 sstpy_tls_setup(void)
 {
     if (secret_index < 0) {
         secret_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, wipe);
     }
-    return secret_index < 0 ? -1 : 0;
+    if (quiet_socket == NULL) {
+        quiet_socket = quiet_socket_new();
+    }
+    return secret_index < 0 || quiet_socket == NULL ? -1 : 0;
 }
 
 static const struct secret *

@@ -107,7 +107,7 @@ receive(struct relay *listener, int fd)
     struct relay *const relay =
         ssl != NULL ? sstpy_relay_new(ROLE_HANDSHAKE, fd, ssl) : NULL;
 
-    if (relay == NULL || SSL_set_fd(ssl, fd) != 1 ||
+    if (relay == NULL || !sstpy_tls_set_fd(ssl, fd) ||
         !sstpy_relay_watch_first(fd, &relay->net_events, EPOLLIN, relay)) {
         SSL_free(ssl);
         free(relay);

@@ -277,7 +277,7 @@ sstpy_tls_connect(int fd, struct ssl_ctx_st *context, int64_t timeout_ms,
     int rc = SSTPY_TLS_SYSTEM;
 
     why[0] = '\0';
-    if (ssl != NULL && set_nonblocking(fd) && SSL_set_fd(ssl, fd) == 1) {
+    if (ssl != NULL && set_nonblocking(fd) && sstpy_tls_set_fd(ssl, fd)) {
         rc = shake_hands(ssl, fd, sstpy_relay_now_ms() + timeout_ms);
     }
     if (rc == SSTPY_TLS_OK) {

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Look for inputs that do harm, with clang's libFuzzer.
 
-    python3 fuzz/run.py ring --seconds 600     frame, pool, ring, stream or nest
+    python3 fuzz/run.py ring --seconds 600     frame, pool, ring, stream, nest, tls
     python3 fuzz/run.py ring --keep            and add to the corpus what is new in it
 
 Needs clang with its run-time libraries (Debian: clang-14 libclang-rt-14-dev); nest also
@@ -22,6 +22,8 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TARGETS = ("frame", "pool", "ring", "stream", "nest", "tls")
+TLS_PARTS = ("direct", "key", "listen", "relay", "thread")
 SKIPPED = 77  # the exit code that says so
 NEST_SOURCES = ("nest_decode.c", "nest_encode.c", "nest_weigh.c")
 FLAGS = [
@@ -48,6 +50,10 @@ def sources(target: str) -> list[str]:
         words += [str(ROOT / "binding" / name) for name in NEST_SOURCES]
         words += [f"-L{library}", f"-Wl,-rpath,{library}"]
         words += [f"-lpython{sysconfig.get_config_var('LDVERSION')}"]
+    elif target == "tls":
+        words += [f"-I{ROOT}/binding"]
+        words += [str(ROOT / "binding" / f"tls_{part}.c") for part in TLS_PARTS]
+        words += ["-lssl", "-lcrypto", "-pthread"]
     else:
         words += sorted(map(str, (ROOT / "core" / "src").rglob("*.c")))
         words += ["-pthread"]
@@ -66,7 +72,7 @@ def build(target: str, folder: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", choices=("frame", "pool", "ring", "stream", "nest"))
+    parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--keep", action="store_true", help="merge into the corpus")
     given = parser.parse_args()

@@ -5,6 +5,7 @@ import contextlib
 import os
 import pickle
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -81,6 +82,28 @@ def greet(listener, count):
     for _ in range(count):
         with listener.accept() as conn:
             conn.send("hello")
+
+
+def accept_and_sleep(pipe, key):
+    with Listener(("127.0.0.1", 0), authkey=key) as listener:
+        pipe.send(listener.address)
+        with listener.accept():
+            pipe.send("accepted")
+            time.sleep(600)
+
+
+def write_to_nobody(pipe, address, key):
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    closed, written = (Client(address, authkey=key) for _ in range(2))
+    for conn in (closed, written):
+        conn.send("nobody reads this")
+    pipe.send("sent")
+    pipe.recv()
+    closed.close()
+    with contextlib.suppress(OSError):
+        while True:
+            written.send("and now?")
+    written.close()
 
 
 # ---- For test_attacks ----

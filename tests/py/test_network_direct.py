@@ -219,6 +219,22 @@ def test_the_end_of_a_process_that_was_killed():
         child.join()
 
 
+def test_no_signal_when_the_peer_has_gone(start):
+    """Also where a program lets SIGPIPE end it, as many do: it gets an error."""
+    ctx = sidestep.get_context("fork")
+    addresses, theirs = sidestep.Pipe()
+    server = start(ctx, children.accept_and_sleep, theirs, KEY)
+    ours, clients = sidestep.Pipe()
+    client = start(ctx, children.write_to_nobody, clients, addresses.recv(), KEY)
+    assert ours.recv() == "sent"
+    assert addresses.recv() == "accepted"
+    server.kill()
+    server.join()
+    ours.send("it is gone")
+    client.join(20)
+    assert client.exitcode == 0
+
+
 def test_what_nobody_accepted_ends_with_the_listener(eventually):
     before = sum(_tls.statistics().values())
     with Listener(("127.0.0.1", 0), authkey=KEY) as listener:
