@@ -116,12 +116,13 @@ sst_zygote_open(struct sst_arena *arena, int tether, struct sst_zygote **out,
     zygote->owner_end = -1;
     zygote->room = ROOM;
     zygote->buffer = ssti_alloc(ROOM);
-    zygote->setup = ssti_alloc(SSTI_SETUP_MAX);
-    zygote->setup_next = ssti_alloc(SSTI_SETUP_MAX);
-    rc = zygote->buffer != NULL && zygote->setup != NULL && zygote->setup_next != NULL
+    /* In one: so much is mapped, and a child that frees it writes to no page. */
+    zygote->setup = ssti_alloc((size_t)2 * SSTI_SETUP_MAX);
+    rc = zygote->buffer != NULL && zygote->setup != NULL
              ? ssti_os_packet_ask_sender(tether)
              : SST_ENOMEM;
     if (rc == 0) {
+        zygote->setup_next = (char *)zygote->setup + SSTI_SETUP_MAX;
         rc = greet(tether);
     }
     if (rc < 0) {
@@ -153,7 +154,6 @@ sst_zygote_close(struct sst_zygote *zygote)
     forget_wards(zygote);
     (void)ssti_os_close(zygote->owner_end);
     zygote->setup = ssti_free(zygote->setup);
-    zygote->setup_next = ssti_free(zygote->setup_next);
     zygote->buffer = ssti_free(zygote->buffer);
     return ssti_free(zygote);
 }

@@ -81,7 +81,7 @@ struct sst_zygote {
     uint32_t setup_serial; /* 0: it has been told none */
     uint32_t setup_size;
     void *setup;      /* room for one of any size that it is told */
-    void *setup_next; /* the same, for what a packet brings */
+    void *setup_next; /* behind it, for what a packet brings */
 
     /* of the child */
     int job_tether; /* its end; -1 in the zygote */
