@@ -79,6 +79,41 @@ def test_who_asks_for_the_descriptor_gets_a_plain_stream(pair):
         assert len(server.recv()) == 1_000_000
 
 
+@pytest.mark.filterwarnings("ignore:security=:RuntimeWarning")
+def test_wait_for_connections_of_all_kinds():
+    kinds = [
+        (None, {}),
+        (("127.0.0.1", 0), {}),
+        (("127.0.0.1", 0), {"security": "stdlib"}),
+    ]
+    if os.path.exists("/proc/net/if_inet6"):
+        kinds.append((("::1", 0), {}))
+    with contextlib.ExitStack() as stack:
+        pipe, pipes_end = sidestep.Pipe()
+        ours, theirs = [pipe], [pipes_end]
+        for address, options in kinds:
+            listener = stack.enter_context(Listener(address, authkey=KEY, **options))
+            thread = threading.Thread(target=lambda one: theirs.append(one.accept()),
+                                      args=(listener,))  # fmt: skip
+            thread.start()
+            ours.append(Client(listener.address, authkey=KEY, **options))
+            thread.join(20)
+        assert wait(ours, 0) == []
+        for mine, other in zip(ours, theirs, strict=True):
+            other.send("a message")
+            assert wait(ours, 20) == [mine]
+            assert mine.recv() == "a message"
+        for other in theirs:
+            other.close()
+        waiting = set(ours)
+        while waiting:  # each tells of its end
+            for mine in wait(waiting, 20):
+                with pytest.raises(EOFError):
+                    mine.recv()
+                waiting.discard(mine)
+                mine.close()
+
+
 def test_what_openssl_has_read_already_is_seen(pair):
     client, server = pair
     for number in range(5):
