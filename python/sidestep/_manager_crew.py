@@ -48,7 +48,7 @@ class Worker:
         while (task := self._tasks.get()) is not None:
             try:
                 task()
-            except Exception:  # noqa: BLE001 - the thread goes on
+            except BaseException:  # noqa: BLE001 - the thread goes on
                 util.info("a task of a manager's server failed:\n%s", format_exc())
             del task
             if self._rest is not None and not self._rest(self):

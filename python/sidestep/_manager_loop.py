@@ -328,7 +328,7 @@ class Loop:
             assert event is not None
             try:
                 self._handlers[event[0]](*event[1:])
-            except Exception:  # noqa: BLE001 - that connection is lost, not the others
+            except BaseException:  # noqa: BLE001 - that connection is lost, no other
                 util.info("manager's loop: %s", format_exc())
                 link = self._links.get(event[1])
                 if link is not None:
@@ -525,9 +525,17 @@ class Loop:
     def _lend(self, link: Link, task: Callable[[], object]) -> None:
         """Have a thread of the crew do it."""
         try:
-            self.crew.do(task)
+            self.crew.do(functools.partial(self._guard, link, task))
         except RuntimeError:
             self._reply(link, (TRACEBACK, format_exc()))
+
+    def _guard(self, link: Link, task: Callable[[], object]) -> None:
+        """Do something for a client, who is not to wait for it if it fails."""
+        try:
+            task()
+        except BaseException:  # noqa: BLE001 - of the user's code
+            util.info("a call by a client of the manager failed:\n%s", format_exc())
+            self.end(link)
 
     def _do_alone(self, link: Link, task: Callable[[], object]) -> None:
         """Have the client's own thread do it."""
@@ -536,7 +544,7 @@ class Loop:
                 link.worker = Worker("manager's client")
                 if link.number not in self._links:
                     link.worker.dismiss()  # it has ended meanwhile
-            link.worker.do(task)
+            link.worker.do(functools.partial(self._guard, link, task))
         except RuntimeError:
             self._reply(link, (TRACEBACK, format_exc()))
 

@@ -27,6 +27,9 @@ class Own:
     def wait(self, path):
         return read(path)
 
+    def leave(self):
+        raise SystemExit(3)
+
     def unpicklable(self):
         return (i for i in ())
 

@@ -271,6 +271,9 @@ def test_errors_and_what_does_not_pickle(manager):
         manager.dict()["k"]
     with pytest.raises(RemoteError, match="Unserializable"):
         own.unpicklable()
+    with pytest.raises((EOFError, OSError)):
+        own.leave()
+    assert len(manager.list([1])) == 1
 
 
 def test_more_pipes_than_there_may_be(monkeypatch):
