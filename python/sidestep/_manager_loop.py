@@ -103,6 +103,18 @@ _KINDS: dict[type, _Kind] = {
     threading.Barrier: _Kind(""),
 }
 
+
+def _kind_of(obj: Any) -> _Kind | None:
+    """Return what is known of an object's methods, None for the user's own types."""
+    if type(obj) is threading.Condition and type(obj._lock) not in _OWN_LOCKS:  # type: ignore[attr-defined]
+        return (
+            None  # its lock is another manager's, or the user's: who knows what it does
+        )
+    return _KINDS.get(type(obj))
+
+
+_OWN_LOCKS = {_manager_locks.Lock, _manager_locks.RLock}
+
 #: What the loop's thread does that is asked of the server itself.
 _QUICK_REQUESTS = frozenset({"dummy", "incref", "get_methods", "number_of_objects"})
 #: Makers that call nothing of the user's, given plain data.
@@ -487,7 +499,7 @@ class Loop:
         self, link: Link, ident: Any, name: str, args: Any, kwds: Any, *, is_plain: bool
     ) -> None:
         entry = self._server.id_to_obj.get(ident)
-        kind = _KINDS.get(type(entry[0])) if entry is not None else None
+        kind = _kind_of(entry[0]) if entry is not None else None
         do = functools.partial(self._do, link, ident, name, args, kwds)
         if entry is not None and kind is None:
             self._do_alone(link, do)

@@ -219,6 +219,8 @@ class Server:
 
     def serve_parent(self, conn: Any) -> None:
         """Serve who started this process, over the pipe it gave us."""
+        # Before anything is unpickled: a proxy of ours is to be at home here.
+        process.current_process()._manager_server = self  # type: ignore[attr-defined]
         link = _Link(self.listener._restrict(conn))
         threading.Thread(target=self.handle_request, args=(link,), daemon=True).start()
 

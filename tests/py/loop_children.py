@@ -101,6 +101,20 @@ LoopManager.register("fork", fork)
 LoopManager.register("threads", threads)
 
 
+class LateServer(managers.Server):
+    """A server that its starter can use for a while before others can."""
+
+    def serve_forever(self):
+        read(os.environ["SST_LATE"])
+        super().serve_forever()
+
+
+class LateManager(managers.SyncManager):
+    """A manager with that server."""
+
+    _Server = LateServer
+
+
 def few_descriptors(spare):
     """Leave this process so many descriptors."""
     fd = os.dup(0)

@@ -276,6 +276,34 @@ def test_errors_and_what_does_not_pickle(manager):
     assert len(manager.list([1])) == 1
 
 
+def test_a_condition_on_a_lock_of_another_manager(monkeypatch):
+    monkeypatch.setattr(_manager_session, "_arena_id", lambda: -1)
+    with children.LoopManager() as manager, children.LoopManager() as other:
+        lock = other.Lock()
+        condition, items = manager.Condition(lock), manager.list([1])
+        with condition:
+            assert condition.wait(0) is False
+            condition.notify()
+        lock.acquire()
+        waiter = threading.Thread(target=condition.acquire)
+        waiter.start()
+        assert items[0] == 1  # whatever the other server does, this one answers
+        lock.release()
+        waiter.join()
+
+
+def test_proxies_are_at_home_in_a_server_from_the_start(monkeypatch, fifo):
+    monkeypatch.setattr(_manager_session, "_arena_id", lambda: -1)
+    monkeypatch.setenv("SST_LATE", fifo)
+    with children.LateManager(authkey=KEY) as manager:
+        lock = manager.Lock()
+        condition = manager.Condition(lock)
+        let_go(fifo)
+        with condition:
+            assert not lock.acquire(blocking=False)
+        assert lock.acquire(blocking=False)
+
+
 def test_more_pipes_than_there_may_be(monkeypatch):
     monkeypatch.setattr(_manager_server, "CHANNELS_MAX", 1)
     with children.LoopManager(authkey=KEY) as manager:
