@@ -2,11 +2,13 @@
 """What children do in the tests of processes; importable, for spawn and forkserver."""
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 
 def nothing():
@@ -189,6 +191,14 @@ def tell_references(conn):
     conn.send([sys.getrefcount(thing) for thing in loaded])
 
 
+def children_of_this_process():
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found |= set(map(int, (task / "children").read_text().split()))
+    return found
+
+
 def have_a_family(method, conn):
     """Start children of all kinds, by this thread and by one that ends; wait."""
     import sidestep
@@ -217,13 +227,8 @@ def have_a_family(method, conn):
         while not (told := forkserver.statistics())["warm"] or told["coming"]:
             time.sleep(0.001)
         pids["server", ""] = told["pid"]
-    known = set(pids.values())
-    everybody = {
-        int(pid)
-        for task in os.listdir("/proc/self/task")
-        for pid in open(f"/proc/self/task/{task}/children").read().split()  # noqa: SIM115
-    }
-    pids.update({("warm", pid): pid for pid in everybody - known})
+    others = children_of_this_process() - set(pids.values())
+    pids.update({("warm", pid): pid for pid in others})
     conn.send(pids)
     wait_for_ever()
 

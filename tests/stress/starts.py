@@ -18,6 +18,7 @@ The last line is `N passed, N failed`: exit codes, and the kinds of the inventor
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import random
@@ -177,7 +178,8 @@ def resident(pid: int | str) -> int:
 def children() -> set[int]:
     mine = set()
     for task in Path("/proc/self/task").iterdir():
-        mine |= set(map(int, (task / "children").read_text().split()))
+        with contextlib.suppress(OSError):  # a thread that has ended
+            mine |= set(map(int, (task / "children").read_text().split()))
     return mine
 
 
