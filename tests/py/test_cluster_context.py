@@ -326,3 +326,29 @@ def test_processes_end_with_the_program(tmp_path):
 def test_route():
     assert route("127.0.0.1") == "127.0.0.1"
     assert route("::1") == "::1"
+
+
+class Open(Threads):
+    """An engine whose wire others can read."""
+
+    name = "open"
+
+    def is_private(self):
+        return False
+
+
+def test_the_key_goes_over_no_wire_that_others_read():
+    with sidestep.get_context("cluster", cluster=Open()) as ctx:
+        assert ctx.Pool().apply(tasks.identity, (3,)) == 3
+        with pytest.raises(ValueError, match="key of shared objects"):
+            ctx.Queue()
+    with sidestep.get_context("cluster", cluster=Open(), allow_insecure=True) as ctx:
+        with pytest.warns(UserWarning, match="clear text"):
+            ctx.Queue()
+
+
+@pytest.mark.parametrize("address", ["tcp://192.0.2.9:8786", "ws://[2001:db8::1]:80"])
+def test_dask_in_clear_text(address):
+    pytest.importorskip("distributed")
+    with pytest.raises(ValueError, match="allow_insecure=True"):
+        sidestep.Pool(cluster=address)

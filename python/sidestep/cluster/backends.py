@@ -74,6 +74,15 @@ class Backend:
         """Return the address of this machine that workers reach; this is for one's own."""
         return "127.0.0.1"
 
+    def is_private(self) -> bool:
+        """Tell whether nobody else can read what goes to workers, as far as is known."""
+        return True
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, as it stands in an address, is this machine's loopback."""
+    return host in {"localhost", "::1", "[::1]"} or host.startswith("127.")
+
 
 def route(host: str) -> str:
     """Return the address of this machine from which packets go to a host."""

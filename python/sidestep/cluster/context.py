@@ -74,8 +74,9 @@ class ClusterContext(context.BaseContext):
 
     ``cluster`` is what ``Pool(cluster=)`` takes, by default the engine itself;
     ``workers`` how many to start where one is started; ``address`` the one of this
-    machine that workers connect to, where the engine does not tell; other options are
-    the engine's. Engine and manager start when they are needed, and end with
+    machine that workers connect to, where the engine does not tell; with
+    ``allow_insecure`` the engine may be one that is not encrypted; other options are the
+    engine's. Engine and manager start when they are needed, and end with
     `close`, a ``with`` block, or the program.
     """
 
@@ -86,6 +87,7 @@ class ClusterContext(context.BaseContext):
         cluster: Any = None,
         workers: int | None = None,
         address: str | None = None,
+        allow_insecure: bool = False,
         **options: Any,
     ) -> None:
         if cluster is None and name == "cluster":
@@ -94,7 +96,10 @@ class ClusterContext(context.BaseContext):
         self._cluster = name if cluster is None else cluster
         self._wanted = workers
         self._address = address
+        self._allow_insecure = allow_insecure
         self._options = options
+        if allow_insecure and name == "dask":
+            options["allow_insecure"] = True
         self._lock = threading.RLock()
         self._backend: Backend | None = None
         self._manager: ClusterManager | None = None
@@ -134,6 +139,16 @@ class ClusterContext(context.BaseContext):
 
     def _start_manager(self) -> ClusterManager:
         host = self._address or self.backend().address()
+        if not self.backend().is_private():
+            if not self._allow_insecure:
+                raise ValueError(
+                    f"the engine of the context of {self._name} is not encrypted, and the "
+                    "key of shared objects would go over it: use encryption there, or "
+                    "say allow_insecure=True"
+                )
+            warnings.warn(
+                "the key of shared objects goes to workers in clear text", stacklevel=4
+            )
         key = os.urandom(32)
         manager = ClusterManager(
             (host, 0), key, ctx=context._concrete_contexts["forkserver"]

@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 
-from .backends import Backend, missing
+from .backends import Backend, is_loopback, missing, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ FRESH = 1.0
 
 #: Bytes from which on a batch is data to Dask, not part of the graph.
 LARGE = 1 << 20
-
-LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
 class _LocalCluster(distributed.LocalCluster):  # type: ignore[misc, unused-ignore]
@@ -80,18 +78,28 @@ def _start(workers: int | None, stack: contextlib.ExitStack) -> distributed.Clie
 
 
 def _connect(
-    address: str, security: Any, *, allow_insecure: bool
+    address: str, security: Any, timeout: float | None, *, allow_insecure: bool
 ) -> distributed.Client:
-    scheme, _, rest = address.partition("://")
-    host = rest.rpartition(":")[0] or rest
-    if scheme in {"tcp", "ws"} and host not in LOOPBACK:
+    if _is_clear(address):
         if not allow_insecure:
             raise ValueError(
                 f"{address} is not encrypted, and whoever reaches it can run code there: "
                 "use tls:// with security=, or say allow_insecure=True"
             )
         warnings.warn(f"tasks and results go to {address} in clear text", stacklevel=5)
-    return distributed.Client(address, security=security)
+    given = {} if timeout is None else {"timeout": timeout}
+    return distributed.Client(address, security=security, **given)
+
+
+def _is_clear(address: str) -> bool:
+    """Tell whether what goes to an address is there for others to read."""
+    scheme = address.partition("://")[0]
+    return scheme in {"tcp", "ws", "ucx"} and not is_loopback(_host(address))
+
+
+def _host(address: str) -> str:
+    rest = address.partition("://")[2]
+    return rest.rpartition(":")[0] or rest
 
 
 class DaskBackend(Backend):
@@ -111,6 +119,7 @@ class DaskBackend(Backend):
         workers: int | None = None,
         *,
         security: Any = None,
+        timeout: float | None = None,
         allow_insecure: bool = False,
         may_restart: bool = False,
         direct: bool | None = None,
@@ -128,7 +137,7 @@ class DaskBackend(Backend):
             self._client = cluster
         elif isinstance(cluster, str) and not is_ours:
             self._client = self._stack.enter_context(
-                _connect(cluster, security, allow_insecure=allow_insecure)
+                _connect(cluster, security, timeout, allow_insecure=allow_insecure)
             )
         elif is_ours:
             self._client = _start(workers, self._stack)
@@ -170,6 +179,18 @@ class DaskBackend(Backend):
                 # What else is there goes to others, and nobody is to blame for it.
                 self._client.run_on_scheduler(_let_go, victims)
         return True
+
+    def is_private(self) -> bool:
+        """Tell whether the scheduler is encrypted, or on loopback."""
+        return not _is_clear(self._client.scheduler.address)
+
+    def address(self) -> str:
+        """Return the address from which packets go to the scheduler."""
+        address = self._client.scheduler.address
+        host = _host(address)
+        if address.startswith("inproc:") or is_loopback(host):
+            return "127.0.0.1"
+        return route(host.strip("[]"))
 
     def close(self, *, wait: bool) -> None:
         """Close what was started or connected for the pool."""

@@ -117,6 +117,10 @@ class RayBackend(Backend):
         if self._is_ours:
             self._ray.shutdown()
 
+    def is_private(self) -> bool:
+        """Tell whether Ray is encrypted, or on this machine alone."""
+        return os.environ.get("RAY_USE_TLS") == "1" or len(self._ray.nodes()) == 1
+
     def address(self) -> str:
         """Return the address by which Ray knows this machine."""
         host: str = self._ray.util.get_node_ip_address()
