@@ -339,7 +339,8 @@ class Open(Threads):
 
 def test_the_key_goes_over_no_wire_that_others_read():
     with sidestep.get_context("cluster", cluster=Open()) as ctx:
-        assert ctx.Pool().apply(tasks.identity, (3,)) == 3
+        with ctx.Pool() as pool:
+            assert pool.apply(tasks.identity, (3,)) == 3
         with pytest.raises(ValueError, match="key of shared objects"):
             ctx.Queue()
     with sidestep.get_context("cluster", cluster=Open(), allow_insecure=True) as ctx:
