@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Self
 
+    from ._allow import AllowList
     from ._proxies import BaseProxy
 
 __all__ = ["Batch", "Reply", "do"]
@@ -53,9 +54,16 @@ class Batch:
     same. A block that raises sends nothing.
     """
 
-    def __init__(self, send: Callable[[list[Any]], list[Any]], *, check: bool) -> None:
+    def __init__(
+        self,
+        send: Callable[[list[Any]], list[Any]],
+        *,
+        check: bool,
+        allow: AllowList | None = None,
+    ) -> None:
         self._send = send
         self._check = check
+        self._loads = _loads_by(allow)
         # With the arguments: a proxy among them is kept until the server has it.
         self._calls: list[tuple[BaseProxy, Reply, Any, Any]] = []
         self._is_over = False
@@ -104,7 +112,7 @@ class Batch:
                 reply.set_exception(failure)
             raise
         for (proxy, reply, *_), answer in zip(self._calls, answers, strict=True):
-            _settle(proxy, reply, *answer)
+            _settle(proxy, reply, self._loads, *answer)
         if self._check:
             self._raise_first()
 
@@ -116,10 +124,21 @@ class Batch:
                 raise error
 
 
-def _settle(proxy: BaseProxy, reply: Reply, kind: str, result: Any) -> None:
+def _loads_by(allow: AllowList | None) -> Callable[[bytes], Any]:
+    """Return what unpickles: what is in a message's pickle is restricted as that is."""
+    return ForkingPickler.loads if allow is None else allow.loads
+
+
+def _settle(
+    proxy: BaseProxy,
+    reply: Reply,
+    loads: Callable[[bytes], Any],
+    kind: str,
+    result: Any,
+) -> None:
     try:
         if kind == PICKLED:
-            kind, result = ForkingPickler.loads(result)
+            kind, result = loads(result)
         if kind == PROXY:
             reply.set_result(proxy._proxy_of(*result))
         elif kind == RETURN:
@@ -137,7 +156,7 @@ def do(server: Any, requests: list[tuple[str, str, bytes]]) -> list[tuple[str, A
 
 def _do_one(server: Any, ident: str, name: str, packed: bytes) -> tuple[str, Any]:
     try:
-        args, kwds = ForkingPickler.loads(packed)
+        args, kwds = _loads_by(server.listener._allow)(packed)
     except Exception as error:  # noqa: BLE001 - the caller is told
         return _pickled(ERROR, _remote.pack(error))
     kind, result = server.call(ident, name, args, kwds)

@@ -176,7 +176,7 @@ class BaseManager:
             "max_message": max_message,
             "legacy_md5": legacy_md5,
         }
-        self._options = {
+        self._options: dict[str, Any] = {
             name: value for name, value in options.items() if value is not None
         }
 
@@ -356,7 +356,11 @@ class BaseManager:
         office = self.__dict__.get("_batch_office")
         if office is None or office._session is not self._session_now():
             office = self._batch_office = office_of(self)
-        return Batch(functools.partial(office.call, "calls"), check=check)
+        return Batch(
+            functools.partial(office.call, "calls"),
+            check=check,
+            allow=self._options.get("allow"),
+        )
 
     def _task_backend(self) -> Any:
         """Return the back end for ``sidestep.Pool(cluster=manager)``."""

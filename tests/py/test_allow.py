@@ -269,6 +269,46 @@ def test_a_manager(address):
         assert dict(table.items()) == {"a": 1, "good": allow_types.Good(2)}
 
 
+def test_a_batch_of_calls_brings_nothing_in():
+    """Its arguments are pickles inside of a pickle."""
+    with Careful(None, KEY, allow=[allow_types.Good]) as manager:
+        table = manager.dict(a=1)
+        with manager.batch(check=False) as batch:
+            several = batch(table)
+            replies = [
+                batch.call(several, "__setitem__", "k", item)
+                for item in (allow_types.Good(2), Bomb(os.system, "false"), 3)
+            ]
+            got = several.copy()
+        assert replies[0].exception() is None
+        assert "not in allow=" in str(replies[1].exception())
+        assert got.result() == {"a": 1, "k": 3}
+        with manager.batch(check=False) as batch:
+            reply = batch(table).pop("k")
+        assert reply.result() == 3
+
+
+def test_a_batch_takes_nothing_out():
+    """Nor does a client unpickle what a server puts into a reply's pickle."""
+    with Careful(None, KEY) as server:
+        table = server.dict(other=allow_types.Other(1), a=2)
+        client = Careful(server.address, KEY, allow=[])
+        client.connect()
+        with client.batch(check=False) as batch:
+            other = batch(table).get("other")
+            plain = batch(table).get("a")
+        assert "not in allow=" in str(other.exception())
+        assert plain.result() == 2
+
+
+def test_tasks_are_refused():
+    """A task is a function to run: a list of what may be named has none."""
+    with Careful(None, KEY, allow=[allow_types.Good]) as manager:
+        with pytest.raises(Exception, match=r"not in allow=|runs no tasks"):
+            manager.submit(os.getpid).result(20)
+        assert manager.dict(a=1)["a"] == 1
+
+
 def test_an_error_from_a_manager_that_is_not_allowed():
     with Careful(None, KEY, allow=[]) as manager:
         failing = manager.Failing()
