@@ -59,7 +59,7 @@ class Batch:
         send: Callable[[list[Any]], list[Any]],
         *,
         check: bool,
-        allow: AllowList | None = None,
+        allow: Any = None,
     ) -> None:
         self._send = send
         self._check = check

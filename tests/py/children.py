@@ -95,7 +95,13 @@ def serve_listener(address_queue, family, authkey, security=None):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of security="stdlib"
-        listener = Listener(family=family, authkey=authkey, security=security)
+        listener = Listener(
+            family=family,
+            authkey=authkey,
+            security=security,
+            # Python 3.11 has no other proof.
+            legacy_md5=security == "stdlib" or None,
+        )
     with listener:
         address_queue.put(listener.address)
         with listener.accept() as conn:

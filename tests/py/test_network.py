@@ -6,6 +6,7 @@ import os
 import pickle
 import socket
 import ssl
+import sys
 import threading
 from multiprocessing import AuthenticationError as StdlibAuthenticationError
 from multiprocessing import connection as stdlib
@@ -20,6 +21,8 @@ _tls = pytest.importorskip("sidestep._tls", reason="built without OpenSSL")
 
 KEY = b"a key of thirty-two bytes at the least"
 SECRET = b"something that nobody else is to read"
+#: To speak to the standard library of this Python: 3.11 proves its key by MD5.
+STDLIB = {"security": "stdlib", "legacy_md5": sys.version_info < (3, 12)}
 
 
 @pytest.fixture
@@ -370,7 +373,7 @@ def test_a_peer_that_is_cut_off_in_mid_message(echo):
 
 def test_the_standard_library_both_ways():
     with pytest.warns(RuntimeWarning, match="in the clear"):
-        listener = Listener(("127.0.0.1", 0), authkey=KEY, security="stdlib")
+        listener = Listener(("127.0.0.1", 0), authkey=KEY, **STDLIB)
     with listener:
         thread = threading.Thread(target=children.echo_one, args=(listener,))
         thread.start()
@@ -382,7 +385,7 @@ def test_the_standard_library_both_ways():
         thread = threading.Thread(target=children.echo_one, args=(listener,))
         thread.start()
         with pytest.warns(RuntimeWarning, match="in the clear"):
-            conn = Client(listener.address, authkey=KEY, security="stdlib")
+            conn = Client(listener.address, authkey=KEY, **STDLIB)
         with conn:
             conn.send([2])
             assert conn.recv() == [2]
@@ -417,9 +420,7 @@ def test_connections_end(echo, eventually):
 @pytest.mark.filterwarnings("ignore:security=:RuntimeWarning")
 def test_managers_of_the_standard_library_both_ways(eventually):
     package = pytest.importorskip("multiprocessing.managers")
-    with sidestep.managers.SyncManager(
-        ("127.0.0.1", 0), KEY, security="stdlib"
-    ) as ours:
+    with sidestep.managers.SyncManager(("127.0.0.1", 0), KEY, **STDLIB) as ours:
         other = package.SyncManager(ours.address, KEY)
         other.connect()
         table = other.dict(a=1)
@@ -431,7 +432,7 @@ def test_managers_of_the_standard_library_both_ways(eventually):
         del table, mine
         eventually(lambda: ours._number_of_objects() == 0)
     with package.SyncManager(("127.0.0.1", 0), KEY) as theirs:
-        other = sidestep.managers.SyncManager(theirs.address, KEY, security="stdlib")
+        other = sidestep.managers.SyncManager(theirs.address, KEY, **STDLIB)
         other.connect()
         table = other.dict(a=1)
         assert [*table] == ["a"]
