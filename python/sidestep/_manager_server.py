@@ -122,6 +122,13 @@ class _Client:
         self.references: collections.Counter[str] = collections.Counter()
         self.held: set[Any] = set()  # locks
         self.control = control  # the link
+        self.has_ended = False  # guarded by the server's mutex
+
+
+def _check_is_there(link: Any) -> None:
+    """Raise EOFError when the client has gone: its references would stay for ever."""
+    if link is not None and link.process is not None and link.process.has_ended:
+        raise EOFError("the client has gone")
 
 
 class _Link:
@@ -337,6 +344,7 @@ class Server:
             if self._clients.get(client.session) is client:
                 del self._clients[client.session]
             references, client.references = client.references, collections.Counter()
+            client.has_ended = True
         for lock in [*client.held]:
             lock.owner_gone(client)
         for ident, count in references.items():
@@ -570,6 +578,7 @@ class Server:
                 )
             names.update(result_types)
         with self.mutex:
+            _check_is_there(c)
             ident = self._ident_of(obj)
             self.id_to_obj[ident] = obj, names, result_types
             self.id_to_refcount.setdefault(ident, 0)
@@ -598,6 +607,7 @@ class Server:
     def incref(self, c: _Link | None, ident: str) -> None:
         """Note that the caller refers to an object once more."""
         with self.mutex:
+            _check_is_there(c)
             self.id_to_refcount[ident] += 1
             if c is not None and c.process is not None:
                 c.process.references[ident] += 1

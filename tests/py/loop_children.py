@@ -60,6 +60,17 @@ class KeepsUp:
         return str, (read(self.path).decode(),)
 
 
+class Slow:
+    """Making one waits for a FIFO; when it goes there is a file."""
+
+    def __init__(self, path):
+        self.path = path
+        read(path)
+
+    def __del__(self):
+        open(f"{self.path}.gone", "w", encoding="ascii").close()
+
+
 def kept(path):
     return [KeepsUp(path)]
 
@@ -97,6 +108,7 @@ class LoopManager(managers.SyncManager):
 LoopManager.register("Own", Own)
 LoopManager.register("kept", kept, managers.ListProxy)
 LoopManager.register("RealRLock", threading.RLock, exposed=("acquire", "release"))
+LoopManager.register("Slow", Slow)
 LoopManager.register("fork", fork)
 LoopManager.register("threads", threads)
 

@@ -217,6 +217,17 @@ def test_what_the_dead_waited_for_goes_to_others(manager, start, eventually):
     eventually(lambda: lock.acquire(blocking=False))
 
 
+def test_what_was_made_for_the_dead_goes(manager, raw, fifo, eventually):
+    client = raw()
+    client.ask(None, "create", "list", [1])
+    client.send(None, "create", "Slow", fifo)
+    client.close()
+    eventually(lambda: manager._number_of_objects() == 0)
+    let_go(fifo)
+    eventually(lambda: os.path.exists(f"{fifo}.gone"))
+    assert manager._number_of_objects() == 0
+
+
 def test_requests_that_are_none(manager, raw):
     items = manager.list([1])
     client = raw()
