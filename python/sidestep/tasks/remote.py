@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The client of a broker: a back end for `ClusterPool`, with all that a pool can.
 
-Batches are handed in by calls of the manager. While any are under way one thread waits
-for their answers, and learns so that the server, or the way to it, is gone.
+Batches are handed in by calls of the manager. From the first on one thread waits for
+answers, and learns so that the server, or the way to it, is gone.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ class RemoteBackend(Backend):
         self._has_thread = False  # guarded by _lock
         self._is_network = isinstance(proxy.address, tuple)
         self._is_in = False
+        self._is_closed = False
         self._workers = 0
         #: What the broker is to be told by a thread of its own: a finalizer may run
         #: inside a call of the very connection that it would use.
@@ -155,7 +156,7 @@ class RemoteBackend(Backend):
                 raise self._gone(error) from error
             raise
         with self._lock:
-            if self._pending and not self._has_thread:
+            if not self._has_thread and not self._is_closed:
                 self._has_thread = True
                 threading.Thread(
                     target=self._collect, name="sidestep-remote", daemon=True
@@ -166,14 +167,10 @@ class RemoteBackend(Backend):
         return ConnectionError(f"{self.name} is gone, or out of reach: {error!r}")
 
     def _collect(self) -> None:
-        """Take answers while any are to come."""
+        """Take answers until the pool ends, or the server."""
         beat = BEAT_SECONDS if self._is_network else None
         patience = PATIENCE_SECONDS if self._is_network else None
-        while True:
-            with self._lock:
-                if not self._pending:
-                    self._has_thread = False
-                    return
+        while not self._is_closed:
             try:
                 self._workers, answers = self.proxy.wait(
                     "collect", self._stream, beat, patience=patience
@@ -234,6 +231,7 @@ class RemoteBackend(Backend):
 
     def close(self, *, wait: bool) -> None:
         """Have nothing there any more."""
+        self._is_closed = True
         self._fail_all(RuntimeError("the pool was ended"))
         self._tell("leave")
 
