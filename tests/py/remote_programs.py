@@ -124,6 +124,12 @@ def die(number=signal.SIGKILL):
     threading.Event().wait()
 
 
+def pause(number):
+    """Return the number, a little later."""
+    threading.Event().wait(0.02)
+    return number
+
+
 def die_once(path):
     """Die the first time, return the second."""
     try:

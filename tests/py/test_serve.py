@@ -2,6 +2,7 @@
 """Workers that serve a manager on the network: they come, go, are killed."""
 
 import os
+import random
 import signal
 import threading
 from concurrent import futures
@@ -286,3 +287,43 @@ def test_a_silent_party_is_given_up(monkeypatch, eventually):
     assert eventually(lambda: lost.statistics()["clients"] == 0)
     with pytest.raises(ConnectionResetError, match="given this client up"):
         lost.collect("client", 0)
+
+
+@pytest.mark.stress
+def test_workers_killed_at_random(server, key_file):
+    """Nothing is lost and nothing hangs while workers come, leave and are killed."""
+    _, manager = server
+    dice = random.Random(os.urandom(8).hex())
+    is_over = threading.Event()
+    ended = []
+
+    def one_after_the_other():
+        while not is_over.is_set():
+            with programs.worker(manager.address, key_file, workers=2) as worker:
+                is_over.wait(dice.uniform(0.2, 1.5))
+                if dice.random() < 0.3:
+                    worker.terminate()
+                    worker.wait(30)
+                else:
+                    worker.kill()
+                ended.append(worker.wait(30))
+
+    keepers = [threading.Thread(target=one_after_the_other) for _ in range(2)]
+    for keeper in keepers:
+        keeper.start()
+    try:
+        with sidestep.Pool(cluster=manager) as pool:
+            while len(ended) < 20:
+                expected = list(range(1, 201))
+                assert pool.map_async(add, range(200), retries=99).get(120) == expected
+                results = pool.imap(programs.pause, range(40), retries=99)
+                assert [results.next(120) for _ in range(40)] == list(range(40))
+                made = [manager.submit(programs.pause, number) for number in range(20)]
+                done, rest = futures.wait(made, 120)
+                assert not rest
+                kinds = {type(one.exception()).__name__ for one in done}
+                assert kinds <= {"NoneType", "WorkerLost"}
+    finally:
+        is_over.set()
+        for keeper in keepers:
+            keeper.join()
