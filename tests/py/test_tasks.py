@@ -5,6 +5,7 @@ import asyncio
 import os
 import pickle
 import threading
+import weakref
 from concurrent import futures
 from pathlib import Path
 
@@ -278,6 +279,24 @@ def test_options_and_initializer_are_the_servers(manager):
         assert len(pids) == 3
         name = pool.apply(lambda: sidestep.current_process().name)
         assert name.startswith("far-")
+
+
+class Thing:
+    """Something that can be weakly referenced."""
+
+
+def test_arguments_and_results_are_let_go(pool, eventually):
+    things = [Thing() for _ in range(10)]
+    references = [weakref.ref(thing) for thing in things]
+    results = pool.map(_the_same, things)
+    references += [weakref.ref(thing) for thing in results]
+    del things, results
+    # While the pool's threads wait for what comes next.
+    assert eventually(lambda: not any(reference() for reference in references))
+
+
+def _the_same(thing):
+    return thing
 
 
 def test_await(manager):

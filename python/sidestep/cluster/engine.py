@@ -164,9 +164,10 @@ class ClusterEngine:
                 if all(task.feed.result is result for task in flight.tasks)
             ]
             shared = [
-                (flight.future, indexes)
+                (future, indexes)
                 for flight in self._flights.difference(flights)
-                if (indexes := _places(flight, result)) and flight.future is not None
+                if (indexes := _places(flight, result))
+                and (future := flight.future) is not None
             ]
             futures = [flight.future for flight in flights]
             futures += [future for future, _ in shared]
@@ -404,6 +405,8 @@ class ClusterEngine:
                 has_waited = True
             if flight is not None and self._drop(flight):
                 self._land(flight)
+            if flight is not None:
+                flight.future = None  # which knows the flight
             del flight
             self._see_to_deadlines()
             self.pump()
@@ -453,7 +456,8 @@ class ClusterEngine:
         """Nobody wants these any more: cancel what waits, stop what runs if possible."""
         for flight in flights:
             self._drop(flight)
-        unwanted = [flight.future for flight in flights if flight.future is not None]
+        futures = [flight.future for flight in flights]
+        unwanted = [future for future in futures if future is not None]
         if unwanted:
             self.backend.give_up(unwanted)
 

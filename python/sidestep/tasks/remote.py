@@ -178,12 +178,16 @@ class RemoteBackend(Backend):
             except BaseException as error:  # noqa: BLE001 - everybody is told
                 self._fail_all(error)
                 return
-            for number, is_done, answer in answers:
-                with self._lock:
-                    future = self._pending.pop(number, None)
-                if future is not None:
-                    _settle(future, answer, is_done=is_done)
+            self._hand_out(answers)
             del answers
+
+    def _hand_out(self, answers: list[tuple[int, bool, Any]]) -> None:
+        # A function of its own: who waits for the next answers keeps no task alive.
+        for number, is_done, answer in answers:
+            with self._lock:
+                future = self._pending.pop(number, None)
+            if future is not None:
+                _settle(future, answer, is_done=is_done)
 
     def _fail_all(self, error: BaseException) -> None:
         self._is_in = False
