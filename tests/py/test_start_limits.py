@@ -9,11 +9,13 @@ import pytest
 import stranger
 
 PROGRAM = Path(__file__).with_name("limits.py")
-STARTS = ["process", "start_all", "pool"]
-CASES = [
-    *((method, what) for method in ("fork", "spawn", "forkserver") for what in STARTS),
-    ("forkserver", "warm"),
+METHODS = ["fork", "spawn", "forkserver"]
+SLOWER = [
+    pytest.param(method, what, marks=pytest.mark.slow)
+    for method in METHODS
+    for what in ("start_all", "pool")
 ]
+CASES = [*((method, "process") for method in METHODS), *SLOWER]
 
 
 def reasons(*command):
@@ -24,14 +26,14 @@ def reasons(*command):
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(("method", "what"), CASES)
+@pytest.mark.parametrize(("method", "what"), [*CASES, ("forkserver", "warm")])
 def test_no_room_for_descriptors(method, what):
     for reason in reasons(sys.executable, PROGRAM, method, what, "files"):
         # Python's own calls, of which a pool makes one, know no more than this.
         assert "ulimit -n" in reason or reason == "[Errno 24] Too many open files"
 
 
-@pytest.mark.parametrize(("method", "what"), CASES[:-1])
+@pytest.mark.parametrize(("method", "what"), CASES)
 def test_no_room_for_processes(method, what, tmp_path):
     launcher = stranger.launcher(tmp_path)
     for reason in reasons(
