@@ -43,7 +43,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(multiprocessing|concurrent|asyncio|os|io|pickle|_?_future__|sys)\..*"),
     (
         "py:class",
-        r"(BaseContext|sidestep\.process\.AuthenticationString|_\w+|sidestep\._\w+\._\w+|PoolOptions|Future|Path|Say|Callback|Progress|Sized|Any|Callable|Iterable|Iterator|Sequence|Mapping|Self|_T|_.*\._T\w*)",
+        r"(BaseContext|sidestep\.process\.AuthenticationString|_\w+|sidestep\._\w+\._\w+|PoolOptions|AllowList|Future|Path|Say|Callback|Progress|Sized|Any|Callable|Iterable|Iterator|Sequence|Mapping|Self|_T|_.*\._T\w*)",
     ),
     ("py:class", r"(optional|function|callable|context manager|bytes-like object)"),
 ]
