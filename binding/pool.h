@@ -20,6 +20,7 @@ enum sstpy_result_kind {
     SSTPY_RESULT_UNORDERED, /* an iterator, as they come */
 };
 
+struct sstpy_call;
 struct sstpy_waiter;
 struct sstpy_feed;
 struct sstpy_jobs;
@@ -66,6 +67,7 @@ typedef struct sstpy_jobs {
     unsigned long epoch; /* sstpy_fork_epoch() when it was made */
     uint32_t empty;      /* 1: nothing is unfinished any more; read without the GIL */
     PyObject *pool;      /* owned while there are any: they keep their pool alive */
+    struct sstpy_call *calls;     /* callbacks under way */
     struct sstpy_waiter *waiters; /* threads that sleep on locks of their own */
     /* Get results, in this thread, until *done is not 0. 1 look at it, 0 deadline, -1
      * exception. NULL: they come from other threads, by _deliver(). */
@@ -75,6 +77,13 @@ typedef struct sstpy_jobs {
     /* Frees result->feed. May be NULL. */
     void (*unfeed)(ResultObject *result);
 } JobsObject;
+
+/* A callback under way. On the stack of the thread that runs it. */
+struct sstpy_call {
+    struct sstpy_call *next;
+    const ResultObject *result;
+    unsigned long thread;
+};
 
 /* A thread that sleeps until a result has news. On its stack. */
 struct sstpy_waiter {
@@ -89,6 +98,10 @@ sstpy_result_is_iterator(const ResultObject *self)
 {
     return self->kind >= SSTPY_RESULT_IMAP;
 }
+
+/* Is it finished, and has its callback ended? Who asks in the callback is told that it
+ * has. */
+bool sstpy_result_is_settled(const ResultObject *result);
 
 /* The items without an outcome; of an iterator: with one. */
 static inline uint64_t

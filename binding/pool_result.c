@@ -5,8 +5,9 @@
  *
  * A result is listed in its jobs from its making until it is finished, and the list
  * owns it: who drops it does not stop it. While the list is not empty it owns the pool.
- * A result is finished once every item has an outcome; then its watchers are told, its
- * callback is called, then `news` is set, then who waits looks.
+ * A result is finished once every item has an outcome; then its callback is called,
+ * then its watchers are told, then `news` is set, then who waits looks. Who comes while
+ * the callback runs waits for its end.
  *
  * Watchers are callables of the Python side, told of every outcome: an event loop that
  * is to wake, a progress bar that is to move. They stand behind the callbacks, in the
@@ -85,21 +86,55 @@ tell_watchers(const ResultObject *self)
     Py_DECREF(all);
 }
 
+bool
+sstpy_result_is_settled(const ResultObject *self)
+{
+    if (!self->finished) {
+        return false;
+    }
+    for (const struct sstpy_call *call = self->jobs->calls; call != NULL;
+         call = call->next) {
+        if (call->result == self) {
+            return call->thread == PyThread_get_thread_ident();
+        }
+    }
+    return true;
+}
+
+/* Call back, and be known to do so. -1 with an exception, as call_back. */
+static int
+run_callback(ResultObject *self, PyObject *callback)
+{
+    JobsObject *const jobs = self->jobs;
+    struct sstpy_call call = {jobs->calls, self, PyThread_get_thread_ident()};
+    struct sstpy_call **link = &jobs->calls;
+
+    jobs->calls = &call;
+    const int rc = call_back(callback, *sstpy_result_value(self));
+    while (*link != &call) {
+        link = &(*link)->next;
+    }
+    *link = call.next;
+    return rc;
+}
+
 int
 sstpy_result_finish(ResultObject *self)
 {
-    int rc = 0;
+    PyObject *raised = NULL;
 
     (void)Py_NewRef(self); /* the list may own the last reference */
     self->finished = true;
-    tell_watchers(self);
+    if (self->callbacks != NULL) {
+        PyObject *const callback =
+            Py_NewRef(PyTuple_GET_ITEM(self->callbacks, self->success ? 0 : 1));
 
-    PyObject *const callbacks = self->callbacks;
-    self->callbacks = NULL;
-    if (callbacks != NULL) {
-        rc = call_back(PyTuple_GET_ITEM(callbacks, self->success ? 0 : 1),
-                       *sstpy_result_value(self));
-        Py_DECREF(callbacks);
+        if (run_callback(self, callback) < 0) {
+            raised = sstpy_take_exception();
+        }
+        Py_DECREF(callback);
+        tell_watchers(self);
+        Py_CLEAR(self->callbacks);
     }
     wake(self);
     if (self->feed != NULL && self->jobs->unfeed != NULL) {
@@ -107,7 +142,12 @@ sstpy_result_finish(ResultObject *self)
     }
     sstpy_jobs_delist(self);
     Py_DECREF(self);
-    return rc;
+    if (raised != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(raised), raised);
+        Py_DECREF(raised);
+        return -1;
+    }
+    return 0;
 }
 
 static void

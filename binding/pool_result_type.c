@@ -114,7 +114,7 @@ static bool
 has_news(const ResultObject *self)
 {
     if (!sstpy_result_is_iterator(self)) {
-        return self->finished;
+        return sstpy_result_is_settled(self);
     }
     return sstpy_items_ready(&self->many->items) ||
            sstpy_items_at_end(&self->many->items);
@@ -222,7 +222,7 @@ result_successful(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
     const ResultObject *const self = (ResultObject *)obj;
 
-    if (!self->finished) {
+    if (!sstpy_result_is_settled(self)) {
         return PyErr_Format(PyExc_ValueError, "%R not ready", obj);
     }
     return PyBool_FromLong(self->success);
@@ -442,11 +442,13 @@ result_watch(PyObject *obj, PyObject *watcher)
         PyErr_SetString(PyExc_TypeError, "_watch() takes a callable");
         return NULL;
     }
-    if (!self->finished &&
-        (check_owner(self) < 0 || replace_watcher(self, watcher, NULL) < 0)) {
+    if (sstpy_result_is_settled(self)) {
+        Py_RETURN_FALSE;
+    }
+    if (check_owner(self) < 0 || replace_watcher(self, watcher, NULL) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(!self->finished);
+    Py_RETURN_TRUE;
 }
 
 PyDoc_STRVAR(result_unwatch_doc, "_unwatch($self, watcher, /)\n--\n\n"

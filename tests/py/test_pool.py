@@ -189,6 +189,48 @@ def test_callback_that_uses_the_pool(pool):
     assert got == [256]
 
 
+def test_who_waits_sees_what_the_callback_did(mp):
+    got, begun, go = [], threading.Event(), threading.Event()
+
+    def call_back(value):
+        begun.set()
+        go.wait()
+        got.append(value)
+
+    for made in (mp.get_context("fork").Pool(1), mp.pool.ThreadPool(1)):
+        with made as pool:
+            for event in (begun, go):
+                event.clear()
+            result = pool.apply_async(tasks.square, (4,), callback=call_back)
+            assert begun.wait(20)
+            try:
+                assert not result.ready()
+                result.wait(0.01)
+                with pytest.raises(ValueError, match="not ready"):
+                    result.successful()
+                with pytest.raises(mp.TimeoutError):
+                    result.get(0.01)
+            finally:
+                go.set()
+            assert result.get() == 16
+            assert got.pop() == 16
+
+
+def test_a_callback_may_ask_its_own_result(fork_pool):
+    got = []
+    box = []
+    there = threading.Event()
+
+    def call_back(_):
+        there.wait()
+        got.append((box[0].ready(), box[0].get()))
+
+    box.append(fork_pool.apply_async(tasks.square, (4,), callback=call_back))
+    there.set()
+    box[0].wait()
+    assert got == [(True, 16)]
+
+
 def test_many_threads(pool):
     failed = []
 
