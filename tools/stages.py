@@ -299,7 +299,8 @@ def clusters(shop: Workshop) -> Outcome:
     """CPython's tests of Pool, and our own promises, over each engine there is."""
     shop.environment(shop.python, "dask")
     inner = shop.environment(shop.python, "mpi")
-    shop.need(inner, "-m", "pip", "install", "--quiet", "mpich", seconds=1200)
+    names: tuple[str, ...] = ("mpich", "numpy")
+    shop.need(inner, "-m", "pip", "install", "--quiet", *names, seconds=1200)
     plain = [str(inner), "-m", "sidestep"]
     mpiexec = [str(inner.parent / "mpiexec"), "-n"]
     module = [str(inner), "-m", "sidestep.mpi"]
