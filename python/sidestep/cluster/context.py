@@ -59,6 +59,8 @@ class _Share(Backend):
         self.name = backend.name
         self.submit = backend.submit  # type: ignore[method-assign]
         self.kill = backend.kill  # type: ignore[method-assign]
+        self.give_up = backend.give_up  # type: ignore[method-assign]
+        self.kill_tasks = backend.kill_tasks  # type: ignore[method-assign]
 
     def workers(self) -> int:
         """Return the number of workers, or the limit if that is less."""
