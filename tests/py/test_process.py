@@ -465,6 +465,7 @@ def test_a_start_looks_at_a_few_of_many_children(monkeypatch):
 
     fakes = {Child() for _ in range(100)}
     monkeypatch.setattr(sidestep_process, "_children", fakes)
+    sidestep_process._to_look_at.clear()  # those of other tests
     for _ in range(13):
         sidestep_process._cleanup_some()
     assert 100 <= Running.looks <= 13 * 8
