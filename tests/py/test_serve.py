@@ -60,6 +60,20 @@ def test_tasks_wait_for_workers_and_go_to_new_ones(server, key_file):
             assert first in pids
 
 
+def test_tasks_that_wait_for_each_other_go_to_two_workers(server, key_file):
+    _, manager = server
+    first = programs.worker(manager.address, key_file)
+    second = programs.worker(manager.address, key_file)
+    with first, second, sidestep.Pool(cluster=manager) as pool:
+        for way in (pool.starmap_async, pool.istarmap):
+            # As it is when items take no time, and the way to the server some.
+            pool._engine._item_seconds, pool._engine._overhead = 1e-6, 1e-2
+            gate = manager.Barrier(2)
+            result = way(_meet, [(gate,)] * 2, chunksize=1)
+            pids = result.get(40) if way == pool.starmap_async else list(result)
+            assert len(set(pids)) == 2
+
+
 def _meet(gate):
     gate.wait(20)
     return os.getpid()

@@ -314,6 +314,8 @@ class ClusterEngine:
         workers = max(self.backend.workers(), 1)
         tasks: list[feed.Task] = []
         seconds = 0.0
+        # Tasks may wait for each other: where that is cheap each goes alone.
+        most = 1 if self.backend.keeps_limits else BATCH_TASKS
         with self._cond:
             feeds = list(self._feeds)
             count = len(self._flights)
@@ -323,7 +325,7 @@ class ClusterEngine:
             if one.limits.timeout is not None and (count >= workers or tasks):
                 continue
             share = self._share(one, workers)
-            while len(tasks) < BATCH_TASKS and seconds < BATCH_SECONDS and share > 0:
+            while len(tasks) < most and seconds < BATCH_SECONDS and share > 0:
                 task = one.pull(self._timely(one, workers))
                 if task is None:
                     break
@@ -347,6 +349,8 @@ class ClusterEngine:
     def _worthwhile(self) -> int:
         """Return how many items take as long as the engine takes for a batch."""
         if not self._item_seconds or self._overhead > BATCH_SECONDS:
+            return 1
+        if self.backend.keeps_limits:
             return 1
         return min(int(self._overhead / self._item_seconds), CHUNK_MAX)
 
