@@ -550,26 +550,22 @@ def limit_memory(room):
 
 def be_short_of_memory():
     limit_memory(400 << 20)
-    queue = _core.Queue()
+    queue, count = _core.Queue(), 0
     item = np.ones(20_000_000, np.uint8)
-    count = 0
     with pytest.raises(MemoryError, match="bytes are queued"):
         while True:
             queue.put(item)
             count += 1
-    assert count >= 3
-    assert queue.qsize() == count
+    assert queue.qsize() == count >= 3
     for _ in range(count):
         assert queue.get().all()
-    queue.put(item)
-    assert queue.get().all()
+    assert there_and_back(queue, item).all()
 
 
 def test_memory_runs_out():
     # A program of its own: what this one has mapped of its arena stays mapped.
-    code = "import test_buffers; test_buffers.be_short_of_memory()"
-    here = Path(__file__).parent
-    subprocess.run([sys.executable, "-c", code], cwd=here, check=True, timeout=100)
+    code = [sys.executable, "-c", "import test_buffers as t; t.be_short_of_memory()"]
+    subprocess.run(code, cwd=Path(__file__).parent, check=True, timeout=100)
 
 
 @pytest.mark.slow  # 600 MB, a page at a time
