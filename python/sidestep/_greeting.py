@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from typing import Any
 
-__all__ = ["Greeter"]
+__all__ = ["HALF_OPEN_MAX", "HANDSHAKE_SECONDS", "Greeter", "greeting"]
 
 #: Seconds that a peer has to show that it knows the key.
 HANDSHAKE_SECONDS = 5.0

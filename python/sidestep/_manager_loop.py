@@ -20,7 +20,7 @@ import queue
 import threading
 from traceback import format_exc
 
-from . import _core, _manager_locks, connection, reduction, util
+from . import _core, _greeting, _manager_locks, connection, reduction, util
 from ._manager_crew import Crew, Worker
 from ._manager_wire import CHANNEL, GETVALUE, RETURN, TRACEBACK, UNSERIALIZABLE, serving
 from .context import AuthenticationError
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
     from ._manager_server import Server
 
 __all__ = ["Link", "Loop"]
-
-#: Seconds that a peer has to show that it knows the key.
-HANDSHAKE_SECONDS = 5.0
-#: Connections that have not shown it yet; the oldest gives way to one more.
-HANDSHAKES_MAX = 64
 
 
 # ---- What methods do ----
@@ -190,36 +185,6 @@ class _XmlCodec:
     encode = encode_plain = staticmethod(connection._xml_dumps)
 
 
-# ---- Showing the key ----
-
-
-def _greeting(authkey: bytes, *, legacy_md5: bool) -> Generator[bytes, bytes]:
-    """Yield what is to be sent, get what comes: the server's side of the challenge.
-
-    Raises AuthenticationError when the peer does not know the key.
-    """
-    message = b"{sha256}%s" % os.urandom(connection.MESSAGE_LENGTH)
-    response = yield connection.CHALLENGE + message
-    try:
-        if not legacy_md5:
-            connection._refuse_md5(response)
-        connection._verify_challenge(authkey, message, response)
-    except AuthenticationError:
-        yield connection.FAILURE
-        raise
-    challenge = yield connection.WELCOME
-    if not challenge.startswith(connection.CHALLENGE):
-        raise AuthenticationError(f"Protocol error, expected challenge: {challenge=}")
-    challenge = challenge[len(connection.CHALLENGE) :]
-    if len(challenge) < connection._MD5ONLY_MESSAGE_LENGTH:
-        raise AuthenticationError(f"challenge too short: {len(challenge)} bytes")
-    if not legacy_md5:
-        connection._refuse_md5(challenge)
-    verdict = yield connection._create_response(authkey, challenge)
-    if verdict != connection.WELCOME:
-        raise AuthenticationError("digest sent was rejected")
-
-
 # ---- Clients ----
 
 
@@ -261,8 +226,8 @@ class Loop:
         limit = listener._max_message
         self._uids = {os.geteuid(), 0, *listener._allow_uids}
         self._core = _core.Server(
-            half_open_max=HANDSHAKES_MAX,
-            greeting=HANDSHAKE_SECONDS,
+            half_open_max=_greeting.HALF_OPEN_MAX,
+            greeting=_greeting.HANDSHAKE_SECONDS,
             message_size_max=0 if limit is None else max(limit, 1),
         )
         self._links: dict[int, Link] = {}
@@ -372,7 +337,7 @@ class Loop:
             return
         link = self._links[number] = Link(self)
         link.number = number
-        link.greeting = _greeting(
+        link.greeting = _greeting.greeting(
             self._server.authkey, legacy_md5=self._server.listener._legacy_md5
         )
         self._core.send(number, next(link.greeting))
