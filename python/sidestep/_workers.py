@@ -469,10 +469,21 @@ def work(
         _report_failure(worker, error)
         worker.leave()
         raise SystemExit(1) from None
-    worker.run(options.get("idle"), _equip.after_task(options), _equip.stop_softly)
+    _run(worker, options)
     if "exit" in options:
         options["exit"]()
     worker.leave()
+
+
+def _run(worker: Any, options: dict[str, Any]) -> None:
+    """Run tasks until there are no more; beside them Ctrl-C is the parent's."""
+    while True:
+        try:
+            after = _equip.after_task(options)
+            worker.run(options.get("idle"), after, _equip.stop_softly)
+        except KeyboardInterrupt:
+            continue
+        return
 
 
 def _enable_faulthandler(place: _Place) -> None:
