@@ -428,7 +428,7 @@ class Loop:
                 self._server._introduce(link, *args, **kwds)
             except OSError:
                 self._over(link)  # it has ended, perhaps before it was known
-            except TypeError:
+            except (TypeError, ValueError):
                 self._reply(link, (TRACEBACK, format_exc()))
                 self._core.finish(link.number)
             return

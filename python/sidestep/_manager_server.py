@@ -45,6 +45,7 @@ from ._manager_wire import (
     RETURN,
     TRACEBACK,
     UNSERIALIZABLE,
+    VERSION,
     Token,
     public_methods,
     serving,
@@ -297,11 +298,11 @@ class Server:
             link.close()
 
     def accept_connection(
-        self, c: _Link, name: str, session: str | None = None
+        self, c: _Link, name: str, session: str | None = None, version: int = VERSION
     ) -> None:
         """Serve one thread of a client; the first of a session is its control."""
         threading.current_thread().name = name
-        self._introduce(c, name, session)
+        self._introduce(c, name, session, version)
         self._serve_thread(c)
 
     def _serve_thread(self, link: _Link) -> None:
@@ -315,8 +316,19 @@ class Server:
                 self._client_ended(link)
             link.close()
 
-    def _introduce(self, link: Any, name: str, session: str | None = None) -> None:
+    def _introduce(
+        self,
+        link: Any,
+        name: str,
+        session: str | None = None,
+        version: int = VERSION,
+    ) -> None:
         """Note whose link it is, and tell the client what can be done here."""
+        if version != VERSION:
+            raise ValueError(
+                f"the client speaks version {version!r} of the manager's protocol, "
+                f"this server version {VERSION}: use one sidestep on both sides"
+            )
         if session is not None:
             with self.mutex:
                 client = self._clients.get(session)

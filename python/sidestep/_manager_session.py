@@ -19,7 +19,7 @@ import weakref
 
 from . import _core, connection, process, reduction, util
 from ._certificates import Certificates
-from ._manager_wire import CHANNEL, dispatch, serving
+from ._manager_wire import CHANNEL, VERSION, dispatch, serving
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Session:
 
     def _introduce(self, link: _Link, name: str) -> dict[str, Any]:
         """Tell the server who we are; what it can do."""
-        args = (name,) if self._is_stdlib else (name, self.id)
+        args = (name,) if self._is_stdlib else (name, self.id, VERSION)
         try:
             abilities = dispatch(link.conn, None, "accept_connection", args)
         except BaseException:

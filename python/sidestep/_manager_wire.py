@@ -23,6 +23,9 @@ __all__ = [
     "public_methods",
 ]
 
+#: What a client says with its first message; a server refuses any other.
+VERSION = 1
+
 RETURN = "#RETURN"
 PROXY = "#PROXY"
 ERROR = "#ERROR"

@@ -7,6 +7,7 @@ import queue
 import socket
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import manager_children as children
 import pytest
@@ -291,6 +292,16 @@ def test_a_server_that_was_killed_is_an_error(ours):
     ours._process.join(gone=True)
     with pytest.raises((EOFError, OSError)):
         items.append(1)
+
+
+def test_a_client_of_another_version_is_told(ours, monkeypatch):
+    items = ours.list([1])
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as executor:
+        patch.setattr(_manager_session, "VERSION", 99)
+        future = executor.submit(items.append, 2)  # which opens a link of its own
+        with pytest.raises(managers.RemoteError, match="version 99 of the manager's"):
+            future.result()
+    assert items[:] == [1]
 
 
 def test_others_connect_by_address(ours, start):
