@@ -118,8 +118,12 @@ class TlsListener:
             raise AuthenticationError(
                 "a peer has another key, or does not speak this protocol"
             )
+        try:
+            transport = _tls().take(fd)
+        except ValueError:  # close() was quicker, and has ended it
+            raise OSError(errno.EBADF, "listener is closed") from None
         self._last_accepted = _unpack_address(raw[:size])
-        return _connection(fd, _tls().take(fd))
+        return _connection(fd, transport)
 
     def close(self) -> None:
         """Stop listening."""
