@@ -172,13 +172,20 @@ class DaskBackend(Backend):
             return False
         keys = {future.key for future in futures}
         # The second time for what was on its way to a worker the first time.
-        for _ in range(2):
+        end = time.monotonic() + _PATIENCE
+        looks = 0
+        while True:
             having = self._client.run(_leave_if_busy, keys, on_error="ignore")
-            victims = [address for address, is_busy in having.items() if is_busy]
+            victims = [address for address, state in having.items() if state == "busy"]
             if victims:
                 # What else is there goes to others, and nobody is to blame for it.
                 self._client.run_on_scheduler(_let_go, victims)
-        return True
+            looks += 1
+            # One that still has to learn that it need not begin might begin.
+            is_over = looks >= 2 and not any(having.values())
+            if is_over or time.monotonic() > end:
+                return True
+            time.sleep(_PAUSE)
 
     def is_private(self) -> bool:
         """Tell whether the scheduler is encrypted, or on loopback."""
@@ -209,16 +216,25 @@ def _cannot_cancel() -> bool:
 #: Seconds that a worker still lives when it has said that it will exit.
 _FAREWELL = 0.1
 
+#: Seconds in which every worker has learned what is cancelled; and between two looks.
+_PATIENCE = 3.0
+_PAUSE = 0.01
+
 _RUNNING = {"executing", "long-running", "cancelled", "resumed"}
+_TO_COME = {"ready", "constrained", "waiting", "fetch", "flight"}
 
 
-def _leave_if_busy(keys: set[str], dask_worker: Any) -> bool:
-    """Tell whether this worker runs one of these, wanted or not; if so it will exit."""
+def _leave_if_busy(keys: set[str], dask_worker: Any) -> str:
+    """Tell whether this worker is "busy" with one of these, and exit soon if it is.
+
+    "waits" when it has one that it may yet begin, not knowing that nobody wants it.
+    """
     tasks = dask_worker.state.tasks
-    is_busy = any(key in tasks and tasks[key].state in _RUNNING for key in keys)
-    if is_busy:
+    states = {tasks[key].state for key in keys if key in tasks}
+    if states & _RUNNING:
         dask_worker.loop.call_later(_FAREWELL, os._exit, 1)
-    return is_busy
+        return "busy"
+    return "waits" if states & _TO_COME else ""
 
 
 async def _let_go(addresses: list[str], dask_scheduler: Any) -> None:
