@@ -8,6 +8,7 @@ A back end needs the four methods of `Backend`. `ExecutorBackend` makes one of a
 from __future__ import annotations
 
 import socket
+import time
 from concurrent import futures
 
 TYPE_CHECKING = False
@@ -91,6 +92,35 @@ def route(host: str) -> str:
         sock.connect(where)  # sends nothing
         name: str = sock.getsockname()[0]
         return name
+
+
+#: How long what an engine said of its workers is believed, in seconds.
+FRESH = 1.0
+
+
+class CountedBackend(Backend):
+    """An engine whose workers come and go, and are counted now and then."""
+
+    _limit: int | None = None
+    _asked = 0.0
+    _count = 1
+
+    def count(self) -> int:
+        """Ask the engine how many batches it can run at the same time."""
+        raise NotImplementedError
+
+    def workers(self) -> int:
+        """Return how many the engine has, or what was asked for if fewer."""
+        now = time.monotonic()
+        if now - self._asked > FRESH:
+            self._asked = now
+            self._count = self.count() or 1
+        return min(self._count, self._limit or self._count)
+
+
+def cannot_cancel() -> bool:
+    """Stand for a future's ``cancel``: the task is for kill() to end."""
+    return False
 
 
 class ExecutorBackend(Backend):

@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 
-from .backends import Backend, is_loopback, missing, route
+from .backends import CountedBackend, cannot_cancel, is_loopback, missing, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ except ImportError as error:
     raise missing("dask", error) from error
 
 __all__ = ["DaskBackend", "start"]
-
-#: How long what the scheduler said of its workers is believed, in seconds.
-FRESH = 1.0
 
 #: Bytes from which on a batch is data to Dask, not part of the graph.
 LARGE = 1 << 20
@@ -102,7 +99,7 @@ def _host(address: str) -> str:
     return rest.rpartition(":")[0] or rest
 
 
-class DaskBackend(Backend):
+class DaskBackend(CountedBackend):
     """A Dask ``Client``, a cluster object, an address, or ``"dask"``: one of our own.
 
     With ``may_restart`` a worker that runs what nobody wants any more is restarted, as
@@ -129,8 +126,6 @@ class DaskBackend(Backend):
         self._direct = direct or is_ours or None
         self._may_restart = may_restart or is_ours
         self._limit = workers
-        self._asked = 0.0
-        self._workers = 1
         self._names = map("sidestep-{}-{}".format, itertools.repeat(os.urandom(8).hex()),
                           itertools.count())  # fmt: skip
         if isinstance(cluster, distributed.Client):
@@ -153,16 +148,13 @@ class DaskBackend(Backend):
             sent = self._client.scatter(batch, hash=False, direct=self._direct)
         future = self._client.submit(run, sent, key=next(self._names), pure=False)
         # It says True of a task that runs on, of which kill() is to know.
-        future.cancel = _cannot_cancel
+        future.cancel = cannot_cancel
         return future
 
-    def workers(self) -> int:
-        """Return the number of the workers' threads, or what was asked for if fewer."""
-        now = time.monotonic()
-        if now - self._asked > FRESH:
-            self._asked = now
-            self._workers = sum(self._client.nthreads().values()) or 1
-        return min(self._workers, self._limit or self._workers)
+    def count(self) -> int:
+        """Return the number of the workers' threads."""
+        threads: dict[str, int] = self._client.nthreads()
+        return sum(threads.values())
 
     def kill(self, running: Iterable[Any]) -> bool:
         """Cancel these; end the workers that run them, where that is allowed."""
@@ -203,10 +195,6 @@ class DaskBackend(Backend):
         """Close what was started or connected for the pool."""
         del wait  # a client has nothing to wait for
         self._stack.close()
-
-
-def _cannot_cancel() -> bool:
-    return False
 
 
 # These run in the scheduler or in workers. A worker that exits is replaced at once by its

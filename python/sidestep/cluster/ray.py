@@ -19,10 +19,9 @@ import os
 import socket
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from .backends import Backend, missing, route
+from .backends import CountedBackend, cannot_cancel, missing, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,11 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RayBackend"]
 
-#: How long what Ray said of its CPUs is believed, in seconds.
-FRESH = 1.0
 
-
-class RayBackend(Backend):
+class RayBackend(CountedBackend):
     """Ray: ``"ray"`` is one that runs, or else one of our own on this machine.
 
     ``"ray:auto"`` is one that runs on this machine, ``"ray://host:10001"`` one that is
@@ -57,8 +53,6 @@ class RayBackend(Backend):
 
         self._ray = ray
         self._limit = workers
-        self._asked = 0.0
-        self._workers = 1
         # One CPU each, as the pool counts them, and never run twice.
         self._run = ray.remote(num_cpus=1, max_retries=0)(_call)
 
@@ -93,16 +87,12 @@ class RayBackend(Backend):
         future = ref.future()
         future.sidestep_ref = ref
         # It would leave the task to run; kill() ends it, whether it has begun or not.
-        future.cancel = _cannot_cancel
+        future.cancel = cannot_cancel
         return future
 
-    def workers(self) -> int:
-        """Return the number of CPUs that Ray has, or what was asked for if fewer."""
-        now = time.monotonic()
-        if now - self._asked > FRESH:
-            self._asked = now
-            self._workers = int(self._ray.cluster_resources().get("CPU", 0)) or 1
-        return min(self._workers, self._limit or self._workers)
+    def count(self) -> int:
+        """Return the number of CPUs that Ray has."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
 
     def kill(self, running: Iterable[Any]) -> bool:
         """End the workers that run these."""
@@ -198,10 +188,6 @@ def _make_certificate(folder: Path) -> None:
     (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
     kind, clear = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     (folder / "key.pem").write_bytes(key.private_bytes(pem, kind, clear))
-
-
-def _cannot_cancel() -> bool:
-    return False
 
 
 def _is_initialized() -> bool:
