@@ -303,10 +303,78 @@ core_named_forget(PyObject *module, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+/* ---- Private folders ---- */
+
+enum {
+    PATH_SIZE = 4096,
+};
+
+PyDoc_STRVAR(
+    folder_make_doc,
+    "folder_make($module, parent, prefix, /)\n--\n\n"
+    "A new folder in another, an absolute path, that only this user can enter; "
+    "its path.\n\n"
+    "It goes with this tree of processes, and all in it.");
+
+static PyObject *
+core_folder_make(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const struct sst_error none = {0};
+    char path[PATH_SIZE];
+    PyObject *parent = NULL;
+    PyObject *made = NULL;
+    struct sst_arena *arena;
+    const char *prefix;
+    int rc;
+
+    if (nargs != 2) {
+        PyErr_Format(PyExc_TypeError, "folder_make() takes 2 arguments (%zd given)",
+                     nargs);
+        return NULL;
+    }
+    if (!begin_call(module, args[1], &arena, &prefix) ||
+        !PyUnicode_FSConverter(args[0], &parent)) {
+        return NULL;
+    }
+    rc = sst_folder_make(arena, PyBytes_AS_STRING(parent), prefix, path, sizeof path);
+    Py_DECREF(parent);
+    if (rc < 0) {
+        raise_about_name(sstpy_module_state(module), rc, &none, args[0]);
+    }
+    else {
+        made = PyUnicode_DecodeFSDefault(path);
+    }
+    return made;
+}
+
+PyDoc_STRVAR(folder_remove_doc,
+             "folder_remove($module, path, /)\n--\n\n"
+             "Remove a folder of this user's and all in it; links are not followed.");
+
+static PyObject *
+core_folder_remove(PyObject *module, PyObject *arg)
+{
+    struct sst_arena *const arena = sstpy_arena(sstpy_module_state(module));
+    PyObject *path = NULL;
+    int rc;
+
+    if (arena == NULL || !PyUnicode_FSConverter(arg, &path)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    rc = sst_folder_remove(arena, PyBytes_AS_STRING(path));
+    Py_END_ALLOW_THREADS
+    Py_DECREF(path);
+    return end_call(module, rc, arg);
+}
+
 PyMethodDef sstpy_named_methods[] = {
     {"named_unlink", core_named_unlink, METH_O, named_unlink_doc},
     {"named_keep", core_named_keep, METH_O, named_keep_doc},
     {"named_forget", core_named_forget, METH_O, named_forget_doc},
+    {"folder_make", (PyCFunction)(void (*)(void))core_folder_make, METH_FASTCALL,
+     folder_make_doc},
+    {"folder_remove", core_folder_remove, METH_O, folder_remove_doc},
     {NULL, NULL, 0, NULL},
 };
 

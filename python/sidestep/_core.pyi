@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike
 from pickle import PickleBuffer
 from typing import (
     Any,
@@ -19,6 +20,7 @@ from typing_extensions import Buffer, disjoint_base
 
 _Timeout: TypeAlias = float | SupportsIndex | None
 _Handle: TypeAlias = bytes
+_Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 
 class OwnerDied(RuntimeError): ...  # noqa: N818 - what happened
 class ShutDown(Exception): ...  # noqa: N818 - the stdlib's name
@@ -322,6 +324,11 @@ class NamedMemory:
 def named_unlink(name: str, /) -> None: ...
 def named_keep(name: str, /) -> None: ...
 def named_forget(name: str, /) -> None: ...
+
+# ---- Private folders ----
+
+def folder_make(parent: _Path, prefix: str, /) -> str: ...
+def folder_remove(path: _Path, /) -> None: ...
 
 # ---- Processes ----
 

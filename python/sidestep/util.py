@@ -10,13 +10,14 @@ they are forgotten: what the parent made is the parent's to clean up.
 from __future__ import annotations
 
 import atexit
+import errno
 import itertools
 import os
 import sys
 import weakref
 from _thread import _local, allocate_lock
 
-from . import process
+from . import _core, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,27 +143,75 @@ def is_abstract_socket_namespace(address: str | bytes | None) -> bool:
     raise TypeError(f"address type of {address!r} unrecognized")
 
 
-def _remove_temp_dir(rmtree: Callable[[str], object], tempdir: str) -> None:
-    rmtree(tempdir)
+# Of the path of a Unix socket, without its NUL; and what comes behind the directory's
+# parent in those of listeners.
+_SUN_PATH_MAX = 107
+_SOCKET_NAME_SIZE = len("/sidestep-ray-") + 10 + len("/listener-") + 8
+
+
+def _has_room_for_sockets(parent: str) -> bool:
+    return len(os.fsencode(parent)) + _SOCKET_NAME_SIZE <= _SUN_PATH_MAX
+
+
+def _temp_parents() -> list[str]:
+    """Return where directories may be made, best first, as ``tempfile`` has it.
+
+    Where a path would become too long for a socket comes last.
+    """
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None and tempfile.tempdir is not None:
+        parents = [os.fsdecode(tempfile.tempdir)]
+    else:
+        named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+        # pathlib is slow to import.
+        parents = [os.path.abspath(parent) for parent in named if parent]  # noqa: PTH100
+    parents += ["/tmp", "/var/tmp", "/usr/tmp"]  # noqa: S108 - made with a random name
+    try:
+        parents.append(os.getcwd())  # noqa: PTH109
+    except OSError:
+        pass
+    return sorted(parents, key=_has_room_for_sockets, reverse=True)
+
+
+def make_private_dir(prefix: str) -> str:
+    """Make a directory of this user's alone, whose name begins like that; its path.
+
+    It goes with this tree of processes, however that ends, or with
+    ``_core.folder_remove``.
+    """
+    parents = _temp_parents()
+    for parent in parents:
+        try:
+            return _core.folder_make(parent, prefix)
+        except OSError:
+            continue
+    raise FileNotFoundError(
+        errno.ENOENT, f"No usable temporary directory found in {parents}"
+    )
+
+
+def _remove_temp_dir(tempdir: str) -> None:
+    try:
+        _core.folder_remove(tempdir)
+    except OSError as error:
+        info("temp directory %s stays for now: %s", tempdir, error)
     current = process.current_process()
     if current is not None:
         current._config["tempdir"] = None
 
 
 def get_temp_dir() -> str:
-    """Return the directory of this tree of processes, removed when its maker exits."""
+    """Return the directory of this tree of processes, removed when its maker exits.
+
+    If its maker is killed it is removed when all others of the tree have ended: by
+    the last one, or by the next program of this user's.
+    """
     config = process.current_process()._config
     tempdir: str | None = config.get("tempdir")
     if tempdir is None:
-        import shutil
-        import tempfile
-
-        tempdir = tempfile.mkdtemp(prefix="pymp-")
+        tempdir = make_private_dir("pymp-")
         info("created temp directory %s", tempdir)
-        # The strong reference keeps rmtree callable late in the shutdown.
-        Finalize(
-            None, _remove_temp_dir, args=(shutil.rmtree, tempdir), exitpriority=-100
-        )
+        Finalize(None, _remove_temp_dir, args=(tempdir,), exitpriority=-100)
         config["tempdir"] = tempdir
     return tempdir
 
@@ -440,7 +489,7 @@ def _cleanup_tests() -> None:
     """Release what CPython's own test suite checks for after its last test."""
     from test import support  # type: ignore[import-not-found]
 
-    from . import _core, forkserver, resource_tracker
+    from . import forkserver, resource_tracker
 
     process._cleanup()
     forkserver._forkserver._stop()

@@ -21,13 +21,12 @@
 
 #ifdef SST_CRASHPOINTS
 
-static const char *const points[] = {"ledger_begun",        "ledger_cleared",
-                                     "ledger_freed",        "ledger_leaving",
-                                     "ledger_name_removed", "ledger_noted",
-                                     "ledger_taken",        "ledger_unmarked",
-                                     "ledger_written",      "named_given",
-                                     "named_made",          "named_noted",
-                                     "named_removed"};
+static const char *const points[] = {
+    "folder_made",         "folder_noted",   "folder_removed", "ledger_folder_cleared",
+    "ledger_begun",        "ledger_cleared", "ledger_freed",   "ledger_leaving",
+    "ledger_name_removed", "ledger_noted",   "ledger_taken",   "ledger_unmarked",
+    "ledger_written",      "named_given",    "named_made",     "named_noted",
+    "named_removed"};
 
 struct crash {
     const char *point;
@@ -39,6 +38,7 @@ do_all(void *arg)
 {
     const struct crash *const crash = arg;
     struct sst_arena *arena = NULL;
+    char path[256];
     pid_t pid;
 
     ssti_crashpoint_arm(crash->point, crash->nth);
@@ -56,6 +56,9 @@ do_all(void *arg)
     check_ok(sst_named_keep(arena, "fourth"));
     check_ok(sst_named_unlink(arena, "third"));
     (void)create(arena, "fifth", 10);
+    check_ok(sst_folder_make(arena, folder, "first-", path, sizeof path));
+    check_ok(sst_folder_remove(arena, path));
+    check_ok(sst_folder_make(arena, folder, "second-", path, sizeof path));
     kill(pid, SIGKILL);
     (void)waitpid(pid, NULL, 0);
     word_set(0, 0);

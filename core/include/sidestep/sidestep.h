@@ -491,6 +491,24 @@ SST_API void sst_named_forget(struct sst_arena *arena, const char *name);
  * with a name is used any more. What is mapped stays mapped. */
 SST_API void sst_named_leave(struct sst_arena *arena);
 
+/* ---- Private folders ----------------------------------------------------------------
+ *
+ * A folder for sockets and files that only this user can enter. It lives until
+ * sst_folder_remove; or as long as the tree of processes that made it, and then goes as
+ * a name does, with all in it. */
+
+/* A new folder in `parent` (an absolute path) whose name is `prefix` and 10 letters and
+ * digits by chance. Its path is written to `path`, which has room for `size` bytes.
+ * Where notes cannot be kept, or of a path of more than 255 bytes, it is made all the
+ * same and does not go with the tree. Returns 0, SST_EINVAL, SST_ENAMETOOLONG,
+ * SST_ENOENT, SST_EACCES, SST_EIO (other reasons). */
+SST_API SST_MUST_CHECK int sst_folder_make(struct sst_arena *arena, const char *parent,
+                                           const char *prefix, char *path, size_t size);
+/* Remove a folder of this user's, and everything in it; links are removed and not
+ * followed. Returns 0, SST_ENOENT, SST_EPERM (it is not this user's, or no folder),
+ * SST_EIO (some of it stays, and so does the folder). */
+SST_API SST_MUST_CHECK int sst_folder_remove(struct sst_arena *arena, const char *path);
+
 /* ---- Parcels ------------------------------------------------------------------------
  *
  * A message prepared in shared memory: bytes that are written in place, so that putting

@@ -334,6 +334,20 @@ int ssti_os_note_open(const char *name, bool make);
 void ssti_os_note_remove(const char *name);
 void ssti_os_notes_each(void (*tell)(const char *name, void *context), void *context);
 
+/* ---- Private folders (os_folder.c) ---- */
+
+/* A new one that only this user can enter, and which it is. SST_EEXIST, SST_ENOENT,
+ * SST_EACCES, SST_EIO. */
+int ssti_os_folder_make(const char *path, struct ssti_os_file *out);
+/* SST_EPERM: not this user's, or no folder. */
+int ssti_os_folder_look(const char *path, struct ssti_os_file *out);
+/* With all in it, if it is that one. SST_EPERM: it is not; SST_EIO: some of it
+ * cannot be removed. */
+int ssti_os_folder_remove(const char *path, const struct ssti_os_file *file);
+int ssti_os_folder_remove_empty(const char *path);
+
+/* ---- Files ---- */
+
 /* So large at least, with memory behind every byte. SST_ENOSPC. */
 int ssti_os_file_grow(int fd, uint64_t size);
 int ssti_os_file_size(int fd, uint64_t *size, bool *has_name);

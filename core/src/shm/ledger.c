@@ -35,6 +35,7 @@
  *   freeing a record                    the same
  *   noting a name that was not given    no file has that number: passed over
  *   removing a name, not its record     the same
+ *   noting a folder, making it          it is empty: removed if it is there
  *   giving up its own lock to look      it held nothing else: the next one looks
  *   removing some of a dead tree's      the next one goes on
  *   removing all but the file           the next one finds nothing in it
@@ -51,155 +52,13 @@
 #include "base/atomic.h"
 #include "base/crashpoint.h"
 #include "base/status.h"
+#include "shm/entry.h"
 #include "shm/view.h"
 
-#define LEDGER_MAGIC UINT64_C(0x0a6c7365646973) /* "sidesl\n" */
-
 enum {
-    LEDGER_VERSION = 1,
     NOTE_LENGTH = 16, /* of the file's name */
     NOTE_SIZE = NOTE_LENGTH + 1,
-    BATCH = 16, /* records read at a time */
 };
-
-struct ledger_head {
-    uint64_t magic;
-    uint32_t version;
-    uint32_t free; /* 1 + number of a record that may be free; 0 = none */
-    uint64_t arena;
-    uint64_t pid_space;
-    uint64_t reserved[4];
-};
-
-enum ledger_kind {
-    LEDGER_FREE,
-    LEDGER_NAME,
-    LEDGER_MEMBER,
-};
-
-struct ledger_record {
-    uint32_t kind;   /* enum ledger_kind */
-    uint32_t next;   /* FREE: the next one, as in the head */
-    uint64_t number; /* NAME: of the file, 0 = any; MEMBER: start in ticks */
-    uint32_t pid;    /* NAME: who noted it; MEMBER: who it is */
-    uint32_t reserved;
-    char name[SSTI_OS_NAME_MAX + 1];
-};
-
-_Static_assert(sizeof(struct ledger_head) == 64, "ledger layout");
-_Static_assert(sizeof(struct ledger_record) == 280, "ledger layout");
-
-static uint64_t
-record_offset(uint32_t index)
-{
-    return sizeof(struct ledger_head) + (uint64_t)index * sizeof(struct ledger_record);
-}
-
-static int
-read_head(int fd, struct ledger_head *head)
-{
-    const int64_t size = ssti_os_file_read(fd, 0, head, sizeof *head);
-
-    return size == (int64_t)sizeof *head && head->magic == LEDGER_MAGIC &&
-                   head->version == LEDGER_VERSION
-               ? 0
-               : SST_ECORRUPT;
-}
-
-/* Calls for each record until one says to stop; true then. */
-static bool
-each_record(int fd,
-            bool (*stops)(void *context, uint32_t index,
-                          const struct ledger_record *record),
-            void *context)
-{
-    struct ledger_record batch[BATCH];
-
-    for (uint32_t first = 0;; first += BATCH) {
-        const int64_t size =
-            ssti_os_file_read(fd, record_offset(first), batch, sizeof batch);
-        const uint32_t count =
-            size > 0 ? (uint32_t)((uint64_t)size / sizeof batch[0]) : 0;
-
-        for (uint32_t i = 0; i < count; i++) {
-            batch[i].name[SSTI_OS_NAME_MAX] = '\0';
-            if (stops(context, first + i, &batch[i])) {
-                return true;
-            }
-        }
-        if (count < BATCH) {
-            return false;
-        }
-    }
-}
-
-static bool
-read_record(int fd, uint32_t index, struct ledger_record *out)
-{
-    const int64_t size = ssti_os_file_read(fd, record_offset(index), out, sizeof *out);
-
-    out->name[SSTI_OS_NAME_MAX] = '\0';
-    return size == (int64_t)sizeof *out;
-}
-
-/* ---- Writing, under the guard ---- */
-
-static int
-write_record(int fd, uint32_t index, const struct ledger_record *record)
-{
-    struct ledger_record body = *record;
-    int rc;
-
-    body.kind = LEDGER_FREE;
-    rc = ssti_os_file_write(fd, record_offset(index), &body, sizeof body);
-    SST_CRASHPOINT(ledger_written);
-    if (rc == 0) {
-        rc = ssti_os_file_write(fd, record_offset(index), &record->kind,
-                                sizeof record->kind);
-    }
-    SST_CRASHPOINT(ledger_noted);
-    return rc;
-}
-
-/* A record that is free: off the list, else behind the last one. */
-static int
-find_room(int fd, struct ledger_head *head, uint32_t *index)
-{
-    struct ledger_record record;
-    uint64_t size = 0;
-    bool has_name;
-    int rc;
-
-    if (head->free != 0 && read_record(fd, head->free - 1, &record) &&
-        record.kind == LEDGER_FREE) {
-        *index = head->free - 1;
-        head->free = record.next;
-        rc = ssti_os_file_write(fd, offsetof(struct ledger_head, free), &head->free,
-                                sizeof head->free);
-        SST_CRASHPOINT(ledger_taken);
-        return rc;
-    }
-    rc = ssti_os_file_size(fd, &size, &has_name);
-    if (rc != 0) {
-        return rc;
-    }
-    *index = (uint32_t)((size - sizeof *head) / sizeof record);
-    return 0;
-}
-
-static void
-free_record(int fd, struct ledger_head *head, uint32_t index)
-{
-    const struct ledger_record record = {.kind = LEDGER_FREE, .next = head->free};
-
-    head->free = index + 1;
-    /* Within the file: cannot want for room. A record that stays is passed over. */
-    (void)ssti_os_file_write(fd, record_offset(index), &record,
-                             offsetof(struct ledger_record, number));
-    SST_CRASHPOINT(ledger_freed);
-    (void)ssti_os_file_write(fd, offsetof(struct ledger_head, free), &head->free,
-                             sizeof head->free);
-}
 
 /* ---- Members ---- */
 
@@ -239,7 +98,7 @@ note_members(struct sst_arena *arena, int fd)
             continue; /* not born: it will look; or gone */
         }
         record.number = now.start_ticks;
-        rc = write_record(fd, next++, &record);
+        rc = ssti_entry_write(fd, next++, &record);
     }
     return rc;
 }
@@ -303,6 +162,10 @@ close_fd(struct ssti_ledger *ledger)
         ssti_os_close(ledger->fd);
     }
     ledger->fd = -1;
+    if (ledger->mapped != NULL) {
+        ssti_os_memory_unmap(ledger->mapped, ssti_os_page_size());
+        ledger->mapped = NULL;
+    }
 }
 
 /* Begin the file, unless that was done, and read its head. Under the guard. */
@@ -311,7 +174,7 @@ begin(struct sst_arena *arena, int fd, struct ledger_head *head)
 {
     int rc;
 
-    if (read_head(fd, head) == 0) {
+    if (ssti_ledger_read_head(fd, head) == 0) {
         return 0;
     }
     memset(head, 0, sizeof *head);
@@ -362,6 +225,7 @@ static int
 take_part(struct sst_arena *arena, bool make)
 {
     struct ssti_ledger *const ledger = &arena->ledger;
+    void *mapped = NULL;
     char note[NOTE_SIZE];
 
     ledger->has_used |= make;
@@ -377,6 +241,10 @@ take_part(struct sst_arena *arena, bool make)
         return rc;
     }
     (void)ssti_os_file_look(ledger->fd, &ledger->file); /* was just opened */
+    if (ledger->mapped == NULL &&
+        ssti_os_memory_map(ledger->fd, 0, ssti_os_page_size(), &mapped) == 0) {
+        ledger->mapped = mapped;
+    }
     return 0;
 }
 
@@ -449,6 +317,7 @@ ssti_ledger_stand_aside(struct sst_arena *arena)
 /* ---- Names ---- */
 
 struct search {
+    enum ledger_kind kind;
     const char *name;
     uint64_t number;
     uint32_t pid; /* 0 = anybody's */
@@ -460,7 +329,8 @@ is_sought(void *context, uint32_t index, const struct ledger_record *record)
 {
     struct search *const search = context;
 
-    if (record->kind != LEDGER_NAME || strcmp(record->name, search->name) != 0 ||
+    if (record->kind != (uint32_t)search->kind ||
+        strcmp(record->name, search->name) != 0 ||
         (search->number != 0 && record->number != 0 &&
          record->number != search->number) ||
         (search->pid != 0 && record->pid != search->pid)) {
@@ -488,17 +358,18 @@ find(struct ssti_ledger *ledger, struct search *search)
     const uint32_t *const hint = hint_of(ledger, search->name);
     struct ledger_record record;
 
-    if (*hint != 0 && read_record(ledger->fd, *hint - 1, &record) &&
+    if (*hint != 0 && ssti_entry_read(ledger->fd, *hint - 1, &record) &&
         is_sought(search, *hint - 1, &record)) {
         return true;
     }
-    return each_record(ledger->fd, is_sought, search);
+    return ssti_entry_each(ledger->fd, is_sought, search);
 }
 
 static int
-add_locked(struct sst_arena *arena, const char *name, uint64_t number)
+add_locked(struct sst_arena *arena, enum ledger_kind kind, const char *name,
+           uint64_t number)
 {
-    struct ledger_record record = {.kind = LEDGER_NAME, .number = number};
+    struct ledger_record record = {.kind = (uint32_t)kind, .number = number};
     struct ledger_head head;
     uint32_t index = 0;
     int rc = open_guarded(arena, true, &head);
@@ -508,9 +379,9 @@ add_locked(struct sst_arena *arena, const char *name, uint64_t number)
     }
     record.pid = (uint32_t)ssti_os_pid();
     (void)snprintf(record.name, sizeof record.name, "%s", name); /* was checked */
-    rc = find_room(arena->ledger.fd, &head, &index);
+    rc = ssti_entry_find_room(arena->ledger.fd, &head, &index);
     if (rc == 0) {
-        rc = write_record(arena->ledger.fd, index, &record);
+        rc = ssti_entry_write(arena->ledger.fd, index, &record);
     }
     if (rc == 0) {
         *hint_of(&arena->ledger, name) = index + 1;
@@ -519,8 +390,8 @@ add_locked(struct sst_arena *arena, const char *name, uint64_t number)
     return rc;
 }
 
-int
-ssti_ledger_add(struct sst_arena *arena, const char *name, uint64_t number)
+static int
+add(struct sst_arena *arena, enum ledger_kind kind, const char *name, uint64_t number)
 {
     int rc;
 
@@ -528,20 +399,14 @@ ssti_ledger_add(struct sst_arena *arena, const char *name, uint64_t number)
         return SST_ELIMIT;
     }
     ssti_local_lock(&arena->ledger.lock);
-    rc = add_locked(arena, name, number);
+    rc = add_locked(arena, kind, name, number);
     ssti_local_unlock(&arena->ledger.lock);
     return rc;
 }
 
-void
-ssti_ledger_drop(struct sst_arena *arena, const char *name, uint64_t number,
-                 bool is_mine)
+static void
+drop(struct sst_arena *arena, struct search *search)
 {
-    struct search search = {
-        .name = name,
-        .number = number,
-        .pid = is_mine ? (uint32_t)ssti_os_pid() : 0,
-    };
     struct ledger_head head;
 
     if (ssti_load_acq(&arena->control->ledger) == 0) {
@@ -549,18 +414,36 @@ ssti_ledger_drop(struct sst_arena *arena, const char *name, uint64_t number,
     }
     ssti_local_lock(&arena->ledger.lock);
     if (open_guarded(arena, false, &head) == 0) {
-        if (find(&arena->ledger, &search)) {
-            free_record(arena->ledger.fd, &head, search.index);
+        if (find(&arena->ledger, search)) {
+            ssti_entry_free(arena->ledger.fd, &head, search->index);
         }
         unguard(arena);
     }
     ssti_local_unlock(&arena->ledger.lock);
 }
 
+int
+ssti_ledger_add(struct sst_arena *arena, const char *name, uint64_t number)
+{
+    return add(arena, LEDGER_NAME, name, number);
+}
+
+void
+ssti_ledger_drop(struct sst_arena *arena, const char *name, uint64_t number,
+                 bool is_mine)
+{
+    drop(arena, &(struct search){
+                    .kind = LEDGER_NAME,
+                    .name = name,
+                    .number = number,
+                    .pid = is_mine ? (uint32_t)ssti_os_pid() : 0,
+                });
+}
+
 bool
 ssti_ledger_has(struct sst_arena *arena, const char *name, uint64_t number)
 {
-    struct search search = {.name = name, .number = number};
+    struct search search = {.kind = LEDGER_NAME, .name = name, .number = number};
     struct ledger_head head;
     bool has = false;
 
@@ -574,6 +457,47 @@ ssti_ledger_has(struct sst_arena *arena, const char *name, uint64_t number)
     }
     ssti_local_unlock(&arena->ledger.lock);
     return has;
+}
+
+/* ---- Folders ---- */
+
+int
+ssti_ledger_add_folder(struct sst_arena *arena, const char *path)
+{
+    return strlen(path) <= SSTI_OS_NAME_MAX ? add(arena, LEDGER_FOLDER, path, 0)
+                                            : SST_ENAMETOOLONG;
+}
+
+void
+ssti_ledger_set_folder(struct sst_arena *arena, const char *path,
+                       const struct ssti_os_file *file)
+{
+    struct search search = {.kind = LEDGER_FOLDER, .name = path};
+    struct ledger_record record = {.number = file->number,
+                                   .pid = (uint32_t)ssti_os_pid(),
+                                   .device = (uint32_t)file->device};
+    struct ledger_head head;
+
+    ssti_local_lock(&arena->ledger.lock);
+    if (open_guarded(arena, false, &head) == 0) {
+        if (find(&arena->ledger, &search)) {
+            /* Within the file: cannot want for room. */
+            (void)ssti_os_file_write(arena->ledger.fd,
+                                     ssti_entry_offset(search.index) +
+                                         offsetof(struct ledger_record, number),
+                                     &record.number,
+                                     offsetof(struct ledger_record, name) -
+                                         offsetof(struct ledger_record, number));
+        }
+        unguard(arena);
+    }
+    ssti_local_unlock(&arena->ledger.lock);
+}
+
+void
+ssti_ledger_drop_folder(struct sst_arena *arena, const char *path)
+{
+    drop(arena, &(struct search){.kind = LEDGER_FOLDER, .name = path});
 }
 
 /* ---- The end of a tree ---- */
@@ -616,9 +540,14 @@ clear_record(void *context, uint32_t index, const struct ledger_record *record)
 {
     struct clearing *const clearing = context;
 
-    if (record->kind == LEDGER_NAME) {
+    if (record->kind == LEDGER_FOLDER) {
+        ssti_folder_clear(record->name, record->number, record->device);
+        SST_CRASHPOINT(ledger_folder_cleared);
+        ssti_entry_free(clearing->fd, &clearing->head, index);
+    }
+    else if (record->kind == LEDGER_NAME) {
         if (remove_name(record)) {
-            free_record(clearing->fd, &clearing->head, index);
+            ssti_entry_free(clearing->fd, &clearing->head, index);
         }
         else {
             clearing->left++;
@@ -633,7 +562,7 @@ clear(int fd, const struct ledger_head *head, const char *note)
 {
     struct clearing clearing = {.fd = fd, .head = *head};
 
-    (void)each_record(fd, clear_record, &clearing);
+    (void)ssti_entry_each(fd, clear_record, &clearing);
     SST_CRASHPOINT(ledger_cleared);
     if (clearing.left == 0) {
         ssti_os_note_remove(note);
@@ -644,7 +573,7 @@ clear(int fd, const struct ledger_head *head, const char *note)
 static bool
 is_readable(int fd, struct ledger_head *head)
 {
-    return read_head(fd, head) == 0 &&
+    return ssti_ledger_read_head(fd, head) == 0 &&
            (head->pid_space == ssti_os_pid_space() || head->pid_space == 0);
 }
 
@@ -670,7 +599,7 @@ look_at(const char *note, void *context)
         ssti_os_file_lock(fd, SSTI_OS_LOCK_ALONE, false) == 0 &&
         ssti_os_file_size(fd, &size, &has_name) == 0 && has_name) {
         if (is_readable(fd, &head)) {
-            if (!each_record(fd, is_living_member, NULL)) {
+            if (!ssti_entry_each(fd, is_living_member, NULL)) {
                 clear(fd, &head, note);
             }
         }
@@ -704,15 +633,15 @@ leave_guarded(struct sst_arena *arena, int fd, const char *note, bool is_alone)
     struct ledger_head head;
 
     ssti_store_rel(&arena->seat->left_names, 1);
-    if (read_head(fd, &head) != 0) {
+    if (ssti_ledger_read_head(fd, &head) != 0) {
         return;
     }
-    if (each_record(fd, is_me, &me)) {
-        free_record(fd, &head, me.index);
+    if (ssti_entry_each(fd, is_me, &me)) {
+        ssti_entry_free(fd, &head, me.index);
     }
     SST_CRASHPOINT(ledger_leaving);
     if (others_live(arena) || ssti_os_file_lock(fd, SSTI_OS_LOCK_ALONE, false) != 0 ||
-        each_record(fd, is_living_member, NULL)) {
+        ssti_entry_each(fd, is_living_member, NULL)) {
         return;
     }
     if (!is_alone) {

@@ -24,8 +24,9 @@ struct ssti_ledger {
     struct ssti_local lock;
     int fd;                   /* has the lock that says that the tree lives; or -1 */
     struct ssti_os_file file; /* what fd stands for, unless the program has closed it */
-    struct sst_named *open;   /* views of this process */
-    bool has_used;            /* this process has had to do with names */
+    void *mapped; /* a page of it: has the lock, too, whatever the program closes */
+    struct sst_named *open;           /* views of this process */
+    bool has_used;                    /* this process has had to do with names */
     uint32_t hint[SSTI_LEDGER_HINTS]; /* by hash: 1 + number of the record, perhaps */
 };
 
@@ -49,6 +50,14 @@ void ssti_ledger_drop(struct sst_arena *arena, const char *name, uint64_t number
 /* Is there a record of that name and file, or of that name alone? */
 bool ssti_ledger_has(struct sst_arena *arena, const char *name, uint64_t number);
 
+/* A folder goes with the tree, in two steps: it may be made now; that is it.
+ * SST_ENAMETOOLONG, and as ssti_ledger_add. */
+int ssti_ledger_add_folder(struct sst_arena *arena, const char *path);
+void ssti_ledger_set_folder(struct sst_arena *arena, const char *path,
+                            const struct ssti_os_file *file);
+/* It does not, or is gone. */
+void ssti_ledger_drop_folder(struct sst_arena *arena, const char *path);
+
 /* Remove what trees of this user's have left that are gone. */
 void ssti_ledger_collect(void);
 
@@ -57,5 +66,11 @@ void ssti_ledger_collect(void);
 /* Close all views, or give up their locks. The ledger's lock is held. */
 void ssti_named_close_all(struct ssti_ledger *ledger);
 void ssti_named_unlock_all(struct ssti_ledger *ledger);
+
+/* ---- folder.c ---- */
+
+/* Remove a folder that a tree has left, with all in it, if it is that one still; with
+ * number 0 only if it is empty. */
+void ssti_folder_clear(const char *path, uint64_t number, uint32_t device);
 
 #endif
