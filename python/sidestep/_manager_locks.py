@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["Condition", "Lock", "RLock"]
 
 
+def check_timeout(blocking: bool, timeout: float) -> None:
+    """Raise ValueError for what ``acquire`` of a lock does not take."""
+    if not blocking and timeout != -1:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if timeout < 0 and timeout != -1:
+        raise ValueError("timeout value must be a non-negative number")
+
+
 class _Owned:
-    """What both kinds of lock have in common; ``_guard`` guards all of it."""
+    """What both kinds of lock have in common; ``guard`` guards all of it."""
 
     def __init__(self) -> None:
-        self._guard = threading.Condition(threading.Lock())
+        self.guard = threading.Condition(threading.Lock())
         self._count = 0
         self._owner: Any = None
         self._owner_died = False
@@ -34,20 +42,26 @@ class _Owned:
     def _caller(self) -> Any:
         raise NotImplementedError
 
-    def _take(self, caller: Any, deadline: float | None) -> bool:
-        """Take it for the caller; False at the deadline. The guard is held."""
-        while self._count:
+    def try_take(self) -> bool:
+        """Take it for the caller if that can be done now. The guard is held."""
+        if self._count:
             if self._owner_died:
                 raise _core.OwnerDied("the process that held the lock has ended")
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
-                return False
-            self._guard.wait(left)
-        self._owner = caller
+            return False
+        self._owner = caller = self._caller()
         self._count = 1
         process = self._process_of(caller)
         if process is not None:
             process.held.add(self)
+        return True
+
+    def _take(self, deadline: float | None) -> bool:
+        """Take it for a thread of the server's; False at the deadline. Guard held."""
+        while not self.try_take():
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            self.guard.wait(left)
         return True
 
     def _free(self) -> None:
@@ -57,23 +71,20 @@ class _Owned:
         self._count = 0
         self._owner = None
         self._owner_died = False
-        self._guard.notify()
+        self.guard.notify()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock; False when it could not be had in time."""
-        if not blocking and timeout != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
-        if timeout < 0 and timeout != -1:
-            raise ValueError("timeout value must be a non-negative number")
+        check_timeout(blocking, timeout)
         deadline = None if blocking else 0.0
         if blocking and timeout != -1:
             deadline = monotonic() + timeout
-        with self._guard:
-            return self._take(self._caller(), deadline)
+        with self.guard:
+            return self._take(deadline)
 
     def recover(self) -> bool:
         """Free the lock if its owner is dead; tells whether it was."""
-        with self._guard:
+        with self.guard:
             was_dead = self._owner_died
             if was_dead:
                 self._free()
@@ -85,11 +96,11 @@ class _Owned:
 
     def owner_gone(self, client: Any) -> None:
         """Note that a client, or a thread of it, has ended, if it holds the lock."""
-        with self._guard:
+        with self.guard:
             owner = self._owner
             if self._count and client in {owner, self._process_of(owner)}:
                 self._owner_died = True
-                self._guard.notify_all()
+                self.guard.notify_all()
 
     @staticmethod
     def _process_of(owner: Any) -> Any:
@@ -112,7 +123,7 @@ class Lock(_Owned):
 
     def release(self) -> None:
         """Give it back; RuntimeError when nobody holds it."""
-        with self._guard:
+        with self.guard:
             if not self._count:
                 raise RuntimeError("release unlocked lock")
             self._free()
@@ -128,19 +139,16 @@ class RLock(_Owned):
     def _process_of(owner: Any) -> Any:
         return getattr(owner, "process", None)
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock, once more if it is the caller's; False if not in time."""
-        with self._guard:
-            if self._count and self._owner == self._caller():
-                self._count += 1
-                return True
-        return super().acquire(blocking, timeout)
-
-    __enter__ = acquire
+    def try_take(self) -> bool:
+        """Take it, once more if it is the caller's, if that can be done now."""
+        if self._count and self._owner == self._caller():
+            self._count += 1
+            return True
+        return super().try_take()
 
     def release(self) -> None:
         """Give it back once; RuntimeError when it is not the caller's."""
-        with self._guard:
+        with self.guard:
             if not self._count or self._owner != self._caller():
                 raise RuntimeError("cannot release un-acquired lock")
             self._count -= 1
@@ -150,19 +158,23 @@ class RLock(_Owned):
     # What threading.Condition asks of a lock that can be held several times.
 
     def _is_owned(self) -> bool:
-        with self._guard:
+        with self.guard:
             return self._count > 0 and self._owner == self._caller()
 
     def _release_save(self) -> int:
-        with self._guard:
+        with self.guard:
             count = self._count
             self._free()
             return count
 
     def _acquire_restore(self, count: int) -> None:
-        with self._guard:
-            self._take(self._caller(), None)
-            self._count = count
+        with self.guard:
+            self._take(None)
+        self.restore(count)
+
+    def restore(self, count: int) -> None:
+        """Hold it so many times; the caller has taken it once."""
+        self._count = count
 
 
 def Condition(lock: Any = None) -> threading.Condition:

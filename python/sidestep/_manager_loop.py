@@ -9,20 +9,19 @@ of the client's own what belongs to a type of the user's.
 
 from __future__ import annotations
 
-import array
 import collections
 import copyreg
 import functools
 import io
 import os
 import pickle
-import queue
 import threading
 from traceback import format_exc
 
-from . import _core, _greeting, _manager_locks, connection, reduction, util
+from . import _core, _greeting, connection, reduction, util
 from ._manager_crew import Crew, Worker
-from ._manager_wire import CHANNEL, GETVALUE, RETURN, TRACEBACK, UNSERIALIZABLE, serving
+from ._manager_kinds import QUICK_MAKERS, kind_of, know_managers
+from ._manager_wire import CHANNEL, TRACEBACK, UNSERIALIZABLE, serving
 from .context import AuthenticationError
 
 TYPE_CHECKING = False
@@ -35,99 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Link", "Loop"]
 
 
-# ---- What methods do ----
-
-
-class _Kind:
-    """What is known of a type of the standard library's."""
-
-    def __init__(
-        self,
-        quick: str,
-        tries: dict[str, Callable[..., tuple[bool, Any]]] | None = None,
-    ) -> None:
-        #: Methods that neither wait nor call what the elements define.
-        self.quick = frozenset(quick.split())
-        #: Methods that may wait, and how to try them without: done, result.
-        self.tries = tries or {}
-
-
-def _try_acquire(obj: Any) -> tuple[bool, Any]:
-    taken = obj.acquire(blocking=False)
-    return taken, taken
-
-
-def _try_get(obj: Any) -> tuple[bool, Any]:
-    try:
-        return True, obj.get_nowait()
-    except queue.Empty:
-        return False, None
-
-
-def _try_put(obj: Any, item: Any) -> tuple[bool, Any]:
-    try:
-        return True, obj.put_nowait(item)
-    except queue.Full:
-        return False, None
-
-
-_ACQUIRES = {"acquire": _try_acquire}
-_ITEMS = "__getitem__ __setitem__ __len__"
-
-_KINDS: dict[type, _Kind] = {
-    list: _Kind(
-        f"{_ITEMS} {GETVALUE} __delitem__ append extend insert pop reverse clear copy "
-        "__add__ __iadd__ __mul__ __imul__ __rmul__"
-    ),
-    dict: _Kind(
-        f"{_ITEMS} {GETVALUE} __delitem__ __contains__ get pop popitem setdefault "
-        "update clear copy"
-    ),
-    set: _Kind(f"__len__ {GETVALUE} __contains__ add discard remove pop clear copy"),
-    array.array: _Kind(f"{_ITEMS} {GETVALUE}"),
-    queue.Queue: _Kind(
-        "qsize empty full get_nowait put_nowait task_done shutdown",
-        {"get": _try_get, "put": _try_put},
-    ),
-    threading.Event: _Kind("is_set set clear"),
-    _manager_locks.Lock: _Kind("release locked recover", _ACQUIRES),
-    _manager_locks.RLock: _Kind("release locked recover", _ACQUIRES),
-    threading.Semaphore: _Kind("release", _ACQUIRES),
-    threading.BoundedSemaphore: _Kind("release", _ACQUIRES),
-    threading.Condition: _Kind("release notify notify_all", _ACQUIRES),
-    threading.Barrier: _Kind(""),
-}
-
-
-def _kind_of(obj: Any) -> _Kind | None:
-    """Return what is known of an object's methods, None for the user's own types."""
-    if type(obj) is threading.Condition and type(obj._lock) not in _OWN_LOCKS:  # type: ignore[attr-defined]
-        return (
-            None  # its lock is another manager's, or the user's: who knows what it does
-        )
-    return _KINDS.get(type(obj))
-
-
-_OWN_LOCKS = {_manager_locks.Lock, _manager_locks.RLock}
-
 #: What the loop's thread does that is asked of the server itself.
 _QUICK_REQUESTS = frozenset({"dummy", "incref", "get_methods", "number_of_objects"})
-#: Makers that call nothing of the user's, given plain data.
-_QUICK_MAKERS: set[Any] = {
-    list, dict, set, queue.Queue, threading.Event, threading.Semaphore,
-    threading.BoundedSemaphore, _manager_locks.Lock, _manager_locks.RLock,
-    _manager_locks.Condition,
-}  # fmt: skip
-
-
-def _know_managers() -> None:
-    """Add the types of ``managers``, which imports this module."""
-    from . import managers
-
-    if managers.Namespace not in _KINDS:
-        _KINDS[managers.Namespace] = _Kind("__getattribute__ __setattr__ __delattr__")
-        _KINDS[managers.Value] = _Kind("get set")
-        _QUICK_MAKERS.update({managers.Namespace, managers.Value, managers.Array})
 
 
 # ---- Messages as bytes ----
@@ -198,6 +106,8 @@ class Link:
         self.greeting: Generator[bytes, bytes] | None = None
         self.is_introduced = False
         self.worker: Worker | None = None  # of its own
+        self.call: Any = None  # that waits
+        self.is_over = False
         #: The last reply while it is on its way, as `Server._take_back` wants it. Who
         #: pops it sees to it that what nobody got is put back.
         self.owed: list[tuple[Any, str, Any]] = []
@@ -215,7 +125,7 @@ class Loop:
     """All clients on sockets, and the thread that listens to them."""
 
     def __init__(self, server: Server) -> None:
-        _know_managers()
+        know_managers()
         listener = server.listener
         self._server = server
         self._codec: Any = (
@@ -240,6 +150,8 @@ class Loop:
             _core.SERVER_ENDED: self._ended,
             _core.SERVER_WOKEN: self._woken,
         }
+        server.calls.wake = self._wake
+        server.calls.hand_on = self.crew.do
 
     # ---- For other threads ----
 
@@ -259,19 +171,28 @@ class Loop:
     def adopt(self, fd: int, link: Link | None = None) -> None:
         """Serve a connected socket whose peer has shown the key."""
         self._arrivals.append((fd, link or Link(self)))
+        if not self._wake():
+            self._woken()  # the loop is closed: so is this
+
+    def _wake(self) -> bool:
         try:
             self._core.wake()
         except ValueError:
-            self._woken()  # the loop is closed: so is this
+            return False  # it is closed
+        return True
 
     def close(self) -> None:
         """End all connections and the thread."""
         self._core.close()
 
     def statistics(self) -> dict[str, int]:
-        """Return the numbers of connections, and of threads beside the loop's."""
+        """Return the numbers of connections, waiting calls, and threads but the loop's."""
         own = sum(link.worker is not None for link in [*self._links.values()])
-        return {**self._core.statistics(), "threads": self.crew.count() + own}
+        return {
+            **self._core.statistics(),
+            "waiting": self._server.calls.waiting,
+            "threads": self.crew.count() + own,
+        }
 
     def end(self, link: Link) -> None:
         """End a connection."""
@@ -294,23 +215,30 @@ class Loop:
     def _run(self) -> None:
         # A finalizer may want to tell another server something, and wait for it.
         serving.hand_on = self._hand_on_quietly
+        serving.settles = True
+        calls = self._server.calls
         while True:
+            calls.expire()
+            calls.settle()
             try:
-                event = self._core.take()
+                event = self._core.take(calls.patience())
             except ValueError:
                 return  # closed
             except Exception:  # noqa: BLE001 - no memory: that message is lost, not us
                 util.info("manager's loop: %s", format_exc())
                 continue
-            assert event is not None
-            try:
-                self._handlers[event[0]](*event[1:])
-            except BaseException:  # noqa: BLE001 - that connection is lost, no other
-                util.info("manager's loop: %s", format_exc())
-                link = self._links.get(event[1])
-                if link is not None:
-                    self.end(link)
+            if event is not None:
+                self._handle(event)
             del event
+
+    def _handle(self, event: Any) -> None:
+        try:
+            self._handlers[event[0]](*event[1:])
+        except BaseException:  # noqa: BLE001 - that connection is lost, no other
+            util.info("manager's loop: %s", format_exc())
+            link = self._links.get(event[1])
+            if link is not None:
+                self.end(link)
 
     def _hand_on_quietly(self, task: Callable[[], object]) -> None:
         try:
@@ -370,6 +298,7 @@ class Loop:
 
     def _over(self, link: Link) -> None:
         """See to what a connection leaves that has gone for good."""
+        self._server._give_up_call(link)
         if link.worker is not None:
             link.worker.dismiss()
         self._server._link_ended(link)
@@ -458,13 +387,13 @@ class Loop:
 
     def _makes_quickly(self, typeid: Any = None, *args: Any) -> bool:
         entry = self._server.registry.get(typeid) if type(typeid) is str else None
-        return entry is not None and entry[0] in _QUICK_MAKERS
+        return entry is not None and entry[0] in QUICK_MAKERS
 
     def _call(
         self, link: Link, ident: Any, name: str, args: Any, kwds: Any, *, is_plain: bool
     ) -> None:
         entry = self._server.id_to_obj.get(ident)
-        kind = _kind_of(entry[0]) if entry is not None else None
+        kind = kind_of(entry[0]) if entry is not None else None
         do = functools.partial(self._do, link, ident, name, args, kwds)
         if entry is not None and kind is None:
             self._do_alone(link, do)
@@ -472,30 +401,10 @@ class Loop:
             do()
         elif kind is None or name in kind.quick:
             do(is_loop=True)
-        elif not self._try(link, ident, name, args, kwds):
+        elif name in kind.waits and not kind.runs_code:
+            do(is_loop=True)  # it waits without the thread
+        else:
             self._lend(link, do)
-
-    def _try(self, link: Link, ident: Any, name: str, args: Any, kwds: Any) -> bool:
-        """Do what may wait if it need not; tell whether it was done."""
-        obj, exposed, result_types = self._server.id_to_obj[ident]
-        attempt = _KINDS[type(obj)].tries.get(name)
-        if (
-            attempt is None
-            or kwds
-            or name not in exposed
-            or (result_types and name in result_types)
-        ):
-            return False
-        serving.link, serving.process = link, link.process
-        try:
-            is_done, result = attempt(obj, *args)
-        except Exception:  # noqa: BLE001 - it raises again where the client is told
-            return False
-        finally:
-            serving.link = serving.process = None
-        if is_done:
-            self._reply(link, (RETURN, result), ident, name, is_loop=True)
-        return is_done
 
     # ---- Threads ----
 
@@ -537,14 +446,24 @@ class Loop:
     ) -> None:
         """Do what was asked for, in this thread, and reply."""
         serving.link, serving.process = link, link.process
+        message: tuple[str, Any] | None
         try:
             if ident is None:
                 message = self._server._serve_itself(link, name, args, kwds)
             else:
-                message = self._server.call(ident, name, args, kwds)
-            self._reply(link, message, ident, name, is_loop=is_loop)
+                message = self._server.begin(
+                    link, ident, name, args, kwds, self._answer
+                )
+            if message is not None:
+                self._reply(link, message, ident, name, is_loop=is_loop)
         finally:
             serving.link = serving.process = None
+            if not is_loop:
+                self._server.calls.settle()
+
+    def _answer(self, link: Link, ident: Any, name: str, message: Any) -> None:
+        """Reply to a call that has waited; in any thread."""
+        self._reply(link, message, ident, name, is_loop=True)
 
     def _reply(
         self,

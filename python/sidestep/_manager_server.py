@@ -19,7 +19,6 @@ import collections
 import errno
 import functools
 import os
-import queue
 import resource
 import sys
 import threading
@@ -28,7 +27,6 @@ from traceback import format_exc
 
 from . import (
     _core,
-    _manager_locks,
     _manager_loop,
     _remote,
     connection,
@@ -36,6 +34,8 @@ from . import (
     reduction,
     util,
 )
+from ._manager_calls import Call, Calls
+from ._manager_kinds import NAMES, kind_of, take_back
 from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
     ERROR,
@@ -65,6 +65,9 @@ CHANNELS_MAX = 256
 ENCRYPTED_MAX = 64
 #: Seconds that a client has to send the pipe it has announced.
 CHANNEL_SECONDS = 5.0
+#: Bytes, or characters, that a client's pipe has room for, as it asks for one thing
+#: at a time.
+SMALL_SIZE = 4096
 #: Seconds to wait when there are no descriptors left for a peer that connects.
 NO_DESCRIPTOR_SECONDS = 0.05
 
@@ -139,6 +142,8 @@ class _Link:
         self.conn = conn
         self.process: _Client | None = None
         self.company: _Company | None = None
+        self.call: Any = None  # that waits
+        self.is_over = False
 
     def send(self, message: tuple[str, Any]) -> None:
         self.conn.send(message)
@@ -203,6 +208,7 @@ class Server:
         # What every server knows besides the registry, in the same form.
         self._own = {"TaskOffice": (self._task_office, OFFICE_METHODS, None, None)}
         self._clients: dict[str, _Client] = {}
+        self.calls = Calls()
         self._channels = 0  # guarded by the mutex
         self._encrypted = 0
         self._loop: _manager_loop.Loop  # while it serves
@@ -311,6 +317,7 @@ class Server:
             self.serve_client(link)
         finally:
             serving.link = serving.process = None
+            self._give_up_call(link)
             self._link_ended(link)
             if link.process is not None and link.process.control is link:
                 self._client_ended(link)
@@ -342,6 +349,14 @@ class Server:
         in_memory = self.serializer == "pickle" and isinstance(self.address, str)
         return {"arena": _core.arena_id() if in_memory else 0}
 
+    @staticmethod
+    def _give_up_call(link: Any) -> None:
+        """End what a client waits for that has gone."""
+        link.is_over = True
+        call = link.call
+        if call is not None:
+            call.give_up()
+
     def _link_ended(self, link: Any) -> None:
         if link.process is not None:
             for lock in [*link.process.held]:
@@ -371,6 +386,7 @@ class Server:
         while not self.stop_event.is_set():
             if link.company is not None:
                 link.company.count_request()
+            message: tuple[str, Any] | None
             try:
                 ident, name, args, kwds = link.conn.recv()
             except (EOFError, OSError):
@@ -379,13 +395,19 @@ class Server:
             except Exception:  # noqa: BLE001 - the message was read to its end
                 self._reply(link, (TRACEBACK, format_exc()))
                 continue
-            if ident is not None:
-                message = self.call(ident, name, args, kwds)
-            else:
+            if link.call is not None:
+                util.info("a client asks for more before it has its answer")
+                return
+            if ident is None:
                 message = self._serve_itself(link, name, args, kwds)
-            if not self._reply(link, message):
+            elif name in NAMES:
+                message = self.begin(link, ident, name, args, kwds, self._answer)
+            else:
+                message = self.call(ident, name, args, kwds)
+            if message is not None and not self._reply(link, message):
                 self._take_back(ident, name, message)
                 return
+            self.calls.settle()
             del args, kwds, message
 
     def _open_channel(self, link: _manager_loop.Link, args: Any) -> None:
@@ -461,19 +483,88 @@ class Server:
         """Undo what a client asked for that did not live to have it."""
         kind, result = message
         entry = self.id_to_obj.get(ident) if ident is not None else None
-        if entry is None or kind != RETURN:
-            return
-        obj = entry[0]
-        if hasattr(obj, "take_back"):
-            obj.take_back(name, result)
-        elif name in {"get", "get_nowait"} and type(obj) is queue.Queue:
-            with obj.mutex:
-                obj.queue.appendleft(result)
-                obj.not_empty.notify()
-        elif name == "acquire" and result and isinstance(obj, _ACQUIRED):
-            obj.release()
+        if entry is not None and kind == RETURN:
+            take_back(entry[0], name, result)
 
     # ---- Calls ----
+
+    def begin(
+        self,
+        link: Any,
+        ident: str,
+        name: str,
+        args: Any,
+        kwds: Any,
+        answer: Callable[[Any, str, str, tuple[str, Any]], object],
+    ) -> tuple[str, Any] | None:
+        """Call a method for a client: the reply, or None when that is to come.
+
+        A method of a common type waits without the thread: then ``answer(link, ident,
+        name, reply)`` is called when it is done, unless the client goes before. Who
+        calls this goes on with what it has notified (`Calls.settle`).
+        """
+        entry = self.id_to_obj.get(ident)
+        kind = None if entry is None else kind_of(entry[0])
+        if entry is None or kind is None:
+            return self.call(ident, name, args, kwds)
+        obj, exposed, result_types = entry
+        settles, serving.settles = serving.settles, True
+        try:
+            if name not in kind.waits or name not in exposed:
+                return self.call(ident, name, args, kwds)
+            is_done, result = kind.attempt(name, obj, args, kwds)
+            if is_done:
+                return self._returned(name, result_types, result)
+            deliver = functools.partial(
+                self._deliver,
+                name,
+                result_types,
+                functools.partial(answer, link, ident),
+            )
+            try:
+                wait = Call(self.calls, link, kind, name, (obj, *args), kwds, deliver)
+            except TypeError:  # of the arguments: the method says it best
+                return self.call(ident, name, args, kwds)
+            wait.begin()
+        finally:
+            serving.settles = settles
+        return None
+
+    def _deliver(
+        self,
+        name: str,
+        result_types: dict[str, str] | None,
+        answer: Callable[[str, tuple[str, Any]], object],
+        is_done: bool,
+        result: Any,
+    ) -> None:
+        """Have a call answered that has waited."""
+        if is_done:
+            answer(name, self._returned(name, result_types, result))
+        else:
+            answer(name, (ERROR, self._pack(result)))
+
+    def _answer(
+        self, link: _Link, ident: str, name: str, message: tuple[str, Any]
+    ) -> None:
+        """Reply to a call that has waited; in any thread, which is not to wait."""
+        if _is_small(message):
+            self._answer_now(link, ident, name, message)
+            return
+        self._loop.crew.do(
+            functools.partial(self._answer_now, link, ident, name, message)
+        )
+
+    def _answer_now(
+        self, link: _Link, ident: str, name: str, message: tuple[str, Any]
+    ) -> None:
+        before = serving.link, serving.process
+        serving.link, serving.process = link, link.process
+        try:
+            if not self._reply(link, message):
+                self._take_back(ident, name, message)
+        finally:
+            serving.link, serving.process = before
 
     def call(self, ident: str, name: str, args: Any, kwds: Any) -> tuple[str, Any]:
         """Call a method of an object; the reply."""
@@ -491,6 +582,12 @@ class Server:
             result = function(*args, **kwds)
         except Exception as error:  # noqa: BLE001 - it is the caller's
             return ERROR, self._pack(error)
+        return self._returned(name, result_types, result)
+
+    def _returned(
+        self, name: str, result_types: dict[str, str] | None, result: Any
+    ) -> tuple[str, Any]:
+        """Return the reply to a call that has returned: the result, or a proxy of it."""
         typeid = result_types.get(name) if result_types else None
         if not typeid:
             return RETURN, result
@@ -651,5 +748,20 @@ class Server:
         del entry
 
 
-#: What `acquire` is undone for when the caller did not live to have it.
-_ACQUIRED = (_manager_locks.Lock, _manager_locks.RLock, threading.Semaphore)
+def _is_small(message: tuple[str, Any]) -> bool:
+    """Tell whether a reply calls nobody's code and fits into any pipe: it never waits."""
+    kind, result = message
+    if kind != RETURN:
+        return True
+    size = _SIZES.get(type(result))
+    return size is not None and size(result) <= SMALL_SIZE
+
+
+_SIZES: dict[type, Callable[[Any], int]] = {
+    type(None): bool,
+    bool: int,
+    int: int.bit_length,
+    float: bool,
+    str: len,
+    bytes: len,
+}

@@ -126,6 +126,8 @@ class Serving(threading.local):
     process: Any = None
     #: How to have another thread do something, where this one must not wait.
     hand_on: Any = None
+    #: Whether this thread goes on with the calls that it notifies, soon.
+    settles = False
 
 
 serving = Serving()

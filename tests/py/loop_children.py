@@ -6,6 +6,8 @@ import resource
 import signal
 import threading
 
+import wait_children
+
 from sidestep import connection, managers
 
 
@@ -111,6 +113,7 @@ LoopManager.register("RealRLock", threading.RLock, exposed=("acquire", "release"
 LoopManager.register("Slow", Slow)
 LoopManager.register("fork", fork)
 LoopManager.register("threads", threads)
+LoopManager.register("Look", wait_children.Look)
 
 
 class LateServer(managers.Server):

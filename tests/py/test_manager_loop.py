@@ -82,7 +82,8 @@ def test_many_clients_cost_a_few_threads(monkeypatch, count):
 
 def test_calls_that_wait_hurt_nobody_else(manager, raw, eventually):
     items, lock, event = manager.Queue(), manager.Lock(), manager.Event()
-    threads = manager.threads()
+    threads, look = manager.threads(), manager.Look()
+    look.waiting()  # from now on it has its thread
     before = threads.count()
     lock.acquire()
     waiting = []
@@ -91,7 +92,8 @@ def test_calls_that_wait_hurt_nobody_else(manager, raw, eventually):
             client = raw()
             client.send(ident_of(proxy), name)
             waiting.append(client)
-    eventually(lambda: threads.count() >= before + 30)
+    eventually(lambda: look.waiting() == 30)
+    assert threads.count() <= before + 1
     assert manager.list([1, 2])[1] == 2
     assert raw().ask(ident_of(items), "qsize") == (RETURN, 0)
     event.set()
@@ -109,7 +111,8 @@ def test_calls_that_wait_hurt_nobody_else(manager, raw, eventually):
     assert sorted(got) == list(range(10))
     for client in waiting[1::3]:
         client.close()  # with what it holds, or was to get
-    eventually(lambda: threads.count() <= before + 10)
+    eventually(lambda: look.waiting() == 0)
+    assert threads.count() <= before + 10
 
 
 def test_an_object_of_ones_own_meets_one_thread_per_client(manager, raw):

@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: MIT
+"""Calls that wait in a manager's server: how they end, and what a death leaves."""
+
+import queue
+import signal
+import threading
+import time
+
+import loop_children
+import pytest
+import wait_children as children
+
+import sidestep
+from sidestep import _manager_session
+
+KEY = b"a key of thirty-two bytes at the least"
+
+
+@pytest.fixture(params=["memory", "sockets", "network"])
+def manager(request, monkeypatch):
+    """A manager, reached in each way that there is."""
+    address = ("127.0.0.1", 0) if request.param == "network" else None
+    if request.param == "sockets":
+        monkeypatch.setattr(_manager_session, "_arena_id", lambda: -1)
+    with children.WaitManager(address, KEY) as manager:
+        yield manager
+
+
+@pytest.fixture
+def look(manager):
+    return manager.Look()
+
+
+@pytest.fixture
+def waits(start, look, eventually):
+    """Start a child that waits in a call; it has begun to, and is killed."""
+
+    def start_one(method, proxy, name, *args):
+        told = sidestep.Event()
+        before = look.waiting()
+        child = start(
+            sidestep.get_context(method), children.call, proxy, name, args, told
+        )
+        told.wait()
+        eventually(lambda: look.waiting() == before + 1)
+        return child
+
+    return start_one
+
+
+def kill(child):
+    child.kill()
+    child.join()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_item_is_not_taken_for_the_dead(manager, look, waits, eventually, method):
+    items = manager.Queue()
+    child = waits(method, items, "get")
+    kill(child)
+    eventually(lambda: look.waiting() == 0)
+    for item in range(3):
+        items.put(item)
+    assert items.qsize() == 3
+    assert [items.get() for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_lock_is_not_taken_for_the_dead(manager, look, waits, eventually, method):
+    for lock in (manager.Lock(), manager.RLock(), manager.Semaphore(1)):
+        lock.acquire()
+        kill(waits(method, lock, "acquire"))
+        eventually(lambda: look.waiting() == 0)
+        lock.release()
+        assert lock.acquire(timeout=0)
+        lock.release()
+
+
+def test_who_waits_behind_the_dead_has_it_next(manager, look, waits, eventually):
+    items, lock = manager.Queue(), manager.Lock()
+    lock.acquire()
+    for proxy, name in ((items, "get"), (lock, "acquire")):
+        first = waits("fork", proxy, name)
+        second = waits("fork", proxy, name)
+        kill(first)
+        eventually(lambda: look.waiting() == 1)
+        (items.put if proxy is items else lambda _: lock.release())(1)
+        second.join(20)
+        assert second.exitcode == 0
+
+
+def test_what_was_not_put_is_not_put_for_the_dead(manager, look, waits, eventually):
+    items = manager.Queue(1)
+    items.put("first")
+    kill(waits("fork", items, "put", "of the dead"))
+    eventually(lambda: look.waiting() == 0)
+    assert items.get() == "first"
+    assert items.empty()
+    items.put("second")
+    assert items.get() == "second"
+
+
+def test_a_barrier_with_a_dead_party_breaks(manager, waits):
+    barrier = manager.Barrier(3)
+    child = waits("fork", barrier, "wait")
+    with pytest.raises(threading.BrokenBarrierError):
+        timer = threading.Timer(0, kill, (child,))
+        timer.start()
+        try:
+            barrier.wait()
+        finally:
+            timer.join()
+    assert barrier.broken
+    barrier.reset()
+    assert barrier.n_waiting == 0
+    assert not barrier.broken
+
+
+def test_a_notification_is_not_spent_on_the_dead(manager, look, start, eventually):
+    condition = manager.Condition()
+    told = [sidestep.Event(), sidestep.Event()]
+    waiting = []
+    for event in told:
+        waiting.append(
+            start(sidestep.get_context("fork"), children.wait_holding, condition, event)
+        )
+        event.wait()
+        eventually(lambda: look.waiting() == len(waiting))
+    kill(waiting[0])
+    eventually(lambda: look.waiting() == 1)
+    with condition:
+        condition.notify()
+    waiting[1].join(20)
+    assert waiting[1].exitcode == 0
+
+
+def test_an_event_and_a_join_forget_the_dead(manager, look, waits, eventually):
+    event, items = manager.Event(), manager.JoinableQueue()
+    items.put(1)
+    children = [waits("fork", event, "wait"), waits("fork", items, "join")]
+    for child in children:
+        kill(child)
+    eventually(lambda: look.waiting() == 0)
+    event.set()
+    items.get()
+    items.task_done()
+    assert event.wait(timeout=20)
+    items.join()
+
+
+def test_a_call_that_is_interrupted_is_given_up(manager, look, eventually):
+    items = manager.Queue()
+    before = signal.signal(signal.SIGUSR1, _interrupt)
+    main = threading.main_thread().ident
+
+    def interrupt():
+        eventually(lambda: look.waiting() == 1)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            items.get()
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    eventually(lambda: look.waiting() == 0)
+    items.put("kept")
+    assert items.get() == "kept"
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_many_clients_wait_in_a_few_threads(manager, look, eventually):
+    count = 40
+    items = manager.Queue()
+    clients = [loop_children.Raw(manager.address, KEY) for _ in range(count)]
+    before = look.threads()
+    for client in clients:
+        client.send(items._token.id, "get")
+    eventually(lambda: look.waiting() == count)
+    assert look.threads() <= before
+    for client in clients[::2]:
+        client.close()
+    eventually(lambda: look.waiting() == count / 2)
+    for number in range(count):
+        items.put(number)
+    got = sorted(client.conn.recv()[1] for client in clients[1::2])
+    rest = [items.get() for _ in range(count // 2)]
+    assert got + rest == list(range(count))  # in the order in which they were put
+    for client in clients:
+        client.close()
+
+
+def test_time_outs_end_and_leave_nothing(manager, look):
+    items = manager.Queue(1)
+    for _ in range(200):
+        with pytest.raises(queue.Empty):
+            items.get(timeout=0.001)
+    assert look.deadlines() == 0
+    for _ in range(300):
+        thread = threading.Thread(target=items.put, args=(1,))
+        thread.start()
+        items.get(timeout=3600)
+        thread.join()
+    assert look.waiting() == 0
+    assert look.deadlines() < 150
+
+
+def test_other_queues_wait_as_well(manager, look, waits, eventually):
+    for items in (manager.Priorities(), manager.Stack()):
+        kill(waits("fork", items, "get"))
+        eventually(lambda: look.waiting() == 0)
+        child = waits("fork", items, "get")
+        items.put((2, "b"))
+        child.join(20)
+        items.put((2, "b"))
+        items.put((1, "a"))
+        assert items.get() == (1, "a")
+        assert items.get(timeout=20) == (2, "b")
+
+
+# What the standard library defines.
+
+
+@pytest.fixture
+def of(mp):
+    with mp.Manager() as manager:
+        yield manager
+
+
+def test_time_outs_are_those_of_the_methods(of):
+    items, full = of.Queue(), of.Queue(1)
+    full.put(1)
+    lock, rlock, semaphore = of.Lock(), of.RLock(), of.Semaphore(0)
+    event, condition, barrier = of.Event(), of.Condition(), of.Barrier(2)
+    lock.acquire()
+    began = time.monotonic()
+    with pytest.raises(queue.Empty):
+        items.get(True, 0.1)
+    with pytest.raises(queue.Full):
+        full.put(2, True, 0.1)
+    assert lock.acquire(True, 0.1) is False
+    assert semaphore.acquire(True, 0.1) is False
+    assert event.wait(0.1) is False
+    with condition:
+        assert condition.wait(0.1) is False
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(0.1)
+    assert 0.7 <= time.monotonic() - began < 20
+    for call in (
+        lambda: items.get(block=False),
+        lambda: items.get(timeout=0),
+        lambda: full.put(2, block=False),
+    ):
+        with pytest.raises((queue.Empty, queue.Full)):
+            call()
+    for timeout in (-1, -0.5):
+        with pytest.raises(ValueError, match="non-negative"):
+            items.get(timeout=timeout)
+        with pytest.raises(ValueError, match="non-negative"):
+            full.put(1, timeout=timeout)
+    assert lock.acquire(False) is False
+    assert rlock.acquire() is True
+    assert rlock.acquire() is True
+    assert event.wait(0) is False
+    with pytest.raises(RuntimeError):
+        condition.wait(1)
+    with pytest.raises(TypeError):
+        items.get(1, 2, 3)
+    with pytest.raises((threading.BrokenBarrierError, RuntimeError)):
+        barrier.wait()
+
+
+def test_a_barrier_is_used_again_and_again(of):
+    barrier = of.Barrier(4)
+    places = []
+
+    def pass_it():
+        places.extend(barrier.wait() for _ in range(20))
+
+    threads = [threading.Thread(target=pass_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(places) == sorted([0, 1, 2, 3] * 20)
+    assert barrier.n_waiting == 0
+
+
+def test_a_barrier_is_reset_and_aborted(of, eventually):
+    barrier = of.Barrier(2)
+    for end in (barrier.reset, barrier.abort):
+        broken = []
+
+        def wait(broken=broken):
+            try:
+                barrier.wait()
+            except threading.BrokenBarrierError:
+                broken.append(1)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(lambda: barrier.n_waiting == 1)
+        end()
+        thread.join(20)
+        assert broken == [1]
+    assert barrier.broken
+
+
+def test_a_recursive_lock_comes_back_as_deep_from_a_wait(of, eventually):
+    condition = of.Condition()
+    woken = []
+
+    def wait():
+        with condition, condition:
+            woken.append(condition.wait(20))
+            woken.append("still mine")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+
+    def notify():
+        with condition:
+            condition.notify_all()
+        return woken
+
+    eventually(notify)
+    thread.join(20)
+    assert woken == [True, "still mine"]
+    assert condition.acquire(False)
+
+
+def test_wait_for(of):
+    condition = of.Condition()
+    seen = []
+
+    def change():
+        for number in range(3):
+            with condition:
+                seen.append(number)
+                condition.notify()
+
+    with condition:
+        assert condition.wait_for(lambda: len(seen) > 99, 0.05) is False
+        thread = threading.Thread(target=change)
+        thread.start()
+        assert condition.wait_for(lambda: len(seen) == 3, 20) is True
+    thread.join(20)
+
+
+def test_putters_and_getters_pass_everything(of):
+    items = of.JoinableQueue(3)
+    got = []
+
+    def put(start):
+        for number in range(start, start + 50):
+            items.put(number)
+
+    def get():
+        while (item := items.get()) is not None:
+            got.append(item)
+            items.task_done()
+        items.task_done()
+
+    putters = [threading.Thread(target=put, args=(i * 50,)) for i in range(3)]
+    getters = [threading.Thread(target=get) for _ in range(3)]
+    for thread in (*putters, *getters):
+        thread.start()
+    for thread in putters:
+        thread.join(60)
+    items.join()
+    for _ in getters:
+        items.put(None)
+    for thread in getters:
+        thread.join(60)
+    assert sorted(got) == list(range(150))
+
+
+@pytest.mark.skipif(
+    not hasattr(queue.Queue, "shutdown"), reason="queues of 3.13 can be shut down"
+)
+def test_who_waits_at_a_queue_that_is_shut_down_is_told(of, eventually):
+    items, full = of.Queue(), of.Queue(1)
+    full.put(1)
+    told = []
+
+    def call(method, *args):
+        try:
+            method(*args)
+        except queue.ShutDown:
+            told.append(1)
+
+    threads = [
+        threading.Thread(target=call, args=(items.get,)),
+        threading.Thread(target=call, args=(full.put, 2)),
+    ]
+    for thread in threads:
+        thread.start()
+    items.shutdown()
+    full.shutdown()
+    for thread in threads:
+        thread.join(20)
+    assert told == [1, 1]
