@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,27 @@ from workshop import Outcome, Stage, Workshop, count_junit
 SIM_SEEDS = 20_000
 SIM_PROGRAMS = ("sim", "sim_pool")
 STARTS = {"forkserver": 100_000, "fork": 20_000, "spawn": 2_000}
+
+
+def side_by_side(
+    shop: Workshop, names: Iterable[str], run: Callable[[str, Path], Outcome]
+) -> Outcome:
+    """Run each of a name, as many at a time as there are processors: one after the other
+    they would wait most of the time. Each has a log of its own, and the stage's has all.
+    """
+
+    def one(name: str) -> tuple[Path, Outcome]:
+        path = shop.log_path.with_stem(f"{shop.log_path.stem}-{name}")
+        path.write_text("")
+        return path, run(name, path)
+
+    total = Outcome()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
+        for path, outcome in executor.map(one, names):
+            total.add(outcome)
+            with shop.log_path.open("a") as log:
+                log.write(path.read_text(errors="replace"))
+    return total
 
 
 # -- Reading the sources ----------------------------------------------------------------
@@ -147,18 +169,25 @@ def run_simulation(shop: Workshop, first: int) -> Outcome:
     folder = Path("tests", "sim")
     targets = tuple(str(folder / name) for name in SIM_PROGRAMS)
     build = shop.c_build("plain", targets=targets)
-    seeds = ["--seeds", str(SIM_SEEDS), "--first", str(first)]
-    outcome = Outcome()
-    for target in targets:
-        code, output = shop.call(build / target, *seeds, seconds=1800)
+    half = SIM_SEEDS // 2
+    parts = {
+        f"{name}-{part}": (build / folder / name, first + part * half)
+        for name in SIM_PROGRAMS
+        for part in range(2)
+    }
+
+    def run(part: str, log: Path) -> Outcome:
+        program, start = parts[part]
+        seeds = ["--seeds", str(half), "--first", str(start)]
+        code, output = shop.call(program, *seeds, seconds=1800, log_path=log)
         counted = Outcome.read(output)
-        outcome.add(
-            Outcome.of(code == 0 and counted is not None and counted.passed > 0)
-        )
+        outcome = Outcome.of(code == 0 and counted is not None and counted.passed > 0)
         if counted:
             seen = f"{counted.passed} seeds passed, {counted.failed} failed"
-            outcome.notes.append(f"{Path(target).name}: {seen}")
-    return outcome
+            outcome.notes.append(f"{part}: {seen}")
+        return outcome
+
+    return side_by_side(shop, parts, run)
 
 
 def mutants(shop: Workshop) -> Outcome:
@@ -232,12 +261,14 @@ def soak_fuzz(shop: Workshop) -> Outcome:
 # -- Python -----------------------------------------------------------------------------
 
 
-def pytest_on(shop: Workshop, python: machine.Python, *options: str) -> Outcome:
+def pytest_on(
+    shop: Workshop, python: machine.Python, *options: str, log: Path | None = None
+) -> Outcome:
     inner = shop.environment(python)
     report = shop.folder / f"pytest-{python.version}.xml"
     report.unlink(missing_ok=True)
     shop.call(inner, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=120", f"--junitxml={report}",
-              *options, "tests/py", cwd=shop.tree(), seconds=1500)  # fmt: skip
+              *options, "tests/py", cwd=shop.tree(), seconds=1500, log_path=log)  # fmt: skip
     return count_junit(report)
 
 
@@ -246,12 +277,16 @@ def pytest_fast(shop: Workshop) -> Outcome:
 
 
 def pytest_all(shop: Workshop) -> Outcome:
-    outcome = Outcome()
-    for python in machine.find_pythons():
-        one = pytest_on(shop, python, "--run-slow")
-        outcome.notes.append(f"{python.version}: {one.passed}/{one.failed}")
-        outcome.add(one)
-    return outcome
+    pythons = {python.version: python for python in machine.find_pythons()}
+    for python in pythons.values():  # one after the other: they share the sources
+        shop.environment(python)
+
+    def run(version: str, log: Path) -> Outcome:
+        outcome = pytest_on(shop, pythons[version], "--run-slow", log=log)
+        outcome.notes.append(f"{version}: {outcome.passed}/{outcome.failed}")
+        return outcome
+
+    return side_by_side(shop, pythons, run)
 
 
 def start(shop: Workshop) -> Outcome:
@@ -264,35 +299,26 @@ def start(shop: Workshop) -> Outcome:
 
 
 def conformance(shop: Workshop) -> Outcome:
-    """CPython's own tests on 3.11 and the newest one, where the harness is at hand.
-
-    Most of them wait for something most of the time: the two runs share the processors.
-    """
+    """CPython's own tests on 3.11 and the newest one, where the harness is at hand."""
     pythons = machine.find_pythons()
     newest = max(pythons, key=lambda python: tuple(map(int, python.version.split("."))))
     chosen = {python.version: python for python in pythons if python.version == "3.11"}
     chosen[newest.version] = newest
     inner = {version: shop.environment(python) for version, python in chosen.items()}
 
-    def run(version: str) -> str:
+    def run(version: str, log: Path) -> Outcome:
         suites = ["--suite", "multiprocessing", "--suite", "concurrent_futures"]
         if version == newest.version:
             suites += ["--suite", "others"]
         options = ["tests/conformance/run.py", "--timeout", "120", *suites]
-        log = shop.log_path.with_stem(f"conformance-{version}")
-        log.write_text("")
-        return shop.call(inner[version], *options, seconds=2400, log_path=log)[1]
+        output = shop.call(inner[version], *options, seconds=2400, log_path=log)[1]
+        outcome = Outcome.read(output) or Outcome(0, 1)
+        outcome.notes += [
+            line for line in output.splitlines() if line.startswith("skipped:")
+        ]
+        return outcome
 
-    outcome = Outcome()
-    with ThreadPoolExecutor(len(chosen)) as executor:
-        for output in executor.map(run, chosen):
-            outcome.add(Outcome.read(output) or Outcome(0, 1))
-            outcome.notes += [
-                line for line in output.splitlines() if line.startswith("skipped:")
-            ]
-            with shop.log_path.open("a") as log:
-                log.write(output)
-    return outcome
+    return side_by_side(shop, chosen, run)
 
 
 def clusters(shop: Workshop) -> Outcome:
