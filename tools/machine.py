@@ -138,7 +138,10 @@ def require_python() -> Python:
 def make_venv(folder: Path, python: Python) -> Path:
     """The interpreter of the virtual environment in `folder`, made when it is not there."""
     inner = folder / "bin" / "python3"
-    if not Python(str(inner)).works if inner.exists() else True:
+    # pip comes last: without it, whoever made the environment was interrupted.
+    asked = [str(inner), "-m", "pip", "--version"]
+    made = inner.exists() and subprocess.run(asked, capture_output=True).returncode == 0
+    if not made:
         shutil.rmtree(str(folder), ignore_errors=True)
         subprocess.run([python.path, "-m", "venv", str(folder)], check=True)
     return inner
