@@ -135,13 +135,21 @@ def require_python() -> Python:
     )
 
 
+def has_pip(path: Path) -> bool:
+    """Whether the interpreter is there and has pip, the last that an environment gets."""
+    command = [str(path), "-c", "import pip"]
+    return (
+        path.exists()
+        and subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
+        == 0
+    )
+
+
 def make_venv(folder: Path, python: Python) -> Path:
-    """The interpreter of the virtual environment in `folder`, made when it is not there."""
+    """The interpreter of the virtual environment in `folder`, made when it is not there,
+    and made anew when whoever made it was interrupted."""
     inner = folder / "bin" / "python3"
-    # pip comes last: without it, whoever made the environment was interrupted.
-    asked = [str(inner), "-m", "pip", "--version"]
-    made = inner.exists() and subprocess.run(asked, capture_output=True).returncode == 0
-    if not made:
+    if not has_pip(inner):
         shutil.rmtree(str(folder), ignore_errors=True)
         subprocess.run([python.path, "-m", "venv", str(folder)], check=True)
     return inner
