@@ -362,14 +362,12 @@ def test_dropped_messages_let_go_of_descriptors(sharer):
     queue = sidestep.Queue()
     queue.put(b)
     b.close()
-    before = descriptors()
     resource_sharer.sweep()
-    assert descriptors() == before
-    assert not a.poll(0)
+    assert not a.poll(0)  # the other end is still open
     del queue
     gc.collect()
     resource_sharer.sweep()
-    assert len(before - descriptors()) == 1
+    assert a.poll(20)
     with pytest.raises(EOFError):
         a.recv()
     a.close()
