@@ -259,7 +259,7 @@ PyDoc_STRVAR(
     connection_statistics_doc,
     "statistics($self, /)\n--\n\n"
     "kind (\"pipe\" or \"stream\"), closed, users: threads of this process inside "
-    "a call.");
+    "a call; unread: messages sent from here that nobody has taken, of a pipe.");
 
 static PyObject *
 connection_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -267,10 +267,10 @@ connection_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
     ConnectionObject *const self = (ConnectionObject *)obj;
 
     connection_count(self);
-    return Py_BuildValue("{s:s,s:N,s:I}", "kind",
-                         self->pipe != NULL ? "pipe" : "stream", "closed",
-                         PyBool_FromLong(self->closed), "users",
-                         (unsigned int)self->users);
+    return Py_BuildValue(
+        "{s:s,s:N,s:I,s:K}", "kind", self->pipe != NULL ? "pipe" : "stream", "closed",
+        PyBool_FromLong(self->closed), "users", (unsigned int)self->users, "unread",
+        self->pipe != NULL ? (unsigned long long)sst_pipe_unread(self->pipe) : 0ULL);
 }
 
 PyDoc_STRVAR(connection_restrict_doc,

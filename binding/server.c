@@ -202,7 +202,8 @@ PyDoc_STRVAR(server_take_doc,
              "What happened next: (SERVER_OPENED, connection, uid, pid), both None "
              "where the kernel does not know;\n"
              "(SERVER_MESSAGE, connection, bytes, None);\n"
-             "(SERVER_ENDED, connection, why, bytes that were not sent);\n"
+             "(SERVER_ENDED, connection, why, bytes that were not sent, or 1 if the "
+             "peer left some unread);\n"
              "(SERVER_WOKEN, 0, None, None). None at the time-out, in seconds.\n\n"
              "One thread at a time. MemoryError loses the message and ends its "
              "connection.");

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
     from ._manager_calls import Call, Wait
 
-__all__ = ["NAMES", "QUICK_MAKERS", "Kind", "kind_of", "know_managers", "take_back"]
+__all__ = [
+    "NAMES",
+    "QUICK_MAKERS",
+    "TAKING",
+    "Kind",
+    "kind_of",
+    "know_managers",
+    "take_back",
+]
 
 
 class Kind:
@@ -342,6 +350,10 @@ def know_managers() -> None:
         KINDS[managers.Namespace] = Kind("__getattribute__ __setattr__ __delattr__")
         KINDS[managers.Value] = Kind("get set")
         QUICK_MAKERS.update({managers.Namespace, managers.Value, managers.Array})
+
+
+#: Methods whose results are taken back from a client that did not read them.
+TAKING = frozenset({"get", "get_nowait", "acquire"})
 
 
 def take_back(obj: Any, name: str, result: Any) -> None:

@@ -20,7 +20,7 @@ from traceback import format_exc
 
 from . import _core, _greeting, connection, reduction, util
 from ._manager_crew import Crew, Worker
-from ._manager_kinds import QUICK_MAKERS, kind_of, know_managers
+from ._manager_kinds import QUICK_MAKERS, TAKING, kind_of, know_managers
 from ._manager_wire import CHANNEL, TRACEBACK, UNSERIALIZABLE, serving
 from .context import AuthenticationError
 
@@ -108,8 +108,9 @@ class Link:
         self.worker: Worker | None = None  # of its own
         self.call: Any = None  # that waits
         self.is_over = False
-        #: The last reply while it is on its way, as `Server._take_back` wants it. Who
-        #: pops it sees to it that what nobody got is put back.
+        #: The last reply while it is on its way, as `Server._take_back` wants it; of
+        #: what can be taken back, until the client asks for more. Who pops it sees to it
+        #: that what nobody got is put back.
         self.owed: list[tuple[Any, str, Any]] = []
 
     def send(self, message: tuple[str, Any]) -> None:
@@ -312,6 +313,7 @@ class Loop:
 
     def _message(self, number: int, data: bytes, _: object) -> None:
         link = self._links[number]
+        link.owed = []  # it has read what it got
         if link.greeting is not None:
             self._greet(link, data)
             return
@@ -485,7 +487,7 @@ class Loop:
             data = self._codec.encode((UNSERIALIZABLE, format_exc()))
         owed = link.owed = [(ident, name, message)]
         try:
-            if self._core.send(link.number, data):
+            if self._core.send(link.number, data) and name not in TAKING:
                 owed.clear()
         except (OSError, ValueError, MemoryError) as error:
             util.info("could not send %r: %r", message, error)

@@ -35,7 +35,7 @@ from . import (
     util,
 )
 from ._manager_calls import Call, Calls
-from ._manager_kinds import NAMES, kind_of, take_back
+from ._manager_kinds import NAMES, TAKING, kind_of, take_back
 from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
     ERROR,
@@ -144,9 +144,18 @@ class _Link:
         self.company: _Company | None = None
         self.call: Any = None  # that waits
         self.is_over = False
+        #: Guards sending by other threads, and the end.
+        self.lock = threading.Lock()
+        #: The last reply, if it can be taken back; who pops it does.
+        self.owed: list[tuple[str, str, Any]] = []
 
     def send(self, message: tuple[str, Any]) -> None:
         self.conn.send(message)
+
+    def has_read(self) -> bool:
+        """Tell whether the client has read all that was sent, as far as that is known."""
+        conn = self.conn
+        return not (hasattr(conn, "statistics") and conn.statistics()["unread"])
 
     def close(self) -> None:
         try:
@@ -318,6 +327,8 @@ class Server:
         finally:
             serving.link = serving.process = None
             self._give_up_call(link)
+            with link.lock:
+                self._take_back_unread(link)
             self._link_ended(link)
             if link.process is not None and link.process.control is link:
                 self._client_ended(link)
@@ -395,6 +406,8 @@ class Server:
             except Exception:  # noqa: BLE001 - the message was read to its end
                 self._reply(link, (TRACEBACK, format_exc()))
                 continue
+            if link.owed:
+                link.owed = []
             if link.call is not None:
                 util.info("a client asks for more before it has its answer")
                 return
@@ -404,8 +417,7 @@ class Server:
                 message = self.begin(link, ident, name, args, kwds, self._answer)
             else:
                 message = self.call(ident, name, args, kwds)
-            if message is not None and not self._reply(link, message):
-                self._take_back(ident, name, message)
+            if message is not None and not self._reply(link, message, ident, name):
                 return
             self.calls.settle()
             del args, kwds, message
@@ -463,8 +475,16 @@ class Server:
         self._loop._over(before)
         self._serve_thread(link)
 
-    def _reply(self, link: _Link, message: tuple[str, Any]) -> bool:
+    def _reply(
+        self,
+        link: _Link,
+        message: tuple[str, Any],
+        ident: str | None = None,
+        name: str = "",
+    ) -> bool:
         """Send a reply, or why it cannot be sent; False when nobody gets it."""
+        if name in TAKING and ident is not None:
+            link.owed = [(ident, name, message)]
         try:
             try:
                 link.send(message)
@@ -474,8 +494,15 @@ class Server:
                 link.send((UNSERIALIZABLE, format_exc()))
         except (EOFError, OSError, ValueError) as error:
             util.info("could not send %r: %r", message, error)
+            link.owed = []
+            self._take_back(ident, name, message)
             return False
         return True
+
+    def _take_back_unread(self, link: _Link) -> None:
+        """Take back what a client did not read that has gone."""
+        if link.owed and not link.has_read():
+            self._take_back(*link.owed.pop())
 
     def _take_back(
         self, ident: str | None, name: str, message: tuple[str, Any]
@@ -561,8 +588,9 @@ class Server:
         before = serving.link, serving.process
         serving.link, serving.process = link, link.process
         try:
-            if not self._reply(link, message):
-                self._take_back(ident, name, message)
+            with link.lock:
+                if self._reply(link, message, ident, name) and link.is_over:
+                    self._take_back_unread(link)
         finally:
             serving.link, serving.process = before
 

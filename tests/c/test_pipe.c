@@ -139,6 +139,23 @@ TEST(threads_end_of_file_comes_after_the_last_message)
     close_pipe(arena);
 }
 
+TEST(threads_what_was_not_read_is_counted)
+{
+    struct sst_arena *const arena = open_pipe(true);
+
+    check_int(sst_pipe_unread(pipes[0]), ==, 0);
+    send_number(0, 1);
+    send_number(0, 2);
+    send_number(1, 3);
+    check_int(sst_pipe_unread(pipes[0]), ==, 2);
+    check_int(sst_pipe_unread(pipes[1]), ==, 1);
+    check_int(recv_number(1), ==, 1);
+    check_int(sst_pipe_unread(pipes[0]), ==, 1);
+    close_end(1);
+    check_int(sst_pipe_unread(pipes[0]), ==, 1);
+    close_pipe(arena);
+}
+
 TEST(threads_nobody_to_read_shows_at_once)
 {
     struct sst_arena *const arena = open_pipe(true);

@@ -76,6 +76,37 @@ def test_a_lock_is_not_taken_for_the_dead(manager, look, waits, eventually, meth
         lock.release()
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_was_not_read_goes_back(
+    manager, look, start, eventually, is_there, request
+):
+    if "network" in request.node.name:
+        pytest.skip("a network does not tell what was read")
+    items, told = manager.Queue(), sidestep.Event()
+    if is_there:
+        items.put("kept")
+    child = start(sidestep.get_context("fork"), children.ask, items, "get", told)
+    told.wait()
+    if not is_there:
+        eventually(lambda: look.waiting() == 1)
+        items.put("kept")
+    eventually(items.empty)
+    kill(child)
+    assert items.get(timeout=20) == "kept"
+    assert items.empty()
+
+
+def test_what_was_read_is_gone_with_its_reader(manager, look, start, eventually):
+    items, told = manager.Queue(), sidestep.Event()
+    child = start(sidestep.get_context("fork"), children.take_and_linger, items, told)
+    eventually(lambda: look.waiting() == 1)
+    items.put("read")
+    told.wait()
+    kill(child)
+    with pytest.raises(queue.Empty):
+        items.get(timeout=0.1)
+
+
 def test_who_waits_behind_the_dead_has_it_next(manager, look, waits, eventually):
     items, lock = manager.Queue(), manager.Lock()
     lock.acquire()

@@ -2,6 +2,7 @@
 """What clients do in the tests of calls that wait; importable, for spawn."""
 
 import queue
+import signal
 
 from sidestep import managers, process
 
@@ -10,6 +11,21 @@ def call(proxy, name, args, told):
     """Call a method that waits."""
     told.set()
     getattr(proxy, name)(*args)
+
+
+def ask(proxy, name, told):
+    """Ask for something and never read the answer."""
+    proxy._session.conn().send((proxy._id, name, (), {}))
+    told.set()
+    signal.pause()
+
+
+def take_and_linger(proxy, told):
+    """Get an item and keep it."""
+    item = proxy.get()
+    told.set()
+    signal.pause()
+    return item
 
 
 def wait_holding(condition, told):

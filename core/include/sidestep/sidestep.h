@@ -846,6 +846,10 @@ SST_API SST_MUST_CHECK int sst_pipe_fd(struct sst_pipe *pipe);
 SST_API bool sst_pipe_is_readable(const struct sst_pipe *pipe);
 SST_API bool sst_pipe_is_writable(const struct sst_pipe *pipe);
 
+/* Returns how many messages that were sent from this end nobody has taken: all there
+ * ever will be, once the other end is closed everywhere. */
+SST_API uint64_t sst_pipe_unread(const struct sst_pipe *pipe);
+
 /* Send one message, copied from `data`, all or nothing.
  *
  * Returns 0; SST_EPIPE when nobody has the other end open; SST_ETIMEDOUT when there
@@ -1630,7 +1634,9 @@ struct sst_server_event {
                    system said */
     uint64_t connection;
     void *data;    /* of a message: to be given to sst_server_free */
-    uint64_t size; /* of a message; of the end: bytes of answers the kernel never got */
+    uint64_t size; /* of a message; of the end: bytes of answers the kernel never got,
+                      or 1 when it got all and the peer left some of it unread, which
+                      is known of Unix sockets only */
     bool peer_is_known; /* of the opening: a Unix socket, and the kernel says who */
     int32_t peer_pid;
     uint32_t peer_uid;

@@ -130,6 +130,7 @@ accept_one(struct sst_server *server, int listener, struct sst_server_event *eve
         end_oldest_half_open(server);
     }
     server->statistics.accepted++;
+    peer->is_local = who.is_known;
     *event = (struct sst_server_event){
         .what = SST_SERVER_OPENED,
         .connection = peer->number,

@@ -15,6 +15,7 @@
 
 #include "net/peer.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -348,6 +349,9 @@ ssti_peer_end(struct sst_server *server, struct ssti_peer *peer, int status)
     peer->fd = ssti_os_close(peer->fd);
     peer->end_status = status;
     peer->unsent = peer->answer.end - peer->answer.begin;
+    if (peer->unsent == 0 && peer->is_local && status == -ECONNRESET) {
+        peer->unsent = 1; /* so the kernel says that something was not read */
+    }
     ssti_frame_drop(&peer->frame);
     peer->answer.data = ssti_free(peer->answer.data);
     ssti_peer_queue_add(&server->ended, peer);

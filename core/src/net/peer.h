@@ -38,8 +38,9 @@ struct ssti_peer {
     bool is_greeted;
     bool is_at_work;
     bool is_finishing; /* ends when its answer is out */
+    bool is_local;     /* a Unix socket that was accepted */
     int end_status;
-    uint64_t unsent;  /* at the end: bytes of answers nobody got */
+    uint64_t unsent;  /* at the end: as the event's size */
     int64_t since_ns; /* in this state, or since it moved a byte */
     struct ssti_frame frame;
     struct ssti_answer answer;

@@ -291,6 +291,12 @@ sst_pipe_is_writable(const struct sst_pipe *pipe)
     return pipe->can_send;
 }
 
+uint64_t
+sst_pipe_unread(const struct sst_pipe *pipe)
+{
+    return pipe->can_send ? ssti_ring_count(&pipe->out) : 0;
+}
+
 /* ---- For the registry's sweeper and the last drop ---- */
 
 /* A view for the time of a call; it holds nothing and has no socket. */
