@@ -15,7 +15,6 @@ import functools
 import io
 import os
 import pickle
-import threading
 from traceback import format_exc
 
 from . import _core, _greeting, connection, reduction, util
@@ -99,12 +98,14 @@ class _XmlCodec:
 class Link:
     """A connection in the loop, to one thread of a client."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, codec: Any = None) -> None:
         self._loop = loop
+        self.codec: Any = codec or loop.codec
         self.number = 0
         self.process: Any = None
         self.greeting: Generator[bytes, bytes] | None = None
         self.is_introduced = False
+        self.is_starter = False  # of the process that started this one
         self.worker: Worker | None = None  # of its own
         self.call: Any = None  # that waits
         self.is_over = False
@@ -129,7 +130,7 @@ class Loop:
         know_managers()
         listener = server.listener
         self._server = server
-        self._codec: Any = (
+        self.codec: Any = (
             _PickleCodec(listener._allow)
             if server.serializer == "pickle"
             else _XmlCodec()
@@ -156,18 +157,21 @@ class Loop:
 
     # ---- For other threads ----
 
-    def listen(self, sock: Any) -> None:
+    def listen(self, listening: int) -> None:
         """Accept at a listening socket; the peers have to show that they know the key."""
-        fd = os.dup(sock.fileno())
+        fd = os.dup(listening)
         try:
             self._core.listen(fd)
         except BaseException:
             os.close(fd)
             raise
 
-    def start(self) -> None:
-        """Start the thread."""
-        threading.Thread(target=self._run, name="manager's loop", daemon=True).start()
+    def serve_starter(self, fd: int) -> None:
+        """Serve the process that started this one, whatever the serializer is."""
+        link = Link(self, _PickleCodec(self._server.listener._allow))
+        link.is_starter = True
+        self._arrivals.append((fd, link))
+        self._woken()
 
     def adopt(self, fd: int, link: Link | None = None) -> None:
         """Serve a connected socket whose peer has shown the key."""
@@ -209,11 +213,15 @@ class Loop:
 
     def send(self, link: Link, message: Any) -> bool:
         """Send a message; whether all of it is on its way. OSError: the client is gone."""
-        return self._core.send(link.number, self._codec.encode(message))
+        return self._core.send(link.number, link.codec.encode(message))
 
     # ---- The thread ----
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Serve until `close` is called.
+
+        What a signal handler raises (in the main thread) goes to the caller.
+        """
         # A finalizer may want to tell another server something, and wait for it.
         serving.hand_on = self._hand_on_quietly
         serving.settles = True
@@ -235,6 +243,8 @@ class Loop:
     def _handle(self, event: Any) -> None:
         try:
             self._handlers[event[0]](*event[1:])
+        except (KeyboardInterrupt, SystemExit):
+            raise
         except BaseException:  # noqa: BLE001 - that connection is lost, no other
             util.info("manager's loop: %s", format_exc())
             link = self._links.get(event[1])
@@ -318,7 +328,7 @@ class Loop:
             self._greet(link, data)
             return
         try:
-            request = self._codec.decode_plain(data)
+            request = link.codec.decode_plain(data)
         except Exception:  # noqa: BLE001 - it may be somebody's code that raises
             self._lend(link, functools.partial(self._decode, link, data))
         else:
@@ -327,7 +337,7 @@ class Loop:
     def _decode(self, link: Link, data: bytes) -> None:
         """In a thread: a request of more than plain data."""
         try:
-            request = self._codec.decode(data)
+            request = link.codec.decode(data)
         except Exception:  # noqa: BLE001 - the client is told
             self._reply(link, (TRACEBACK, format_exc()))
             return
@@ -379,7 +389,9 @@ class Loop:
         if name == CHANNEL:
             self._lend(link, functools.partial(self._server._open_channel, link, args))
         elif is_plain and (
-            name in _QUICK_REQUESTS or (name == "create" and self._makes_quickly(*args))
+            name in _QUICK_REQUESTS
+            or (name == "create" and self._makes_quickly(*args))
+            or (name == "shutdown" and self._server._ends_quickly)
         ):
             self._do(link, None, name, args, kwds, is_loop=True)
         elif is_plain:
@@ -476,7 +488,7 @@ class Loop:
         *,
         is_loop: bool = False,
     ) -> None:
-        encode = self._codec.encode_plain if is_loop else self._codec.encode
+        encode = link.codec.encode_plain if is_loop else link.codec.encode
         try:
             data = encode(message)
         except Exception:  # noqa: BLE001 - it does not pickle, or not here
@@ -484,7 +496,7 @@ class Loop:
                 again = functools.partial(self._reply_for, link, message, ident, name)
                 self._lend(link, again)
                 return
-            data = self._codec.encode((UNSERIALIZABLE, format_exc()))
+            data = link.codec.encode((UNSERIALIZABLE, format_exc()))
         owed = link.owed = [(ident, name, message)]
         try:
             if self._core.send(link.number, data) and name not in TAKING:

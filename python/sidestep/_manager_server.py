@@ -138,6 +138,8 @@ def _check_is_there(link: Any) -> None:
 class _Link:
     """A connection to a client, served by one thread."""
 
+    is_starter = False
+
     def __init__(self, conn: Any) -> None:
         self.conn = conn
         self.process: _Client | None = None
@@ -162,6 +164,19 @@ class _Link:
             self.conn.close()
         except OSError:
             pass
+
+
+class _StopEvent(threading.Event):
+    """Tells a server to end, whoever sets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop: _manager_loop.Loop | None = None  # while there is one to wake
+
+    def set(self) -> None:
+        super().set()
+        if self.loop is not None:
+            self.loop.close()
 
 
 class Server:
@@ -211,7 +226,9 @@ class Server:
         self.id_to_obj: dict[str, tuple[Any, set[str], dict[str, str] | None]] = {}
         self.id_to_refcount: dict[str, int] = {}
         self.mutex = threading.RLock()
-        self.stop_event = threading.Event()
+        self.stop_event: threading.Event = _StopEvent()
+        # That calls nothing that may wait.
+        self._ends_quickly = type(self).shutdown is Server.shutdown
         self._idents: dict[int, str] = {}  # by the object's address
         self._serial = 0
         # What every server knows besides the registry, in the same form.
@@ -221,39 +238,41 @@ class Server:
         self._channels = 0  # guarded by the mutex
         self._encrypted = 0
         self._loop: _manager_loop.Loop  # while it serves
+        self._starter: Any = None  # the pipe of who started this process
 
     # ---- Connections ----
 
     def serve_forever(self) -> NoReturn:
         """Serve until a client asks for the end, then exit the process."""
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
-        self._start_accepting()
         try:
-            self.stop_event.wait()
+            self._serve()
         except (KeyboardInterrupt, SystemExit):
             pass
         finally:
-            self._loop.close()
             if sys.stdout != sys.__stdout__:
                 util.debug("resetting stdout, stderr")
                 sys.stdout = sys.__stdout__
                 sys.stderr = sys.__stderr__
         sys.exit(0)
 
-    def serve_parent(self, conn: Any) -> None:
-        """Serve who started this process, over the pipe it gave us."""
-        # Before anything is unpickled: a proxy of ours is to be at home here.
-        process.current_process()._manager_server = self  # type: ignore[attr-defined]
-        link = _Link(self.listener._restrict(conn))
-        threading.Thread(target=self.handle_request, args=(link,), daemon=True).start()
-
-    def _start_accepting(self) -> None:
-        self._loop = _manager_loop.Loop(self)
-        if self.listener._security == "tls":
-            threading.Thread(target=self.accepter, daemon=True).start()
-        else:
-            self._loop.listen(self.listener._listener._socket)
-        self._loop.start()
+    def _serve(self) -> None:
+        loop = self._loop = _manager_loop.Loop(self)
+        try:
+            if isinstance(self.stop_event, _StopEvent):
+                self.stop_event.loop = loop
+            starter, self._starter = self._starter, None
+            if starter is not None:
+                loop.serve_starter(starter._detach())
+            if self.listener._security == "tls":
+                threading.Thread(target=self.accepter, daemon=True).start()
+            else:
+                loop.listen(self.listener._listener._raw.fileno())
+            # It may have been set before there was a loop to end.
+            if not self.stop_event.is_set():
+                loop.run()
+        finally:
+            loop.close()
 
     def accepter(self) -> None:
         """Let peers connect at a network address, where they have shown the key."""
@@ -354,10 +373,12 @@ class Server:
                     client = self._clients[session] = _Client(session, link)
                 link.process = client
         util.debug("a client of the manager: %s", name)
-        link.send((RETURN, self._abilities()))
+        link.send((RETURN, self._abilities(link)))
 
-    def _abilities(self) -> dict[str, Any]:
-        in_memory = self.serializer == "pickle" and isinstance(self.address, str)
+    def _abilities(self, link: Any) -> dict[str, Any]:
+        in_memory = link.is_starter or (
+            self.serializer == "pickle" and isinstance(self.address, str)
+        )
         return {"arena": _core.arena_id() if in_memory else 0}
 
     @staticmethod
@@ -472,6 +493,8 @@ class Server:
 
     def _serve_channel(self, before: _manager_loop.Link, link: _Link) -> None:
         link.process = before.process
+        if link.process is not None and link.process.control is before:
+            link.process.control = link
         self._loop._over(before)
         self._serve_thread(link)
 

@@ -19,7 +19,14 @@ import weakref
 
 from . import _core, connection, process, reduction, util
 from ._certificates import Certificates
-from ._manager_wire import CHANNEL, VERSION, dispatch, serving
+from ._manager_wire import (
+    CHANNEL,
+    RETURN,
+    VERSION,
+    convert_to_error,
+    dispatch,
+    serving,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,10 +49,14 @@ _keys: dict[Any, bytes] = {}
 class _Link:
     """A connection that one thread at a time uses."""
 
-    __slots__ = ("__weakref__", "conn")
+    __slots__ = ("__weakref__", "conn", "is_greeting", "stays")
 
     def __init__(self, conn: Any) -> None:
         self.conn = conn
+        #: Whether the answer to the first message is still to be received.
+        self.is_greeting = False
+        #: Whether it is what it will be: no pipe in memory is to take its place.
+        self.stays = True
 
     def close(self) -> None:
         try:
@@ -125,14 +136,31 @@ class Session:
         return abilities if isinstance(abilities, dict) else {}
 
     def adopt(self, conn: Any) -> None:
-        """Take the pipe that the server's process was started with for control."""
+        """Take the stream that the server's process was started with for control."""
         link = _Link(self._restrict(conn))
         if self._is_stdlib:
             link.close()
             return
         with self._lock:
-            self._introduce(link, _control_name())
+            self._links.add(link)
             self._control = link
+            # Nobody waits for the answer: it is there when the next one is.
+            link.is_greeting, link.stays = True, False
+            args = _control_name(), self.id, VERSION
+            link.conn.send((None, "accept_connection", args, {}))
+
+    def _settle(self, link: _Link, method: str) -> None:
+        """Make a connection that was adopted what it is to be for a method."""
+        if link.is_greeting:
+            link.is_greeting = False
+            kind, abilities = link.conn.recv()
+            if kind != RETURN:
+                raise convert_to_error(kind, abilities)
+            link.stays = abilities["arena"] != _arena_id()
+        if not link.stays and method == "create":
+            # More of them will follow.
+            link.stays = True
+            self._go_on_in_memory(link)
 
     def conn(self) -> Any:
         """Return the connection of this thread."""
@@ -170,7 +198,7 @@ class Session:
             raise
         finally:
             theirs.close()
-        if kind != "#RETURN":
+        if kind != RETURN:
             ours.close()
             return
         link.close()
@@ -209,6 +237,8 @@ class Session:
             return self._control_stdlib(method, args, kwds)
         link = self._open_control()
         try:
+            if link.is_greeting or not link.stays:
+                self._settle(link, method)
             return dispatch(link.conn, None, method, args, kwds)
         except (EOFError, OSError) as error:
             self._lose_control(link, error)

@@ -9,6 +9,7 @@ process sentinels and plain descriptors.
 
 from __future__ import annotations
 
+import _socket
 import functools
 import os
 import select
@@ -198,31 +199,34 @@ def _check_authkey(authkey: object) -> None:
         raise TypeError("authkey should be a byte string")
 
 
-def _connection_over(sock: socket.socket) -> Connection:
+def _connection_over(sock: _socket.socket) -> Connection:
     """Turn a connected socket into a connection, which owns it."""
-    import socket
-
     sock.settimeout(None)
-    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+    if sock.family in {_socket.AF_INET, _socket.AF_INET6}:
         # Messages are small; waiting for more to send costs 40 ms each.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     return Connection(sock.detach())
 
 
-def _is_trusted(sock: socket.socket, allow_uids: Iterable[int], has_key: bool) -> bool:
+def _stream_pair() -> tuple[Connection, Connection]:
+    """Return the ends of a plain socket pair: streams, for who has to watch many."""
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    return _connection_over(one), _connection_over(other)
+
+
+def _is_trusted(sock: _socket.socket, allow_uids: Iterable[int], has_key: bool) -> bool:
     """Tell whether the peer of a Unix socket may be talked to.
 
     It may when it has our user id, the administrator's, or one that is allowed by
     name. The kernel shows every user that this name space does not know as one and
     the same: who looks like that has to show a key.
     """
-    import socket
     import struct
 
-    if sock.family != socket.AF_UNIX:
+    if sock.family != _socket.AF_UNIX:
         return True
     size = struct.calcsize("3i")
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    credentials = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
     uid = struct.unpack("3i", credentials)[1]
     if uid not in {os.geteuid(), 0, *allow_uids}:
         return False
@@ -244,17 +248,16 @@ class SocketListener:
     """A socket that is bound to an address and listens."""
 
     def __init__(self, address: Any, family: str, backlog: int = 1) -> None:
-        import socket
-
-        self._socket = socket.socket(getattr(socket, family))
+        # The module around it takes milliseconds to import: more than all the rest.
+        raw = self._raw = _socket.socket(getattr(_socket, family))
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.settimeout(None)
-            self._socket.bind(address)
-            self._socket.listen(backlog)
-            self._address = self._socket.getsockname()
+            raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            raw.settimeout(None)
+            raw.bind(address)
+            raw.listen(backlog)
+            self._address = raw.getsockname()
         except OSError:
-            self._socket.close()
+            raw.close()
             raise
         self._family = family
         self._last_accepted: Any = None
@@ -275,10 +278,19 @@ class SocketListener:
             util.info("a connection of another user was turned away")
             sock.close()
 
+    @functools.cached_property
+    def _socket(self) -> socket.socket:
+        """The same as what programs expect, where a peer is to be accepted."""
+        import socket
+
+        return socket.socket(fileno=os.dup(self._raw.fileno()))
+
     def close(self) -> None:
         """Stop listening and remove the address's file."""
         try:
-            self._socket.close()
+            self._raw.close()
+            if "_socket" in self.__dict__:
+                self._socket.close()
         finally:
             unlink, self._unlink = self._unlink, None
             if unlink is not None:
@@ -289,9 +301,8 @@ def SocketClient(
     address: Any, allow_uids: Iterable[int] = (), has_key: bool = True
 ) -> Connection:
     """Return a connection to a socket that listens at the address."""
-    import socket
-
-    with socket.socket(getattr(socket, address_type(address))) as sock:
+    sock = _socket.socket(getattr(_socket, address_type(address)))
+    try:
         sock.settimeout(None)
         sock.connect(address)
         if not _is_trusted(sock, allow_uids, has_key):
@@ -299,6 +310,8 @@ def SocketClient(
                 f"{address!r} is another user's socket; allow_uids says whom to trust"
             )
         return _connection_over(sock)
+    finally:
+        sock.close()
 
 
 # ---- Security ----

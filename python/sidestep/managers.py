@@ -16,7 +16,7 @@ import queue
 import signal
 import threading
 
-from . import connection, context, pool, process, reduction, util
+from . import connection, context, pool, process, reduction, spawn, util
 from ._manager_locks import Condition, Lock, RLock
 from ._manager_server import Server
 from ._manager_session import (
@@ -112,6 +112,26 @@ reduction.register(array.array, _reduce_array)
 reduction.register(type({}.items()), _reduce_view)
 reduction.register(type({}.keys()), _reduce_view)
 reduction.register(type({}.values()), _reduce_view)
+
+
+class _Registry(dict):  # type: ignore[type-arg]
+    """A registry on its way to a server, which knows the types of `SyncManager`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        others = {
+            name: self[name] for name in self if self[name] is not _usual.get(name)
+        }
+        return _registry_with, ([name for name in _usual if name not in self], others)
+
+
+_usual: dict[str, tuple[Any, ...]] = {}
+
+
+def _registry_with(missing: list[str], others: dict[str, Any]) -> dict[str, Any]:
+    registry = {**_usual, **others}
+    for name in missing:
+        del registry[name]
+    return registry
 
 
 class State:
@@ -233,12 +253,16 @@ class BaseManager:
         if self._address is None:
             # Ours, so that it goes when we do, however the server ends.
             self._address = connection.arbitrary_address(connection.default_family)
-        reader, writer = connection.Pipe()
+        if self._ctx.get_start_method() == "forkserver":
+            spawn.want_module(__name__)
+        # A plain stream, which the server's loop can watch.
+        ours, theirs = connection._stream_pair()
+        ours._keep_private()
         self._process = self._ctx.Process(
             target=type(self)._run_server,
             args=(
-                self._registry, self._address, self._authkey, self._serializer,
-                writer, initializer, initargs,
+                _Registry(self._registry), self._address, self._authkey,
+                self._serializer, theirs, initializer, initargs,
             ),
             kwargs=self._server_options(),
             die_with_parent=True,
@@ -246,16 +270,16 @@ class BaseManager:
         ident = ":".join(str(number) for number in self._process._identity)
         self._process.name = f"{type(self).__name__}-{ident}"
         self._process.start()
-        writer.close()
+        theirs.close()
         try:
-            self._address = reader.recv()
+            self._address = ours.recv()
         except BaseException:
-            reader.close()
+            ours.close()
             raise
         remember_options(self._address, self._options)
         self._session = self._find_session()
         try:
-            self._session.adopt(reader)
+            self._session.adopt(ours)
         except (EOFError, OSError):
             util.debug("the server has closed the pipe it was started with")
         self._state.value = State.STARTED
@@ -297,8 +321,8 @@ class BaseManager:
             initializer(*initargs)
         server = cls._Server(registry, address, authkey, serializer, **(options or {}))
         server.task_processes = task_processes
+        server._starter = writer
         writer.send(server.address)
-        server.serve_parent(writer)
         util.info("manager serving at %r", server.address)
         server.serve_forever()
 
@@ -538,6 +562,7 @@ SyncManager.register("Namespace", Namespace, NamespaceProxy)
 # What methods of these return.
 SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)
 SyncManager.register("AsyncResult", create_method=False)
+_usual.update(SyncManager._registry)
 
 
 class SharedMemoryServer(Server):

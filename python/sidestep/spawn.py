@@ -248,6 +248,8 @@ def dump_setup(popen: Popen, changed_environment: dict[bytes, bytes | None]) -> 
     data = get_preparation_data("")
     del data["name"], data["dir"]
     data["environ"] = changed_environment
+    if _wanted_modules:
+        data["modules"] = sorted(_wanted_modules)
     if data != _last_setup[0]:
         file = io.BytesIO()
         reduction = context.reduction
@@ -267,6 +269,15 @@ def dump_setup(popen: Popen, changed_environment: dict[bytes, bytes | None]) -> 
 
 
 _last_setup: tuple[dict[str, Any], bytes] = {}, b""
+_wanted_modules: set[str] = set()
+
+
+def want_module(name: str) -> None:
+    """Have the children of the fork server find one of our modules imported.
+
+    The zygote imports it once for all that it makes from the next start on.
+    """
+    _wanted_modules.add(name)
 
 
 def dump_task(popen: Popen, process_obj: BaseProcess) -> io.BytesIO:
@@ -295,6 +306,8 @@ def prepare(data: dict[str, Any]) -> None:
     _prepare_interpreter(data)
     if "start_method" in data:
         context._default_context.set_start_method(data["start_method"], force=True)
+    for name in data.get("modules", ()):
+        __import__(name)
     main_module.stand_in(data)
     if data.get("import_main"):
         main_module.load()

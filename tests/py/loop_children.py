@@ -116,20 +116,6 @@ LoopManager.register("threads", threads)
 LoopManager.register("Look", wait_children.Look)
 
 
-class LateServer(managers.Server):
-    """A server that its starter can use for a while before others can."""
-
-    def serve_forever(self):
-        read(os.environ["SST_LATE"])
-        super().serve_forever()
-
-
-class LateManager(managers.SyncManager):
-    """A manager with that server."""
-
-    _Server = LateServer
-
-
 def few_descriptors(spare):
     """Leave this process so many descriptors."""
     fd = os.dup(0)

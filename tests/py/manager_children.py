@@ -4,6 +4,7 @@
 import os
 import queue
 import signal
+import sys
 
 from sidestep import managers
 
@@ -53,6 +54,17 @@ Mine.register("get_shared", get_shared)
 
 def initialize(value):
     os.environ["SST_INITIALIZED"] = value
+
+
+def fail_to_initialize():
+    raise LookupError("not today")
+
+
+def serve_until_told(conn):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    server = Mine(authkey=b"key").get_server()
+    conn.send(server.address)
+    server.serve_forever()
 
 
 def fill(shared, items):

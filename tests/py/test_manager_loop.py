@@ -306,16 +306,12 @@ def test_a_condition_on_a_lock_of_another_manager(monkeypatch):
         waiter.join()
 
 
-def test_proxies_are_at_home_in_a_server_from_the_start(monkeypatch, fifo):
-    monkeypatch.setattr(_manager_session, "_arena_id", lambda: -1)
-    monkeypatch.setenv("SST_LATE", fifo)
-    with children.LateManager(authkey=KEY) as manager:
-        lock = manager.Lock()
-        condition = manager.Condition(lock)
-        let_go(fifo)
-        with condition:
-            assert not lock.acquire(blocking=False)
-        assert lock.acquire(blocking=False)
+def test_proxies_are_at_home_in_a_server_from_the_start(manager):
+    lock = manager.Lock()
+    condition = manager.Condition(lock)
+    with condition:
+        assert not lock.acquire(blocking=False)
+    assert lock.acquire(blocking=False)
 
 
 def test_more_pipes_than_there_may_be(monkeypatch):

@@ -3,7 +3,9 @@
 
 import gc
 import os
+import pickle
 import queue
+import signal
 import socket
 import tempfile
 import threading
@@ -258,6 +260,53 @@ def test_the_server_is_initialized():
             SyncManager().start(1)
     finally:
         del SyncManager._registry["environment"], SyncManager.environment
+
+
+def test_an_initializer_that_fails(mp, capfd):
+    manager = mp.managers.SyncManager()
+    with pytest.raises(EOFError):
+        manager.start(children.fail_to_initialize)
+    manager._process.join()
+    assert manager._process.exitcode == 1
+    assert "not today" in capfd.readouterr().err
+
+
+def test_a_server_that_nobody_has_called_is_one_thread(ctx):
+    with ctx.Manager() as manager:
+        with open(f"/proc/{manager._process.pid}/status", encoding="ascii") as file:
+            assert "\nThreads:\t1\n" in file.read()
+        process = manager._process
+    assert process.exitcode == 0
+
+
+def test_the_fork_server_imports_managers_once():
+    look = "import os, sys; os._exit('sidestep.managers' in sys.modules)"
+    ctx = sidestep.get_context("forkserver")
+    ctx.Manager().shutdown()
+    process = ctx.Process(target=exec, args=(look,))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_server_of_ones_own(start, number):
+    ours, theirs = sidestep.Pipe()
+    process = start(sidestep.get_context("fork"), children.serve_until_told, theirs)
+    client = children.Mine(ours.recv(), b"key")
+    client.connect()
+    assert client.Counter(1).add() == 2
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_a_registry_on_its_way():
+    registry = children.Mine._registry | SyncManager._registry
+    registry["list"] = (tuple, (), None, managers.ListProxy)
+    del registry["dict"]
+    sent = managers._Registry(registry)
+    assert pickle.loads(pickle.dumps(sent)) == registry
 
 
 def test_a_manager_is_started_once(mp):
