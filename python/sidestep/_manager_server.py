@@ -18,8 +18,6 @@ from __future__ import annotations
 import collections
 import errno
 import functools
-import os
-import resource
 import sys
 import threading
 import time
@@ -31,15 +29,16 @@ from . import (
     _remote,
     connection,
     process,
-    reduction,
     util,
 )
 from ._manager_calls import Call, Calls
+from ._manager_channels import Channels, Company
 from ._manager_kinds import NAMES, TAKING, kind_of, take_back
 from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
     ERROR,
     GETVALUE,
+    LINK,
     OFFICE_METHODS,
     PROXY,
     RETURN,
@@ -59,63 +58,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Server"]
 
-#: Links over pipes in shared memory; others stay on their sockets, in the loop.
-CHANNELS_MAX = 256
 #: Encrypted connections with a thread; others are in the loop.
 ENCRYPTED_MAX = 64
-#: Seconds that a client has to send the pipe it has announced.
-CHANNEL_SECONDS = 5.0
 #: Bytes, or characters, that a client's pipe has room for, as it asks for one thing
 #: at a time.
 SMALL_SIZE = 4096
 #: Seconds to wait when there are no descriptors left for a peer that connects.
 NO_DESCRIPTOR_SECONDS = 0.05
-
-
-class _Company:
-    """Keeps the two threads of a busy channel from sharing one CPU.
-
-    A thread that is woken mostly starts where its waker runs. Two that wake each other
-    in turn then stay together, and sleep at every message, though another CPU is free:
-    where CPUs share no cache the kernel does not part them. Who serves looks now and
-    then, and moves if it sleeps all the time and sits on the other's CPU.
-    """
-
-    FIRST = 16  # requests until the first look
-    PERIOD = 256  # and between looks
-
-    def __init__(self, pid: int, tid: int) -> None:
-        self._other = f"/proc/{pid}/task/{tid}/stat"
-        self._left = self.FIRST
-        self._period = self.FIRST
-        self._sleeps = 0
-
-    def count_request(self) -> None:
-        """Note that another request is about to be waited for."""
-        self._left -= 1
-        if self._left == 0:
-            self._look()
-
-    def _look(self) -> None:
-        usage = resource.getrusage(resource.RUSAGE_THREAD)
-        slept = usage.ru_nvcsw - self._sleeps
-        if slept > self._period // 2:
-            cpus = os.sched_getaffinity(0)
-            try:
-                here = _processor("/proc/thread-self/stat")
-                if len(cpus) > 1 and _processor(self._other) == here:
-                    os.sched_setaffinity(0, cpus - {here})
-                    os.sched_setaffinity(0, cpus)
-            except (OSError, ValueError, IndexError):
-                util.debug("cannot tell on which CPU the client runs")
-        self._sleeps = usage.ru_nvcsw
-        self._left = self._period = self.PERIOD
-
-
-def _processor(path: str) -> int:
-    """Return the CPU that a thread ran on last."""
-    with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123
-        return int(file.read().rpartition(")")[2].split()[36])
 
 
 class _Client:
@@ -143,7 +92,9 @@ class _Link:
     def __init__(self, conn: Any) -> None:
         self.conn = conn
         self.process: _Client | None = None
-        self.company: _Company | None = None
+        self.company: Company | None = None
+        #: Brings the pipes of the starter's other threads, if it is its control.
+        self.courier: Any = None
         self.call: Any = None  # that waits
         self.is_over = False
         #: Guards sending by other threads, and the end.
@@ -160,10 +111,12 @@ class _Link:
         return not (hasattr(conn, "statistics") and conn.statistics()["unread"])
 
     def close(self) -> None:
-        try:
-            self.conn.close()
-        except OSError:
-            pass
+        for conn in (self.conn, self.courier):
+            try:
+                if conn is not None:
+                    conn.close()
+            except OSError:
+                pass
 
 
 class _StopEvent(threading.Event):
@@ -235,7 +188,7 @@ class Server:
         self._own = {"TaskOffice": (self._task_office, OFFICE_METHODS, None, None)}
         self._clients: dict[str, _Client] = {}
         self.calls = Calls()
-        self._channels = 0  # guarded by the mutex
+        self._channels = Channels()
         self._encrypted = 0
         self._loop: _manager_loop.Loop  # while it serves
         self._starter: Any = None  # the pipe of who started this process
@@ -432,7 +385,9 @@ class Server:
             if link.call is not None:
                 util.info("a client asks for more before it has its answer")
                 return
-            if ident is None:
+            if name == LINK and link.courier is not None:
+                message = self._open_link(link, *args)
+            elif ident is None:
                 message = self._serve_itself(link, name, args, kwds)
             elif name in NAMES:
                 message = self.begin(link, ident, name, args, kwds, self._answer)
@@ -449,54 +404,77 @@ class Server:
             conn = connection.Connection(self._loop.release(link))
         except OSError:
             return  # it has gone
-        pipe = None
+        channel = None
         try:
-            pipe = self._receive_channel(conn, *args)
+            channel = self._receive_channel(conn, link, *args)
         except Exception as error:  # noqa: BLE001 - of a client
             util.info("a client's pipe did not come: %r", error)
             conn.close()
             self._loop._over(link)
-        if pipe is not None:
-            try:
-                self._serve_channel(link, pipe)
-            finally:
-                with self.mutex:
-                    self._channels -= 1
+        if channel is not None:
+            self._loop._over(link)
+            self._serve_channel(channel)
         elif not conn.closed:
             self._loop.adopt(conn._detach(), link)
 
     def _receive_channel(
-        self, conn: Any, handle: bytes, end: int, pid: int, tid: int
+        self,
+        conn: Any,
+        before: _manager_loop.Link,
+        handle: bytes,
+        end: int,
+        pid: int,
+        tid: int,
     ) -> _Link | None:
         """Return a link over the pipe, None when there are too many of them."""
-        if not conn.poll(CHANNEL_SECONDS):
-            raise EOFError("nothing came")
-        fd = reduction.recv_handle(conn)
-        with self.mutex:
-            has_room = self._channels < CHANNELS_MAX
-            self._channels += has_room
-        if not has_room:
-            os.close(fd)
+        pipe = self._channels.receive(conn, handle, end)
+        if pipe is None:
             conn.send((TRACEBACK, "there are too many pipes\n"))
             return None
         try:
-            pipe = connection.Connection.from_parts(handle, end, fd)
             conn.send((RETURN, None))
-            conn.close()
         except BaseException:
-            with self.mutex:
-                self._channels -= 1
+            self._channels.leave()
             raise
-        link = _Link(self.listener._restrict(pipe))
-        link.company = _Company(pid, tid)
-        return link
-
-    def _serve_channel(self, before: _manager_loop.Link, link: _Link) -> None:
-        link.process = before.process
+        link = self._link_over(pipe, before.process, pid, tid)
+        if before.is_starter:
+            conn._keep_private()
+            link.courier = conn
+        else:
+            conn.close()
         if link.process is not None and link.process.control is before:
             link.process.control = link
-        self._loop._over(before)
-        self._serve_thread(link)
+        return link
+
+    def _link_over(self, pipe: Any, client: Any, pid: int, tid: int) -> _Link:
+        link = _Link(self.listener._restrict(pipe))
+        link.process = client
+        link.company = Company(pid, tid)
+        return link
+
+    def _open_link(
+        self, control: _Link, handle: bytes, end: int, pid: int, tid: int
+    ) -> tuple[str, Any]:
+        """Serve another thread of the starter's, over a pipe that comes by courier."""
+        pipe = None
+        try:
+            pipe = self._channels.receive(control.courier, handle, end)
+            if pipe is None:
+                return TRACEBACK, "there are too many pipes\n"
+            link = self._link_over(pipe, control.process, pid, tid)
+            self._loop.crew.do(functools.partial(self._serve_channel, link))
+        except Exception:  # noqa: BLE001 - the client is told, and connects instead
+            if pipe is not None:
+                self._channels.leave()
+                pipe.close()
+            return TRACEBACK, format_exc()
+        return RETURN, None
+
+    def _serve_channel(self, link: _Link) -> None:
+        try:
+            self._serve_thread(link)
+        finally:
+            self._channels.leave()
 
     def _reply(
         self,

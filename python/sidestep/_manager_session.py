@@ -21,6 +21,7 @@ from . import _core, connection, process, reduction, util
 from ._certificates import Certificates
 from ._manager_wire import (
     CHANNEL,
+    LINK,
     RETURN,
     VERSION,
     convert_to_error,
@@ -49,20 +50,24 @@ _keys: dict[Any, bytes] = {}
 class _Link:
     """A connection that one thread at a time uses."""
 
-    __slots__ = ("__weakref__", "conn", "is_greeting", "stays")
+    __slots__ = ("__weakref__", "awaits", "conn", "courier", "stays")
 
     def __init__(self, conn: Any) -> None:
         self.conn = conn
-        #: Whether the answer to the first message is still to be received.
-        self.is_greeting = False
+        #: What it was before a pipe in memory took its place: takes descriptors along.
+        self.courier: Any = None
+        #: The request whose reply is still to be received.
+        self.awaits: str | None = None
         #: Whether it is what it will be: no pipe in memory is to take its place.
         self.stays = True
 
     def close(self) -> None:
-        try:
-            self.conn.close()
-        except OSError:
-            pass
+        for conn in (self.conn, self.courier):
+            try:
+                if conn is not None:
+                    conn.close()
+            except OSError:
+                pass
 
 
 class Session:
@@ -145,22 +150,25 @@ class Session:
             self._links.add(link)
             self._control = link
             # Nobody waits for the answer: it is there when the next one is.
-            link.is_greeting, link.stays = True, False
+            link.awaits, link.stays = "accept_connection", False
             args = _control_name(), self.id, VERSION
-            link.conn.send((None, "accept_connection", args, {}))
+            link.conn.send((None, link.awaits, args, {}))
 
     def _settle(self, link: _Link, method: str) -> None:
         """Make a connection that was adopted what it is to be for a method."""
-        if link.is_greeting:
-            link.is_greeting = False
-            kind, abilities = link.conn.recv()
-            if kind != RETURN:
-                raise convert_to_error(kind, abilities)
-            link.stays = abilities["arena"] != _arena_id()
+        if link.awaits:
+            kind, result = link.conn.recv()
+            awaited, link.awaits = link.awaits, None
+            if awaited == "accept_connection":
+                if kind != RETURN:
+                    raise convert_to_error(kind, result)
+                link.stays = result["arena"] != _arena_id()
+            elif awaited == "create" and kind == RETURN:
+                self._dropped.append(result[0])  # nobody was left to want it
         if not link.stays and method == "create":
             # More of them will follow.
             link.stays = True
-            self._go_on_in_memory(link)
+            self._go_on_in_memory(link, keeps_courier=True)
 
     def conn(self) -> Any:
         """Return the connection of this thread."""
@@ -172,6 +180,10 @@ class Session:
     def _open_link(self) -> _Link:
         if not self._is_stdlib:
             with self._lock:
+                link = self._open_beside(self._open_control())
+                if link is not None:
+                    self._local.link = link
+                    return link
                 self._open_control()
         name = process.current_process().name
         thread = threading.current_thread().name
@@ -183,7 +195,47 @@ class Session:
         self._local.link = link
         return link
 
-    def _go_on_in_memory(self, link: _Link) -> None:
+    def _open_beside(self, control: _Link) -> _Link | None:
+        """Have the server we started serve this thread, too; None: connect instead.
+
+        A pipe goes there beside the control connection, which has shown who we are.
+        """
+        try:
+            if control.awaits or not control.stays:
+                self._settle(control, "create")
+            if control.courier is None:
+                return None
+            ours, theirs = connection.Pipe()
+            handle, end, fd = theirs._parts()
+            where = os.getpid(), threading.get_native_id()
+            control.conn.send((None, LINK, (handle, end, *where), {}))
+            reduction.send_handle(control.courier, fd, None)
+        except BaseException as error:
+            self._lose_control(control, error)
+            if isinstance(error, (EOFError, OSError)):
+                return None
+            raise
+        link = _Link(self._restrict(ours))
+        # Who is interrupted leaves the reply to who is next.
+        control.awaits = LINK
+        try:
+            kind, _ = control.conn.recv()
+        except BaseException as error:
+            link.close()
+            if isinstance(error, (EOFError, OSError)):
+                self._lose_control(control, error)
+                return None
+            raise
+        finally:
+            theirs.close()
+        control.awaits = None
+        if kind != RETURN:
+            link.close()
+            return None
+        self._links.add(link)
+        return link
+
+    def _go_on_in_memory(self, link: _Link, *, keeps_courier: bool = False) -> None:
         """Have the server continue over a pipe, one end of which goes there."""
         ours, theirs = connection.Pipe()
         try:
@@ -201,7 +253,10 @@ class Session:
         if kind != RETURN:
             ours.close()
             return
-        link.close()
+        if keeps_courier:
+            link.courier = link.conn
+        else:
+            link.close()
         link.conn = self._restrict(ours)
 
     def drop_link(self) -> None:
@@ -237,16 +292,29 @@ class Session:
             return self._control_stdlib(method, args, kwds)
         link = self._open_control()
         try:
-            if link.is_greeting or not link.stays:
+            if link.awaits or not link.stays:
                 self._settle(link, method)
-            return dispatch(link.conn, None, method, args, kwds)
+            link.conn.send((None, method, args, kwds))
+            link.awaits = method
+            kind, result = link.conn.recv()
+            link.awaits = None
         except (EOFError, OSError) as error:
             self._lose_control(link, error)
             raise
+        except Exception:  # of a pickle: the message was read to its end
+            link.awaits = None
+            raise
         except BaseException as error:
-            if not isinstance(error, Exception):
+            # A pipe in memory gives the reply to who is next.
+            if link.awaits is None or link.courier is None:
                 self._lose_control(link, error)
             raise
+        if kind == RETURN:
+            return result
+        try:
+            raise convert_to_error(kind, result)
+        finally:
+            del result  # it would be in a cycle with its own traceback
 
     def _lose_control(self, link: _Link, error: BaseException) -> None:
         util.debug("control connection to manager lost: %r", error)

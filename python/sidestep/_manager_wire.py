@@ -36,6 +36,8 @@ UNSERIALIZABLE = "#UNSERIALIZABLE"
 GETVALUE = "#GETVALUE"
 #: Asks the server to go on over a pipe in shared memory, which comes with it.
 CHANNEL = "#CHANNEL"
+#: Asks the server to serve another thread over such a pipe, which comes by courier.
+LINK = "#LINK"
 
 #: What may be asked of a server's task office, which does batches of calls, too.
 OFFICE_METHODS = (

@@ -9,7 +9,6 @@ process sentinels and plain descriptors.
 
 from __future__ import annotations
 
-import _socket
 import functools
 import os
 import select
@@ -22,6 +21,7 @@ from .context import AuthenticationError, BufferTooShort
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     import socket
     from collections.abc import Callable, Iterable
     from typing import Any, Self
@@ -201,17 +201,13 @@ def _check_authkey(authkey: object) -> None:
 
 def _connection_over(sock: _socket.socket) -> Connection:
     """Turn a connected socket into a connection, which owns it."""
+    import _socket
+
     sock.settimeout(None)
     if sock.family in {_socket.AF_INET, _socket.AF_INET6}:
         # Messages are small; waiting for more to send costs 40 ms each.
         sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     return Connection(sock.detach())
-
-
-def _stream_pair() -> tuple[Connection, Connection]:
-    """Return the ends of a plain socket pair: streams, for who has to watch many."""
-    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    return _connection_over(one), _connection_over(other)
 
 
 def _is_trusted(sock: _socket.socket, allow_uids: Iterable[int], has_key: bool) -> bool:
@@ -221,6 +217,7 @@ def _is_trusted(sock: _socket.socket, allow_uids: Iterable[int], has_key: bool) 
     name. The kernel shows every user that this name space does not know as one and
     the same: who looks like that has to show a key.
     """
+    import _socket
     import struct
 
     if sock.family != _socket.AF_UNIX:
@@ -249,6 +246,8 @@ class SocketListener:
 
     def __init__(self, address: Any, family: str, backlog: int = 1) -> None:
         # The module around it takes milliseconds to import: more than all the rest.
+        import _socket
+
         raw = self._raw = _socket.socket(getattr(_socket, family))
         try:
             raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
@@ -301,6 +300,8 @@ def SocketClient(
     address: Any, allow_uids: Iterable[int] = (), has_key: bool = True
 ) -> Connection:
     """Return a connection to a socket that listens at the address."""
+    import _socket
+
     sock = _socket.socket(getattr(_socket, address_type(address)))
     try:
         sock.settimeout(None)

@@ -134,6 +134,14 @@ def _registry_with(missing: list[str], others: dict[str, Any]) -> dict[str, Any]
     return registry
 
 
+def _stream_pair() -> tuple[connection.Connection, connection.Connection]:
+    """Return the ends of a plain socket pair: streams, for who has to watch many."""
+    import _socket
+
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    return connection._connection_over(one), connection._connection_over(other)
+
+
 class State:
     """How far a manager has come."""
 
@@ -256,7 +264,7 @@ class BaseManager:
         if self._ctx.get_start_method() == "forkserver":
             spawn.want_module(__name__)
         # A plain stream, which the server's loop can watch.
-        ours, theirs = connection._stream_pair()
+        ours, theirs = _stream_pair()
         ours._keep_private()
         self._process = self._ctx.Process(
             target=type(self)._run_server,

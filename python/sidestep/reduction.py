@@ -401,28 +401,28 @@ _core.set_pickler(_dumps, _loads)
 
 def sendfds(sock: socket.socket, fds: Iterable[int]) -> None:
     """Send descriptors over a Unix socket."""
+    import _socket
     import array
-    import socket
 
     numbers = array.array("i", fds)
     message = bytes([len(numbers) % 256])
-    sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
+    sock.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
 
 
 def recvfds(sock: socket.socket, size: int) -> list[int]:
     """Receive up to ``size`` descriptors; RuntimeError if there came none."""
+    import _socket
     import array
-    import socket
 
     numbers = array.array("i")
-    space = socket.CMSG_SPACE(numbers.itemsize * size)
+    space = _socket.CMSG_SPACE(numbers.itemsize * size)
     message, ancillary, _, _ = sock.recvmsg(1, space)
     if not message and not ancillary:
         raise EOFError
     if len(ancillary) != 1:
         raise RuntimeError(f"received {len(ancillary)} items of ancdata")
     level, kind, data = ancillary[0]
-    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+    if (level, kind) != (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
         raise RuntimeError("Invalid data received")
     numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
     if len(numbers) % 256 != message[0]:
@@ -432,10 +432,12 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
     return list(numbers)
 
 
-def _unix_socket(conn: _HasFileno) -> socket.socket:
-    import socket
+def _unix_socket(conn: _HasFileno) -> Any:
+    # The module around it takes milliseconds to import.
+    import _socket
 
-    return socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+    fd = os.dup(conn.fileno())
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
 
 
 def _is_pipe(conn: Any) -> bool:
@@ -457,13 +459,14 @@ def _wait_for_message(conn: Any) -> None:
     Messages do not go over the pipe's socket, only bells do; any other byte was
     written by somebody who took it for a plain stream.
     """
+    import _socket
     import select
-    import socket
 
-    peek = socket.MSG_PEEK | socket.MSG_DONTWAIT
+    peek = _socket.MSG_PEEK | _socket.MSG_DONTWAIT
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
-    with _unix_socket(conn) as sock:
+    sock = _unix_socket(conn)
+    try:
         while not conn.pending():
             poll.poll()
             try:
@@ -474,6 +477,8 @@ def _wait_for_message(conn: Any) -> None:
                 raise RuntimeError("received data without a descriptor")
             if not seen or conn.poll(0):
                 return
+    finally:
+        sock.close()
 
 
 def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
@@ -483,16 +488,22 @@ def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
 
         conn.send(resource_sharer.DupFd(handle))
         return
-    with _unix_socket(conn) as sock:
+    sock = _unix_socket(conn)
+    try:
         sendfds(sock, [handle])
+    finally:
+        sock.close()
 
 
 def recv_handle(conn: Any) -> int:
     """Receive a descriptor over a local connection."""
     if _is_pipe(conn):
         return _recv_from_pipe(conn)
-    with _unix_socket(conn) as sock:
+    sock = _unix_socket(conn)
+    try:
         return recvfds(sock, 1)[0]
+    finally:
+        sock.close()
 
 
 def DupFd(fd: int) -> Any:

@@ -12,7 +12,7 @@ import loop_children as children
 import pytest
 
 import sidestep
-from sidestep import _manager_server, _manager_session
+from sidestep import _manager_channels, _manager_server, _manager_session
 from sidestep.managers import RemoteError
 
 KEY = b"a key of thirty-two bytes at the least"
@@ -315,7 +315,7 @@ def test_proxies_are_at_home_in_a_server_from_the_start(manager):
 
 
 def test_more_pipes_than_there_may_be(monkeypatch):
-    monkeypatch.setattr(_manager_server, "CHANNELS_MAX", 1)
+    monkeypatch.setattr(_manager_channels, "CHANNELS_MAX", 1)
     with children.LoopManager(authkey=KEY) as manager:
         items, threads = manager.list(), manager.threads()
         before = threads.count()

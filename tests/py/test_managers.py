@@ -7,6 +7,8 @@ import pickle
 import queue
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -346,6 +348,8 @@ def test_a_server_that_was_killed_is_an_error(ours):
 def test_a_client_of_another_version_is_told(ours, monkeypatch):
     items = ours.list([1])
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as executor:
+        patch.setattr(_manager_session, "_arena_id", lambda: -1)
+        patch.setattr(ours._session._control, "courier", None)
         patch.setattr(_manager_session, "VERSION", 99)
         future = executor.submit(items.append, 2)  # which opens a link of its own
         with pytest.raises(managers.RemoteError, match="version 99 of the manager's"):
@@ -448,21 +452,53 @@ def test_many_threads_at_once(manager):
 def test_an_interrupted_call_spoils_nothing(ours, monkeypatch):
     items = ours.Queue()
     items.put(1)
-    conn = items._session.conn()
-
-    class Interrupted:
-        def send(self, obj):
-            conn.send(obj)
-
-        def recv(self):
-            raise KeyboardInterrupt
-
-        close = conn.close
-
-    items._session._local.link.conn = Interrupted()
+    link = items._session._local.link
+    link.conn = Interrupted(link.conn)
     with pytest.raises(KeyboardInterrupt):
         items.qsize()
     assert items.get() == 1
+
+
+class Interrupted:
+    """The connection of somebody who is interrupted when the request is out."""
+
+    def __init__(self, conn):
+        self.conn = conn
+        self.send, self.close = conn.send, conn.close
+
+    def recv(self):
+        raise KeyboardInterrupt
+
+
+def test_who_is_interrupted_while_it_makes_something_keeps_the_rest():
+    with sidestep.Manager() as manager:
+        items = manager.list([1])
+        control = manager._session._control
+        conn = control.conn
+        for interrupted in (manager.list, items.__len__):  # whose link is to be opened
+            control.conn = Interrupted(conn)
+            with pytest.raises(KeyboardInterrupt):
+                interrupted()
+            control.conn = conn
+            assert manager._session.is_alive()  # and what nobody has goes
+            assert manager._number_of_objects() == 1
+        assert items[:] == [1]
+
+
+def test_the_starter_connects_nowhere():
+    program = """if True:
+        import sys, threading
+        import sidestep
+        with sidestep.get_context("fork").Manager() as manager:
+            items = manager.list()
+            items.append(1)
+            thread = threading.Thread(target=items.append, args=(2,))
+            thread.start()
+            thread.join()
+            assert items[:] == [1, 2]
+        assert not {"socket", "hmac"} & sys.modules.keys()
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_types_can_be_registered():
