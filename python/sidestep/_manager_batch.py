@@ -12,7 +12,7 @@ from __future__ import annotations
 from concurrent import futures
 
 from . import _remote
-from ._manager_wire import ERROR, PROXY, RETURN, TRACEBACK, convert_to_error
+from ._manager_wire import ERROR, PROXY, RETURN, TRACEBACK, convert_to_error, serving
 from .reduction import ForkingPickler
 
 TYPE_CHECKING = False
@@ -158,16 +158,17 @@ def _do_one(server: Any, ident: str, name: str, packed: bytes) -> tuple[str, Any
     try:
         args, kwds = _loads_by(server.listener._allow)(packed)
     except Exception as error:  # noqa: BLE001 - the caller is told
-        return _pickled(ERROR, _remote.pack(error))
+        return _pickled(server, ERROR, _remote.pack(error))
     kind, result = server.call(ident, name, args, kwds)
     if (kind == RETURN and type(result) in _PLAIN) or kind in {PROXY, TRACEBACK}:
         return kind, result
-    return _pickled(kind, result)
+    return _pickled(server, kind, result)
 
 
-def _pickled(kind: str, result: Any) -> tuple[str, Any]:
+def _pickled(server: Any, kind: str, result: Any) -> tuple[str, Any]:
     try:
-        return PICKLED, bytes(ForkingPickler.dumps((kind, result)))
+        with server.carrying(serving.link, []):
+            return PICKLED, bytes(ForkingPickler.dumps((kind, result)))
     except Exception as error:  # noqa: BLE001 - the caller is told
         packed = _remote.pack(error)
         return PICKLED, bytes(ForkingPickler.dumps((ERROR, packed)))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The pipes in shared memory over which clients of a manager's server go on.
+"""What has a thread in a manager's server: links, mostly over pipes in shared memory.
 
-Each has a thread in the server: that is what makes a call fast. How many there may be is
+The thread is what makes a call fast. How many of these pipes there may be is
 counted here, and the two threads of one are kept apart.
 """
 
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Channels", "Company"]
+__all__ = ["Channels", "Company", "ThreadLink"]
 
 #: Links over pipes in shared memory; others stay on their sockets, in the loop.
 CHANNELS_MAX = 256
@@ -105,3 +105,40 @@ def _processor(path: str) -> int:
     """Return the CPU that a thread ran on last."""
     with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123
         return int(file.read().rpartition(")")[2].split()[36])
+
+
+class ThreadLink:
+    """A connection to a client, served by one thread."""
+
+    is_starter = False
+
+    def __init__(self, conn: Any) -> None:
+        self.conn = conn
+        self.process: Any = None
+        self.company: Company | None = None
+        #: Brings the pipes of the starter's other threads, if it is its control.
+        self.courier: Any = None
+        self.call: Any = None  # that waits
+        self.is_over = False
+        #: Guards sending by other threads, and the end.
+        self.lock = threading.Lock()
+        #: The last reply, if it can be taken back; who pops it does.
+        self.owed: list[tuple[str, str, Any]] = []
+        #: What the last reply carried references to.
+        self.carried: list[str] = []
+
+    def send(self, message: tuple[str, Any]) -> None:
+        self.conn.send(message)
+
+    def has_read(self) -> bool:
+        """Tell whether the client has read all that was sent, as far as that is known."""
+        conn = self.conn
+        return not (hasattr(conn, "statistics") and conn.statistics()["unread"])
+
+    def close(self) -> None:
+        for conn in (self.conn, self.courier):
+            try:
+                if conn is not None:
+                    conn.close()
+            except OSError:
+                pass

@@ -113,6 +113,8 @@ class Link:
         #: what can be taken back, until the client asks for more. Who pops it sees to it
         #: that what nobody got is put back.
         self.owed: list[tuple[Any, str, Any]] = []
+        #: What the last reply carried references to.
+        self.carried: list[str] = []
 
     def send(self, message: tuple[str, Any]) -> None:
         """Send a message; OSError when the client has gone."""
@@ -488,9 +490,13 @@ class Loop:
         *,
         is_loop: bool = False,
     ) -> None:
-        encode = link.codec.encode_plain if is_loop else link.codec.encode
+        carried: list[str] = []
         try:
-            data = encode(message)
+            if is_loop:
+                data = link.codec.encode_plain(message)
+            else:
+                with self._server.carrying(link, carried):
+                    data = link.codec.encode(message)
         except Exception:  # noqa: BLE001 - it does not pickle, or not here
             if is_loop:
                 again = functools.partial(self._reply_for, link, message, ident, name)
@@ -498,8 +504,10 @@ class Loop:
                 return
             data = link.codec.encode((UNSERIALIZABLE, format_exc()))
         owed = link.owed = [(ident, name, message)]
+        link.carried = carried
         try:
-            if self._core.send(link.number, data) and name not in TAKING:
+            is_out = self._core.send(link.number, data)
+            if is_out and name not in TAKING and not carried:
                 owed.clear()
         except (OSError, ValueError, MemoryError) as error:
             util.info("could not send %r: %r", message, error)
@@ -519,6 +527,7 @@ class Loop:
             return  # somebody has seen to it
         serving.link, serving.process = link, link.process
         try:
+            self._server._give_back(link, link.carried)
             self._server._take_back(*reply)
         finally:
             serving.link = serving.process = None

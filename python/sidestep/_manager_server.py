@@ -16,6 +16,7 @@ item goes to the head of its queue again, a lock or a unit of a semaphore is rel
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import functools
 import sys
@@ -32,7 +33,7 @@ from . import (
     util,
 )
 from ._manager_calls import Call, Calls
-from ._manager_channels import Channels, Company
+from ._manager_channels import Channels, Company, ThreadLink
 from ._manager_kinds import NAMES, TAKING, kind_of, take_back
 from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
@@ -40,12 +41,14 @@ from ._manager_wire import (
     GETVALUE,
     LINK,
     OFFICE_METHODS,
+    PLAIN,
     PROXY,
     RETURN,
     TRACEBACK,
     UNSERIALIZABLE,
     VERSION,
     Token,
+    is_small,
     public_methods,
     serving,
 )
@@ -53,16 +56,13 @@ from .context import AuthenticationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, ClassVar, NoReturn
 
 __all__ = ["Server"]
 
 #: Encrypted connections with a thread; others are in the loop.
 ENCRYPTED_MAX = 64
-#: Bytes, or characters, that a client's pipe has room for, as it asks for one thing
-#: at a time.
-SMALL_SIZE = 4096
 #: Seconds to wait when there are no descriptors left for a peer that connects.
 NO_DESCRIPTOR_SECONDS = 0.05
 
@@ -82,41 +82,6 @@ def _check_is_there(link: Any) -> None:
     """Raise EOFError when the client has gone: its references would stay for ever."""
     if link is not None and link.process is not None and link.process.has_ended:
         raise EOFError("the client has gone")
-
-
-class _Link:
-    """A connection to a client, served by one thread."""
-
-    is_starter = False
-
-    def __init__(self, conn: Any) -> None:
-        self.conn = conn
-        self.process: _Client | None = None
-        self.company: Company | None = None
-        #: Brings the pipes of the starter's other threads, if it is its control.
-        self.courier: Any = None
-        self.call: Any = None  # that waits
-        self.is_over = False
-        #: Guards sending by other threads, and the end.
-        self.lock = threading.Lock()
-        #: The last reply, if it can be taken back; who pops it does.
-        self.owed: list[tuple[str, str, Any]] = []
-
-    def send(self, message: tuple[str, Any]) -> None:
-        self.conn.send(message)
-
-    def has_read(self) -> bool:
-        """Tell whether the client has read all that was sent, as far as that is known."""
-        conn = self.conn
-        return not (hasattr(conn, "statistics") and conn.statistics()["unread"])
-
-    def close(self) -> None:
-        for conn in (self.conn, self.courier):
-            try:
-                if conn is not None:
-                    conn.close()
-            except OSError:
-                pass
 
 
 class _StopEvent(threading.Event):
@@ -256,20 +221,22 @@ class Server:
         if isinstance(conn, connection.Connection):
             conn._keep_private()
         try:
-            self._loop.crew.do(functools.partial(self._serve_encrypted, _Link(conn)))
+            self._loop.crew.do(
+                functools.partial(self._serve_encrypted, ThreadLink(conn))
+            )
         except BaseException:
             with self.mutex:
                 self._encrypted -= 1
             raise
 
-    def _serve_encrypted(self, link: _Link) -> None:
+    def _serve_encrypted(self, link: ThreadLink) -> None:
         try:
             self.handle_request(link)
         finally:
             with self.mutex:
                 self._encrypted -= 1
 
-    def handle_request(self, link: _Link) -> None:
+    def handle_request(self, link: ThreadLink) -> None:
         """Serve a new connection, whose peer is known, until it ends."""
         try:
             _, name, args, kwds = link.conn.recv()
@@ -285,14 +252,18 @@ class Server:
             link.close()
 
     def accept_connection(
-        self, c: _Link, name: str, session: str | None = None, version: int = VERSION
+        self,
+        c: ThreadLink,
+        name: str,
+        session: str | None = None,
+        version: int = VERSION,
     ) -> None:
         """Serve one thread of a client; the first of a session is its control."""
         threading.current_thread().name = name
         self._introduce(c, name, session, version)
         self._serve_thread(c)
 
-    def _serve_thread(self, link: _Link) -> None:
+    def _serve_thread(self, link: ThreadLink) -> None:
         serving.link, serving.process = link, link.process
         try:
             self.serve_client(link)
@@ -363,7 +334,7 @@ class Server:
             for _ in range(count):
                 self._forget(ident)
 
-    def serve_client(self, link: _Link) -> None:
+    def serve_client(self, link: ThreadLink) -> None:
         """Answer the requests that come over a connection."""
         util.debug(
             "starting server thread to service %r", threading.current_thread().name
@@ -425,7 +396,7 @@ class Server:
         end: int,
         pid: int,
         tid: int,
-    ) -> _Link | None:
+    ) -> ThreadLink | None:
         """Return a link over the pipe, None when there are too many of them."""
         pipe = self._channels.receive(conn, handle, end)
         if pipe is None:
@@ -446,14 +417,14 @@ class Server:
             link.process.control = link
         return link
 
-    def _link_over(self, pipe: Any, client: Any, pid: int, tid: int) -> _Link:
-        link = _Link(self.listener._restrict(pipe))
+    def _link_over(self, pipe: Any, client: Any, pid: int, tid: int) -> ThreadLink:
+        link = ThreadLink(self.listener._restrict(pipe))
         link.process = client
         link.company = Company(pid, tid)
         return link
 
     def _open_link(
-        self, control: _Link, handle: bytes, end: int, pid: int, tid: int
+        self, control: ThreadLink, handle: bytes, end: int, pid: int, tid: int
     ) -> tuple[str, Any]:
         """Serve another thread of the starter's, over a pipe that comes by courier."""
         pipe = None
@@ -470,7 +441,7 @@ class Server:
             return TRACEBACK, format_exc()
         return RETURN, None
 
-    def _serve_channel(self, link: _Link) -> None:
+    def _serve_channel(self, link: ThreadLink) -> None:
         try:
             self._serve_thread(link)
         finally:
@@ -478,7 +449,7 @@ class Server:
 
     def _reply(
         self,
-        link: _Link,
+        link: ThreadLink,
         message: tuple[str, Any],
         ident: str | None = None,
         name: str = "",
@@ -486,9 +457,14 @@ class Server:
         """Send a reply, or why it cannot be sent; False when nobody gets it."""
         if name in TAKING and ident is not None:
             link.owed = [(ident, name, message)]
+        carried: list[str] = []
         try:
             try:
-                link.send(message)
+                if type(message[1]) in PLAIN:
+                    link.send(message)
+                else:
+                    with self.carrying(link, carried):
+                        link.send(message)
             except OSError:
                 raise
             except Exception:  # noqa: BLE001 - it does not pickle
@@ -496,14 +472,41 @@ class Server:
         except (EOFError, OSError, ValueError) as error:
             util.info("could not send %r: %r", message, error)
             link.owed = []
+            self._give_back(link, carried)
             self._take_back(ident, name, message)
             return False
+        link.carried = carried
         return True
 
-    def _take_back_unread(self, link: _Link) -> None:
+    @contextlib.contextmanager
+    def carrying(self, link: Any, carried: list[str]) -> Iterator[None]:
+        """Have what is pickled carry references to what is in it, the client's.
+
+        ``carried`` gets the idents, and is empty again when that raises.
+        """
+        serving.carried = carried
+        try:
+            yield
+        except BaseException:
+            self._give_back(link, carried)
+            raise
+        finally:
+            serving.carried = None
+
+    def _give_back(self, link: Any, carried: list[str]) -> None:
+        """Give back the references that a reply carried and nobody got."""
+        while carried:
+            try:
+                self.decref(link, carried.pop())
+            except (AssertionError, KeyError):
+                pass  # they went with the client
+
+    def _take_back_unread(self, link: ThreadLink) -> None:
         """Take back what a client did not read that has gone."""
-        if link.owed and not link.has_read():
-            self._take_back(*link.owed.pop())
+        if (link.owed or link.carried) and not link.has_read():
+            self._give_back(link, link.carried)
+            if link.owed:
+                self._take_back(*link.owed.pop())
 
     def _take_back(
         self, ident: str | None, name: str, message: tuple[str, Any]
@@ -573,10 +576,10 @@ class Server:
             answer(name, (ERROR, self._pack(result)))
 
     def _answer(
-        self, link: _Link, ident: str, name: str, message: tuple[str, Any]
+        self, link: ThreadLink, ident: str, name: str, message: tuple[str, Any]
     ) -> None:
         """Reply to a call that has waited; in any thread, which is not to wait."""
-        if _is_small(message):
+        if is_small(message):
             self._answer_now(link, ident, name, message)
             return
         self._loop.crew.do(
@@ -584,7 +587,7 @@ class Server:
         )
 
     def _answer_now(
-        self, link: _Link, ident: str, name: str, message: tuple[str, Any]
+        self, link: ThreadLink, ident: str, name: str, message: tuple[str, Any]
     ) -> None:
         before = serving.link, serving.process
         serving.link, serving.process = link, link.process
@@ -670,10 +673,10 @@ class Server:
         except Exception:  # noqa: BLE001 - the caller is told
             return TRACEBACK, format_exc()
 
-    def dummy(self, c: _Link | None) -> None:
+    def dummy(self, c: ThreadLink | None) -> None:
         """Do nothing: the caller wants to know whether anybody is here."""
 
-    def debug_info(self, c: _Link | None) -> str:
+    def debug_info(self, c: ThreadLink | None) -> str:
         """Return the objects and how often each is referred to."""
         with self.mutex:
             counts = sorted(self.id_to_refcount.items())
@@ -684,11 +687,11 @@ class Server:
             for ident, count in counts
         )
 
-    def number_of_objects(self, c: _Link | None) -> int:
+    def number_of_objects(self, c: ThreadLink | None) -> int:
         """Return how many objects are referred to."""
         return len(self.id_to_refcount)
 
-    def shutdown(self, c: _Link) -> None:
+    def shutdown(self, c: ThreadLink) -> None:
         """End the process, as soon as the reply is out."""
         util.debug("manager received shutdown message")
         try:
@@ -697,7 +700,7 @@ class Server:
             self.stop_event.set()
 
     def create(
-        self, c: _Link | None, typeid: str, /, *args: Any, **kwds: Any
+        self, c: ThreadLink | None, typeid: str, /, *args: Any, **kwds: Any
     ) -> tuple[str, tuple[str, ...]]:
         """Make an object that the caller refers to; its ident and methods."""
         make, exposed, result_types, _ = self.registry.get(typeid) or self._own[typeid]
@@ -738,11 +741,11 @@ class Server:
         ident = self._idents[id(obj)] = f"{id(obj):x}.{self._serial:x}"
         return ident
 
-    def get_methods(self, c: _Link | None, token: Token) -> tuple[str, ...]:
+    def get_methods(self, c: ThreadLink | None, token: Token) -> tuple[str, ...]:
         """Return the names of an object's methods."""
         return tuple(self.id_to_obj[token.id][1])
 
-    def incref(self, c: _Link | None, ident: str) -> None:
+    def incref(self, c: ThreadLink | None, ident: str) -> None:
         """Note that the caller refers to an object once more."""
         with self.mutex:
             _check_is_there(c)
@@ -750,7 +753,7 @@ class Server:
             if c is not None and c.process is not None:
                 c.process.references[ident] += 1
 
-    def decref(self, c: _Link | None, ident: str) -> None:
+    def decref(self, c: ThreadLink | None, ident: str) -> None:
         """Note that the caller refers to an object once less."""
         with self.mutex:
             if c is not None and c.process is not None:
@@ -759,7 +762,7 @@ class Server:
                 c.process.references[ident] -= 1
         self._forget(ident)
 
-    def decref_all(self, c: _Link | None, idents: list[str]) -> None:
+    def decref_all(self, c: ThreadLink | None, idents: list[str]) -> None:
         """Note that the caller gives back these references."""
         for ident in idents:
             self.decref(c, ident)
@@ -775,22 +778,3 @@ class Server:
         util.debug("disposing of obj with id %r", ident)
         # Out here: it may be the last of a container of other managed objects.
         del entry
-
-
-def _is_small(message: tuple[str, Any]) -> bool:
-    """Tell whether a reply calls nobody's code and fits into any pipe: it never waits."""
-    kind, result = message
-    if kind != RETURN:
-        return True
-    size = _SIZES.get(type(result))
-    return size is not None and size(result) <= SMALL_SIZE
-
-
-_SIZES: dict[type, Callable[[Any], int]] = {
-    type(None): bool,
-    bool: int,
-    int: int.bit_length,
-    float: bool,
-    str: len,
-    bytes: len,
-}

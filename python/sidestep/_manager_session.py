@@ -83,7 +83,7 @@ class Session:
         self._is_stdlib = options.get("security") == "stdlib"
         self.serializer = serializer
         self.is_over = False  # the manager was shut down
-        self._authkey = process.AuthenticationString(authkey)  # which does not show
+        self.authkey = process.AuthenticationString(authkey)  # which does not show
         self._client = listener_client[serializer][1]
         self._dropped: collections.deque[str] = collections.deque()
         self._begin()
@@ -119,7 +119,7 @@ class Session:
         return link, self._introduce(link, name)
 
     def _dial(self) -> Any:
-        key = key_beside(self._options, self._authkey)
+        key = key_beside(self._options, self.authkey)
         conn = self._client(self.address, authkey=key, **self._options)
         # A forked child begins with connections of its own.
         getattr(conn, "_keep_private", _nothing)()
@@ -404,6 +404,15 @@ def session_for(
         if session is None or session.is_over:
             session = _sessions[key] = Session(address, authkey, serializer, options)
         return session
+
+
+def session_named(ident: str) -> Session | None:
+    """Return this process's session that servers know by that name, if it lives."""
+    with _guard:
+        for session in [*_sessions.values()]:
+            if session.id == ident and not session.is_over:
+                return session
+    return None
 
 
 def remember_options(address: Any, options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 __all__ = [
@@ -44,6 +45,20 @@ OFFICE_METHODS = (
     "enter", "submit", "collect", "withdraw", "is_running", "kill", "kill_tasks",
     "leave", "join", "take", "finish", "stop", "statistics", "calls",
 )  # fmt: skip
+
+
+#: Bytes, or characters, that a client's pipe has room for, as it asks for one thing
+#: at a time.
+SMALL_SIZE = 4096
+#: Types that refer to nothing, and about how large one is.
+PLAIN: dict[type, Callable[[Any], int]] = {
+    type(None): bool,
+    bool: int,
+    int: int.bit_length,
+    float: bool,
+    str: len,
+    bytes: len,
+}
 
 
 class RemoteError(Exception):
@@ -120,6 +135,15 @@ def public_methods(obj: object) -> list[str]:
     return [name for name in all_methods(obj) if not name.startswith("_")]
 
 
+def is_small(message: tuple[str, Any]) -> bool:
+    """Tell whether a reply calls nobody's code and fits into any pipe: it never waits."""
+    kind, result = message
+    if kind != RETURN:
+        return True
+    size = PLAIN.get(type(result))
+    return size is not None and size(result) <= SMALL_SIZE
+
+
 class Serving(threading.local):
     """On whose behalf a thread of the server runs."""
 
@@ -128,6 +152,8 @@ class Serving(threading.local):
     process: Any = None
     #: How to have another thread do something, where this one must not wait.
     hand_on: Any = None
+    #: What a reply that is being pickled refers to, None where nothing is: idents.
+    carried: list[str] | None = None
     #: Whether this thread goes on with the calls that it notifies, soon.
     settles = False
 

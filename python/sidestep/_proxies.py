@@ -14,7 +14,13 @@ import time
 from types import GenericAlias
 
 from . import context, process, util
-from ._manager_session import key_of, options_of, remember_options, session_for
+from ._manager_session import (
+    key_of,
+    options_of,
+    remember_options,
+    session_for,
+    session_named,
+)
 from ._manager_wire import (
     GETVALUE,
     PROXY,
@@ -22,6 +28,7 @@ from ._manager_wire import (
     RemoteError,
     Token,
     convert_to_error,
+    serving,
 )
 
 TYPE_CHECKING = False
@@ -225,10 +232,29 @@ class BaseProxy:
             kwds["options"] = options
         if context.get_spawning_popen() is not None:
             kwds["authkey"] = self._authkey
+        if serving.carried is not None and (to := self._carry()) is not None:
+            kwds["carried"] = to
         if self._isauto:
             kwds["exposed"] = self._exposed_
             return RebuildProxy, (AutoProxy, self._token, self._serializer, kwds)
         return RebuildProxy, (type(self), self._token, self._serializer, kwds)
+
+    def _carry(self) -> str | None:
+        """Have the reply carry a reference, the client's: its session, or None.
+
+        The object this stands for may be in nothing but the reply.
+        """
+        link = serving.link
+        if self._server is None or link is None or link.process is None:
+            return None
+        try:
+            self._server.incref(link, self._id)
+        except EOFError:
+            return None  # nobody is going to read it
+        assert serving.carried is not None
+        serving.carried.append(self._id)
+        session: str = link.process.session
+        return session
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self._getvalue()
@@ -288,6 +314,13 @@ def RebuildProxy(
     incref = kwds.pop("incref", True) and not getattr(
         process.current_process(), "_inheriting", False
     )
+    if (carried := kwds.pop("carried", None)) is not None:
+        session = session_named(carried)
+        if session is not None:
+            # It came over that session, and goes back there.
+            token.address = session.address
+            kwds["authkey"] = session.authkey
+            return take_over(func, token, serializer, session, **kwds)
     return func(token, serializer, incref=incref, **kwds)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Calls that wait in a manager's server: how they end, and what a death leaves."""
 
+import gc
 import queue
 import signal
 import threading
@@ -252,6 +253,99 @@ def test_other_queues_wait_as_well(manager, look, waits, eventually):
         items.put((1, "a"))
         assert items.get() == (1, "a")
         assert items.get(timeout=20) == (2, "b")
+
+
+# Proxies on their way.
+
+
+def _read_late(proxy, name, args):
+    """Call a method; when the server has done it, and forgotten it, read the answer."""
+    conn = proxy._session.conn()
+    conn.send((proxy._id, name, args, {}))
+    thread = threading.Thread(target=_ask_often, args=(proxy,))
+    thread.start()
+    thread.join()
+    return conn.recv()[1]
+
+
+def test_what_is_taken_lives_until_it_is_there(manager, eventually):
+    items, table, row = manager.Queue(), manager.dict(), manager.list([0])
+    before = manager._number_of_objects()
+    row.append(manager.list([1]))
+    items.put(manager.list([2]))
+    table["k"] = manager.list([3])
+    gc.collect()
+    assert manager._number_of_objects() == before + 3
+    for proxy, name, args, number in (
+        (items, "get", (), 2),
+        (table, "pop", ("k",), 3),
+        (row, "pop", (), 1),
+    ):
+        count = manager._number_of_objects()
+        taken = _read_late(proxy, name, args)
+        assert taken[:] == [number]
+        assert manager._number_of_objects() == count
+        del taken
+        gc.collect()
+        eventually(lambda count=count: manager._number_of_objects() == count - 1)
+    assert manager._number_of_objects() == before
+
+
+def _ask_often(proxy):
+    # Over a link of its own: when that has all its answers, the other has its one.
+    for _ in range(50):
+        str(proxy)
+
+
+def test_a_proxy_outlives_a_putter_that_is_killed(manager, start, eventually):
+    items, told = manager.Queue(), sidestep.Event()
+    before = manager._number_of_objects()
+    child = start(
+        sidestep.get_context("fork"), children.put_and_linger, manager, items, told
+    )
+    told.wait()
+    kill(child)
+    eventually(lambda: manager._number_of_objects() == before + 2)
+    outer = items.get()
+    assert outer[1][:] == ["inner"]
+    del outer
+    gc.collect()
+    eventually(lambda: manager._number_of_objects() == before)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_taker_that_is_killed_keeps_nothing(manager, start, eventually, reads):
+    items, told = manager.Queue(), sidestep.Event()
+    before = manager._number_of_objects()
+    items.put(manager.list(["kept"]))
+    gc.collect()
+    target = children.take_and_linger if reads else children.ask
+    args = (items, told) if reads else (items, "get", told)
+    child = start(sidestep.get_context("fork"), target, *args)
+    told.wait()
+    eventually(items.empty)
+    kill(child)
+    if not reads and isinstance(manager.address, str):
+        assert items.get(timeout=20)[:] == ["kept"]
+    gc.collect()
+    eventually(lambda: manager._number_of_objects() == before)
+
+
+def test_proxies_in_a_batch_and_in_nests(manager, eventually):
+    table = manager.dict()
+    before = manager._number_of_objects()
+    table["k"] = {"deep": [manager.list([1]), manager.Queue()]}
+    gc.collect()
+    assert manager._number_of_objects() == before + 2
+    with manager.batch() as batch:
+        reply = batch(table).pop("k")
+    ((row, items),) = reply.result().values()
+    items.put(row)
+    assert items.get()[:] == [1]
+    del row, items, reply, batch
+    gc.collect()
+    eventually(lambda: manager._number_of_objects() <= before + 1)  # with the office
+    assert len(table) == 0
 
 
 # What the standard library defines.

@@ -28,6 +28,15 @@ def take_and_linger(proxy, told):
     return item
 
 
+def put_and_linger(manager, items, told):
+    """Put something that this process alone refers to, and refer to it for ever."""
+    outer = manager.list([1, manager.list(["inner"])])
+    items.put(outer)
+    told.set()
+    signal.pause()
+    return outer
+
+
 def wait_holding(condition, told):
     """Wait at a condition."""
     with condition:
