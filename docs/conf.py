@@ -45,6 +45,7 @@ nitpick_ignore_regex = [
         "py:class",
         r"(BaseContext|sidestep\.process\.AuthenticationString|_\w+|sidestep\._\w+\._\w+|PoolOptions|AllowList|Future|Path|Say|Callback|Progress|Sized|Any|Callable|Iterable|Iterator|Sequence|Mapping|Self|_T|_.*\._T\w*)",
     ),
+    ("py:class", r"(sidestep\._manager_channels\.)?ThreadLink"),
     ("py:class", r"(optional|function|callable|context manager|bytes-like object)"),
 ]
 
