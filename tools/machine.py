@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-VERSIONS = ("3.11", "3.12", "3.13")
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 DEBIAN_PACKAGES = ("gcc", "libc6-dev", "libssl-dev", "python3-dev", "python3-venv")
 # Without it everything works but connections over networks.
 OPENSSL_HEADER = Path("/usr/include/openssl/ssl.h")

@@ -81,8 +81,12 @@ def _fresh_main() -> ModuleType:
     import builtins
     from types import ModuleType
 
+    from ._compat import MODULES_HAVE_ANNOTATIONS
+
     module = ModuleType("__main__")
-    module.__dict__.update(__builtins__=builtins, __annotations__={})
+    module.__dict__["__builtins__"] = builtins
+    if MODULES_HAVE_ANNOTATIONS:
+        module.__dict__.update(__annotations__={})
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     return module
 

@@ -14,6 +14,7 @@ __all__ = [
     "ATEXIT_IN_CHILDREN",
     "DEFAULT_START_METHOD",
     "MINIMUM_KERNEL",
+    "MODULES_HAVE_ANNOTATIONS",
     "cpu_count_override",
     "fork_exec",
     "kernel_release",
@@ -26,6 +27,9 @@ MINIMUM_KERNEL = (5, 5)
 
 #: Children run their ``atexit`` functions (gh-83856).
 ATEXIT_IN_CHILDREN: bool = sys.version_info >= (3, 13)
+
+#: Every module has an ``__annotations__`` from its beginning.
+MODULES_HAVE_ANNOTATIONS: bool = sys.version_info < (3, 14)
 
 #: How processes start unless told otherwise.
 DEFAULT_START_METHOD: str = "forkserver" if sys.version_info >= (3, 14) else "fork"

@@ -16,7 +16,7 @@ import select
 import threading
 from time import monotonic
 
-from . import connection, util
+from . import _challenge, connection, util
 from .context import AuthenticationError
 
 TYPE_CHECKING = False
@@ -40,18 +40,18 @@ def greeting(authkey: bytes, *, legacy_md5: bool) -> Generator[bytes, bytes]:
 
     Raises AuthenticationError when the peer does not know the key.
     """
-    message = b"{sha256}" + os.urandom(connection.MESSAGE_LENGTH)
-    response = yield connection.CHALLENGE + message
+    message = b"{sha256}" + os.urandom(_challenge.MESSAGE_LENGTH)
+    response = yield _challenge.CHALLENGE + message
     try:
         if not legacy_md5:
-            connection._refuse_md5(response)
-        connection._verify_challenge(authkey, message, response)
+            _challenge._refuse_md5(response)
+        _challenge._verify_challenge(authkey, message, response)
     except AuthenticationError:
-        yield connection.FAILURE
+        yield _challenge.FAILURE
         raise
-    challenge = yield connection.WELCOME
-    message = connection._challenge_in(challenge, legacy_md5=legacy_md5)
-    if (yield connection._create_response(authkey, message)) != connection.WELCOME:
+    challenge = yield _challenge.WELCOME
+    message = _challenge._challenge_in(challenge, legacy_md5=legacy_md5)
+    if (yield _challenge._create_response(authkey, message)) != _challenge.WELCOME:
         raise AuthenticationError("digest sent was rejected")
 
 
@@ -73,7 +73,7 @@ class _HalfOpen:
 
     def _say(self, message: bytes) -> None:
         self._unsent += len(message).to_bytes(_HEADER_SIZE, "big") + message
-        self._is_failing = message == connection.FAILURE
+        self._is_failing = message == _challenge.FAILURE
 
     @property
     def events(self) -> int:
@@ -98,7 +98,7 @@ class _HalfOpen:
         """Read one frame, and not a byte of what comes after it."""
         if self._frame_size is None:
             size = int.from_bytes(self._read(_HEADER_SIZE), "big")
-            if size > connection._REPLY_LENGTH_MAX:
+            if size > _challenge._REPLY_LENGTH_MAX:
                 raise AuthenticationError("the peer does not speak this protocol")
             self._frame_size = size
         frame = self._read(self._frame_size)

@@ -17,7 +17,7 @@ import os
 import pickle
 from traceback import format_exc
 
-from . import _core, _greeting, connection, reduction, util
+from . import _challenge, _core, _greeting, connection, reduction, util
 from ._manager_crew import Crew, Worker
 from ._manager_kinds import QUICK_MAKERS, TAKING, kind_of, know_managers
 from ._manager_wire import CHANNEL, TRACEBACK, UNSERIALIZABLE, serving
@@ -295,7 +295,7 @@ class Loop:
             self._core.end(link.number)
         else:
             self._core.send(link.number, answer)
-            if answer == connection.FAILURE:
+            if answer == _challenge.FAILURE:
                 util.info("a peer was turned away: it has another key")
                 self._core.finish(link.number)
 

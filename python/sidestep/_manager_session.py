@@ -120,7 +120,11 @@ class Session:
 
     def _dial(self) -> Any:
         key = key_beside(self._options, self.authkey)
-        conn = self._client(self.address, authkey=key, **self._options)
+        try:
+            conn = self._client(self.address, authkey=key, **self._options)
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            error.add_note("no manager's server is there, or not any more")
+            raise
         # A forked child begins with connections of its own.
         getattr(conn, "_keep_private", _nothing)()
         return conn

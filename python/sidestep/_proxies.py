@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import MutableMapping, MutableSequence, MutableSet
 from types import GenericAlias
 
 from . import context, process, util
@@ -161,8 +162,10 @@ class BaseProxy:
             raise
         try:
             kind, result = conn.recv()
-        except BaseException:
+        except BaseException as error:
             session.drop_link()
+            if isinstance(error, (EOFError, ConnectionError)):
+                error.add_note(f"the manager's server at {session.address!r} has gone")
             raise
         if kind == RETURN:
             return result
@@ -406,7 +409,7 @@ class IteratorProxy(BaseProxy):
 class AcquirerProxy(BaseProxy):
     """A proxy of a lock or a semaphore."""
 
-    _exposed_: tuple[str, ...] = ("acquire", "release")
+    _exposed_: tuple[str, ...] = ("acquire", "release", "locked")
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> Any:
         """Take it; False when it could not be had in time."""
@@ -416,6 +419,10 @@ class AcquirerProxy(BaseProxy):
     def release(self) -> Any:
         """Give it back."""
         return self._callmethod("release")
+
+    def locked(self) -> Any:
+        """Tell whether anybody holds it; of a semaphore no version knows."""
+        return self._callmethod("locked")
 
     def __enter__(self) -> Any:
         return self._callmethod("acquire")
@@ -427,7 +434,7 @@ class AcquirerProxy(BaseProxy):
 class LockProxy(AcquirerProxy):
     """A proxy of a lock that knows its owner."""
 
-    _exposed_: tuple[str, ...] = ("acquire", "release", "recover")
+    _exposed_: tuple[str, ...] = ("acquire", "release", "locked", "recover")
 
     def recover(self) -> Any:
         """Free the lock if the process that held it has ended; tells whether so."""
@@ -437,7 +444,9 @@ class LockProxy(AcquirerProxy):
 class ConditionProxy(AcquirerProxy):
     """A proxy of a condition."""
 
-    _exposed_: tuple[str, ...] = ("acquire", "release", "wait", "notify", "notify_all")
+    _exposed_: tuple[str, ...] = (
+        "acquire", "release", "locked", "wait", "notify", "notify_all",
+    )  # fmt: skip
 
     def wait(self, timeout: float | None = None) -> Any:
         """Release the lock, wait to be notified, take it again."""
@@ -571,13 +580,13 @@ class ValueProxy(BaseProxy):
 _LIST_METHODS = (
     "__add__", "__contains__", "__delitem__", "__getitem__", "__len__",
     "__mul__", "__reversed__", "__rmul__", "__setitem__",
-    "append", "count", "extend", "index", "insert", "pop", "remove",
+    "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove",
     "reverse", "sort", "__imul__",
 )  # fmt: skip
 _DICT_METHODS = (
-    "__contains__", "__delitem__", "__getitem__", "__iter__", "__len__",
-    "__setitem__", "clear", "copy", "get", "items",
-    "keys", "pop", "popitem", "setdefault", "update", "values",
+    "__contains__", "__delitem__", "__getitem__", "__ior__", "__iter__", "__len__",
+    "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "copy", "fromkeys",
+    "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values",
 )  # fmt: skip
 _SET_METHODS = (
     "__and__", "__contains__", "__iand__", "__ior__", "__isub__", "__iter__",
@@ -628,6 +637,10 @@ class DictProxy(_BaseDictProxy):  # type: ignore[misc]
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
+    def __ior__(self, value: Any) -> Any:
+        self._callmethod("__ior__", (value,))
+        return self
+
 
 class SetProxy(_BaseSetProxy):  # type: ignore[misc]
     """A proxy of a set."""
@@ -649,6 +662,12 @@ class SetProxy(_BaseSetProxy):  # type: ignore[misc]
     def __isub__(self, value: Any) -> Any:
         self._callmethod("__isub__", (value,))
         return self
+
+
+# As in Python 3.14; there a set is registered as a mapping.
+MutableSequence.register(BaseListProxy)
+MutableMapping.register(_BaseDictProxy)
+MutableSet.register(_BaseSetProxy)
 
 
 class PoolProxy(BasePoolProxy):  # type: ignore[misc]

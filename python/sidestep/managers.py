@@ -142,6 +142,10 @@ def _stream_pair() -> tuple[connection.Connection, connection.Connection]:
     return connection._connection_over(one), connection._connection_over(other)
 
 
+#: Seconds that a server which could not start has for its exit handlers.
+FAREWELL_SECONDS = 10.0
+
+
 class State:
     """How far a manager has come."""
 
@@ -278,13 +282,16 @@ class BaseManager:
         ident = ":".join(str(number) for number in self._process._identity)
         self._process.name = f"{type(self).__name__}-{ident}"
         self._process.start()
-        theirs.close()
         try:
-            self._address = ours.recv()
+            theirs.close()
+            self._address = self._await_address(ours)
         except BaseException:
             ours.close()
+            self._process.kill()  # nobody is going to ask it to end
             raise
         remember_options(self._address, self._options)
+        # For proxies that come in a result, without it.
+        remember_key(self._address, self._authkey)
         self._session = self._find_session()
         try:
             self._session.adopt(ours)
@@ -300,6 +307,18 @@ class BaseManager:
             ),
             exitpriority=0,
         )  # fmt: skip
+
+    def _await_address(self, reader: Any) -> Any:
+        """Return where the new server listens; EOFError if it has failed."""
+        answer: Any
+        try:
+            answer = reader.recv()
+        except EOFError:
+            answer = ProcessError("it ended before it listened")
+        if not isinstance(answer, ProcessError):
+            return answer
+        self._process.join(FAREWELL_SECONDS)
+        raise EOFError(f"the manager's server did not start: {answer}")
 
     def _server_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {}
@@ -325,9 +344,16 @@ class BaseManager:
         """Be the server process."""
         # Ctrl-C reaches the whole group; the parent decides when the server ends.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if initializer is not None:
-            initializer(*initargs)
-        server = cls._Server(registry, address, authkey, serializer, **(options or {}))
+        try:
+            if initializer is not None:
+                initializer(*initargs)
+            server = cls._Server(
+                registry, address, authkey, serializer, **(options or {})
+            )
+        except Exception as error:
+            # The traceback goes to stderr, as any process's.
+            writer.send(ProcessError(f"{type(error).__name__}: {error}"))
+            raise
         server.task_processes = task_processes
         server._starter = writer
         writer.send(server.address)

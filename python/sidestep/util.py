@@ -33,6 +33,7 @@ __all__ = [
     "NOTSET",
     "SUBDEBUG",
     "SUBWARNING",
+    "WARNING",
     "Finalize",
     "ForkAwareLocal",
     "ForkAwareThreadLock",
@@ -50,6 +51,7 @@ __all__ = [
     "spawnv_passfds",
     "sub_debug",
     "sub_warning",
+    "warn",
 ]
 
 NOTSET = 0
@@ -57,6 +59,7 @@ SUBDEBUG = 5
 DEBUG = 10
 INFO = 20
 SUBWARNING = 25
+WARNING = 30
 
 LOGGER_NAME = "multiprocessing"
 DEFAULT_LOGGING_FORMAT = "[%(levelname)s/%(processName)s] %(message)s"
@@ -87,6 +90,12 @@ def sub_warning(msg: str, *args: object) -> None:
     """Log below WARNING, if anybody asked for the logger."""
     if _logger:
         _logger.log(SUBWARNING, msg, *args, stacklevel=2)
+
+
+def warn(msg: str, *args: object) -> None:
+    """Log at WARNING, if anybody asked for the logger."""
+    if _logger:
+        _logger.log(WARNING, msg, *args, stacklevel=2)
 
 
 def _name_process(record: logging.LogRecord) -> bool:

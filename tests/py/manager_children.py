@@ -56,6 +56,10 @@ def initialize(value):
     os.environ["SST_INITIALIZED"] = value
 
 
+def get_environment():
+    return os.environ.copy()
+
+
 def fail_to_initialize():
     raise LookupError("not today")
 

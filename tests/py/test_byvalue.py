@@ -494,8 +494,9 @@ class Counting:
 
 def test_errors_of_reducers_are_theirs():
     Counting.reduced = 0
-    with pytest.raises(ValueError, match=r"^this is mine$"):
+    with pytest.raises(ValueError) as info:
         sidestep.Queue().put([Counting()])
+    assert str(info.value) == "this is mine"
     assert Counting.reduced == 1
 
 
@@ -512,7 +513,8 @@ class RaisesItsOwn:
 def test_exceptions_of_other_types_get_a_note():
     with pytest.raises(OwnTypeError) as info:
         sidestep.Queue().put({"x": RaisesItsOwn()})
-    assert "at obj['x']" in info.value.__notes__[0]
+    # Python 3.14 has notes of its own.
+    assert any("at obj['x']" in note for note in info.value.__notes__)
 
 
 def test_the_search_ends():

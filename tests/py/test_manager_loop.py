@@ -340,7 +340,8 @@ def test_more_pipes_than_there_may_be(monkeypatch):
 
 def test_more_encrypted_connections_than_threads(monkeypatch, start, eventually):
     monkeypatch.setattr(_manager_server, "ENCRYPTED_MAX", 0)
-    with children.LoopManager(("127.0.0.1", 0), KEY) as manager:
+    forking = sidestep.get_context("fork")  # for what was patched to be so there
+    with children.LoopManager(("127.0.0.1", 0), KEY, ctx=forking) as manager:
         table, items = manager.dict(k=b"x" * LARGE), manager.Queue()
         assert table["k"] == b"x" * LARGE
         told = sidestep.Event()
@@ -374,7 +375,8 @@ def test_a_child_of_the_server_keeps_nobody_waiting(manager, raw):
 
 def test_descriptors_run_out_in_the_server(monkeypatch, eventually):
     monkeypatch.setattr(_manager_session, "_arena_id", lambda: -1)
-    manager = children.LoopManager(authkey=KEY)
+    # What a fork server's child opens and closes is another number of descriptors.
+    manager = children.LoopManager(authkey=KEY, ctx=sidestep.get_context("fork"))
     manager.start(children.few_descriptors, (20,))
     silent, clients = [], []
     with manager:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import MutableMapping, MutableSequence, MutableSet
 from concurrent.futures import ThreadPoolExecutor
 
 import manager_children as children
@@ -58,6 +59,26 @@ def test_a_dictionary_is_a_dictionary(manager):
     assert table.pop("a") == 1
     with pytest.raises(KeyError):
         table["a"]
+
+
+def test_what_proxies_can_since_python_3_14(ours):
+    table, items = ours.dict(a=1), ours.list([1, 2])
+    assert (table | {"b": 2}, {"b": 2} | table) == ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    same = table
+    table |= {"c": 3}
+    assert same is table
+    assert list(reversed(table)) == ["c", "a"]
+    assert table.fromkeys("x") == {"x": None}
+    assert items.copy() == [1, 2]
+    items.clear()
+    assert len(items) == 0
+    assert isinstance(table, MutableMapping)
+    assert isinstance(items, MutableSequence)
+    assert isinstance(ours.set(), MutableSet)
+    for lock in (ours.Lock(), ours.RLock()):
+        with lock:
+            assert lock.locked()
+        assert not lock.locked()
 
 
 def test_a_namespace_an_array_and_a_value(manager):
@@ -252,7 +273,7 @@ def test_types_of_ones_own():
 
 
 def test_the_server_is_initialized():
-    SyncManager.register("environment", os.environ.copy)
+    SyncManager.register("environment", children.get_environment)
     try:
         manager = SyncManager()
         manager.start(children.initialize, ("yes",))
@@ -265,12 +286,47 @@ def test_the_server_is_initialized():
 
 
 def test_an_initializer_that_fails(mp, capfd):
-    manager = mp.managers.SyncManager()
-    with pytest.raises(EOFError):
+    manager = mp.managers.SyncManager(ctx=mp.get_context("fork"))  # for the capture
+    with pytest.raises(EOFError) as caught:
         manager.start(children.fail_to_initialize)
+    if mp is sidestep:
+        assert "did not start: LookupError: not today" in str(caught.value)
     manager._process.join()
     assert manager._process.exitcode == 1
     assert "not today" in capfd.readouterr().err
+
+
+def test_an_interrupted_start_leaves_no_server(monkeypatch):
+    """Nobody would ask it to end, and this process would wait for it at its exit."""
+
+    def await_address(manager, reader):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SyncManager, "_await_address", await_address)
+    manager = SyncManager()
+    with pytest.raises(KeyboardInterrupt):
+        manager.start(signal.pause)
+    manager._process.join()
+    assert manager._process.exitcode == -signal.SIGKILL
+
+
+def test_an_address_that_is_taken_is_named(mp, capfd):
+    with mp.connection.Listener(("127.0.0.1", 0), authkey=b"k" * 32) as listener:
+        forking = mp.get_context("fork")  # for the capture
+        manager = mp.managers.SyncManager(listener.address, b"k" * 32, ctx=forking)
+        with pytest.raises(EOFError) as caught:
+            manager.start()
+        manager._process.join()
+        address = listener.address
+    if mp is sidestep:
+        assert f"already in use: {address}" in str(caught.value)
+    assert "in use" in capfd.readouterr().err
+
+
+def test_a_nested_proxy_of_a_manager_with_a_key_of_its_own():
+    with SyncManager(None, b"a key that is not this process's one") as manager:
+        outer = manager.list([manager.dict(a=manager.list([1]))])
+        assert outer[0]["a"][0] == 1
 
 
 def test_a_server_that_nobody_has_called_is_one_thread(ctx):
@@ -343,6 +399,9 @@ def test_a_server_that_was_killed_is_an_error(ours):
     ours._process.join(gone=True)
     with pytest.raises((EOFError, OSError)):
         items.append(1)
+    with pytest.raises(OSError, match=f": '{ours.address}'") as caught:
+        items.append(2)
+    assert "not any more" in caught.value.__notes__[0]
 
 
 def test_a_client_of_another_version_is_told(ours, monkeypatch):
