@@ -104,8 +104,12 @@ arrive(void)
     struct sstpy_tls_arrival arrival;
 
     do {
-        fuzz_expect(recv(arrivals, &arrival, sizeof arrival, 0) ==
-                    (ssize_t)sizeof arrival);
+        ssize_t size;
+
+        do { /* the fuzzer's clock interrupts */
+            size = recv(arrivals, &arrival, sizeof arrival, 0);
+        } while (size < 0 && errno == EINTR);
+        fuzz_expect(size == (ssize_t)sizeof arrival);
     } while (arrival.fd < 0);
 
     struct end end = {.transport = sstpy_tls_take(arrival.fd), .fd = arrival.fd};
@@ -159,6 +163,9 @@ write_some(struct pair *pair, uint32_t who, uint64_t size)
     for (uint64_t done = 0; done < size;) {
         const int64_t moved =
             io->write(io->context, data + done, size - done, SST_FOREVER);
+        if (moved == SST_EINTR) {
+            continue;
+        }
         fuzz_expect(moved > 0 && moved <= (int64_t)(size - done));
         done += (uint64_t)moved;
     }
@@ -175,6 +182,9 @@ read_all(struct pair *pair, uint32_t who)
 
     while (end->read < written) {
         const int64_t moved = io->read(io->context, data, sizeof data, SST_FOREVER);
+        if (moved == SST_EINTR) {
+            continue;
+        }
         if (moved <= 0) {
             fuzz_expect(pair->is_broken);
             end->read = written;
@@ -239,7 +249,12 @@ take_step(struct pair *pair, uint8_t step)
         break;
     case STEP_POLL:
         if (pair->ends[1 - who].written > pair->ends[who].read) {
-            fuzz_expect(transport->poll(transport, SST_FOREVER) == 1);
+            int rc;
+
+            do {
+                rc = transport->poll(transport, SST_FOREVER);
+            } while (rc == SST_EINTR);
+            fuzz_expect(rc == 1);
         }
         break;
     case STEP_MAKE_PLAIN:

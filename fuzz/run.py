@@ -91,6 +91,7 @@ def main() -> int:
         f"-artifact_prefix={folder}/",
         "-timeout=10",
         "-max_len=2048",
+        "-error_exitcode=1",  # its own would say that there is no clang
     ]
     if given.keep:
         command += [

@@ -249,7 +249,7 @@ def soak_starts(shop: Workshop) -> Outcome:
 def soak_fuzz(shop: Workshop) -> Outcome:
     """New inputs for each target, where clang is at hand; the old ones are core tests."""
     outcome = Outcome()
-    for target in ("pool", "ring", "stream", "nest", "tls"):
+    for target in ("frame", "pool", "ring", "stream", "nest", "tls"):
         command = ["fuzz/run.py", target, "--seconds", "600"]
         code, _ = shop.call(shop.tools() / "python3", *command, seconds=900)
         outcome.add(
