@@ -412,9 +412,15 @@ void
 sstpy_tls_explain(const struct ssl_st *ssl, char *out, size_t size)
 {
     const long verified = SSL_get_verify_result(ssl);
-    const char *reason = ERR_reason_error_string(ERR_peek_error());
+    const unsigned long error = ERR_peek_error();
+    const char *reason = ERR_reason_error_string(error);
 
-    if (!sstpy_tls_is_certified(ssl)) {
+    if (error == 0 || ERR_GET_REASON(error) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
+        reason =
+            "the peer hung up: it has closed, has no room for another, or does not "
+            "speak this protocol";
+    }
+    else if (!sstpy_tls_is_certified(ssl)) {
         reason = NULL; /* of keys there is but one thing to say */
     }
     else if (verified != X509_V_OK) {

@@ -7,12 +7,14 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include "tls_direct.h"
 
 enum {
     NO_DESCRIPTOR_MS = 50, /* how long to leave a listener alone without any */
+    SHORT_MS = 1000,       /* without them, until those who wait are turned away */
 };
 
 /* False when nobody reads arrivals any more. */
@@ -128,6 +130,48 @@ receive(struct relay *listener, int fd)
     }
 }
 
+static void
+keep_spare(void)
+{
+    if (sstpy_relay_loop.spare < 0) {
+        sstpy_relay_loop.spare = eventfd(0, EFD_CLOEXEC);
+    }
+}
+
+/* Who waits for a descriptor of ours does not know for what: the spare one is given up
+ * for a moment, to hang up on him. */
+static bool
+turn_away(const struct relay *listener)
+{
+    int fd;
+
+    if (sstpy_relay_loop.spare < 0 ||
+        sstpy_relay_now_ms() - listener->short_since_ms < SHORT_MS) {
+        return false;
+    }
+    sstpy_relay_loop.spare = sstpy_relay_close_fd(sstpy_relay_loop.spare);
+    fd = accept4(listener->net_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    (void)sstpy_relay_close_fd(fd);
+    keep_spare();
+    return fd >= 0;
+}
+
+/* Without descriptors; true: somebody was dealt with all the same. */
+static bool
+run_short(struct relay *listener)
+{
+    if (listener->short_since_ms == 0) {
+        listener->short_since_ms = sstpy_relay_now_ms();
+    }
+    end_oldest(listener);
+    if (turn_away(listener)) {
+        return true;
+    }
+    sstpy_relay_watch(listener->net_fd, &listener->net_events, 0, listener);
+    sstpy_relay_set_deadline(listener, sstpy_relay_now_ms() + NO_DESCRIPTOR_MS);
+    return false;
+}
+
 void
 sstpy_relay_listen_on(struct relay *listener)
 {
@@ -141,13 +185,14 @@ sstpy_relay_listen_on(struct relay *listener)
     for (int round = 0; round < RELAY_ROUNDS_MAX; round++) {
         fd = accept4(listener->net_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
+            listener->short_since_ms = 0;
+            keep_spare();
             receive(listener, fd);
         }
         else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
-            end_oldest(listener);
-            sstpy_relay_watch(listener->net_fd, &listener->net_events, 0, listener);
-            sstpy_relay_set_deadline(listener, sstpy_relay_now_ms() + NO_DESCRIPTOR_MS);
-            return;
+            if (!run_short(listener)) {
+                return;
+            }
         }
         else if (errno != ECONNABORTED && errno != EINTR) {
             return;

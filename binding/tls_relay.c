@@ -39,6 +39,7 @@ struct relay_loop sstpy_relay_loop = {
     .mutex = PTHREAD_MUTEX_INITIALIZER,
     .watch = -1,
     .kick = -1,
+    .spare = -1,
 };
 
 int64_t

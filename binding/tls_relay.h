@@ -54,6 +54,7 @@ struct relay {
     uint32_t half_open;
     uint32_t half_open_max;
     int64_t timeout_ms;
+    int64_t short_since_ms; /* there are no descriptors since then; 0: there are */
 };
 
 struct relay_loop {
@@ -62,6 +63,7 @@ struct relay_loop {
     bool has_fork_hook;
     int watch;
     int kick;
+    int spare;           /* a descriptor to give up when there are no others */
     struct relay *first; /* newest first */
     struct relay *dead;  /* freed when no event can name them any more */
     struct sstpy_direct

@@ -143,6 +143,7 @@ after_fork_child(void)
     sstpy_relay_loop.timed = 0;
     sstpy_relay_loop.watch = sstpy_relay_close_fd(sstpy_relay_loop.watch);
     sstpy_relay_loop.kick = sstpy_relay_close_fd(sstpy_relay_loop.kick);
+    sstpy_relay_loop.spare = sstpy_relay_close_fd(sstpy_relay_loop.spare);
     sstpy_relay_loop.runs = false;
     (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);
 }

@@ -35,12 +35,16 @@ class Channels:
     def receive(self, courier: Any, handle: bytes, end: int) -> Any:
         """Return an end of a pipe whose descriptor comes over a socket.
 
-        None when there are too many: the descriptor is closed. Each that was returned
-        is to `leave`.
+        None when there are too many, and the descriptor is closed; or there was no room
+        for it, and it is lost. Each that was returned is to `leave`.
         """
         if not courier.poll(CHANNEL_SECONDS):
             raise EOFError("nothing came")
-        fd = reduction.recv_handle(courier)
+        try:
+            fd = reduction.recv_handle(courier)
+        except RuntimeError as error:
+            util.info("a client's pipe was lost: %s", error)
+            return None
         with self._lock:
             has_room = self._count < CHANNELS_MAX
             self._count += has_room

@@ -340,7 +340,7 @@ class Loop:
         """In a thread: a request of more than plain data."""
         try:
             request = link.codec.decode(data)
-        except Exception:  # noqa: BLE001 - the client is told
+        except BaseException:  # noqa: BLE001 - the client is told
             self._reply(link, (TRACEBACK, format_exc()))
             return
         del data
@@ -497,7 +497,7 @@ class Loop:
             else:
                 with self._server.carrying(link, carried):
                     data = link.codec.encode(message)
-        except Exception:  # noqa: BLE001 - it does not pickle, or not here
+        except BaseException:  # noqa: BLE001 - it does not pickle, or not here
             if is_loop:
                 again = functools.partial(self._reply_for, link, message, ident, name)
                 self._lend(link, again)

@@ -345,10 +345,11 @@ class Server:
             message: tuple[str, Any] | None
             try:
                 ident, name, args, kwds = link.conn.recv()
+                hash((ident, name))  # they are looked up
             except (EOFError, OSError):
                 util.debug("got EOF -- exiting thread")
                 return
-            except Exception:  # noqa: BLE001 - the message was read to its end
+            except BaseException:  # noqa: BLE001 - the message was read to its end
                 self._reply(link, (TRACEBACK, format_exc()))
                 continue
             if link.owed:
@@ -467,7 +468,7 @@ class Server:
                         link.send(message)
             except OSError:
                 raise
-            except Exception:  # noqa: BLE001 - it does not pickle
+            except BaseException:  # noqa: BLE001 - it does not pickle
                 link.send((UNSERIALIZABLE, format_exc()))
         except (EOFError, OSError, ValueError) as error:
             util.info("could not send %r: %r", message, error)
@@ -610,10 +611,14 @@ class Server:
             function = getattr(obj, name)
         except AttributeError:
             return self._fall_back(obj, exposed, name)
+        except BaseException:  # noqa: BLE001 - a property is code, too
+            return TRACEBACK, format_exc()
         try:
             result = function(*args, **kwds)
         except Exception as error:  # noqa: BLE001 - it is the caller's
             return ERROR, self._pack(error)
+        except BaseException:  # noqa: BLE001 - to exit is for neither side
+            return TRACEBACK, format_exc()
         return self._returned(name, result_types, result)
 
     def _returned(
@@ -628,8 +633,7 @@ class Server:
         except Exception:  # noqa: BLE001 - the caller is told
             return TRACEBACK, format_exc()
         token: Any = Token
-        if self._is_stdlib:
-            # What the other side can unpickle.
+        if self._is_stdlib:  # what the other side can unpickle
             from multiprocessing import managers
 
             token = managers.Token
@@ -652,7 +656,7 @@ class Server:
             )
         try:
             return RETURN, fallback(obj)
-        except Exception:  # noqa: BLE001 - the caller is told
+        except BaseException:  # noqa: BLE001 - the caller is told
             return TRACEBACK, format_exc()
 
     fallback_mapping: ClassVar[dict[str, Callable[[Any], Any]]] = {
@@ -670,7 +674,7 @@ class Server:
             return TRACEBACK, f"AssertionError: {name!r} unrecognized\n"
         try:
             return RETURN, getattr(self, name)(link, *args, **kwds)
-        except Exception:  # noqa: BLE001 - the caller is told
+        except BaseException:  # noqa: BLE001 - the caller is told
             return TRACEBACK, format_exc()
 
     def dummy(self, c: ThreadLink | None) -> None:

@@ -588,9 +588,14 @@ def Client(
         try:
             answer_challenge(conn, authkey, legacy_md5=md5)
             deliver_challenge(conn, authkey, legacy_md5=md5)
-        except BaseException:
+        except BaseException as error:
             conn.close()
-            raise
+            if type(error) is not EOFError:
+                raise
+            raise EOFError(
+                f"{address!r} hung up before the key was shown: it has closed, or has "
+                "too many peers, or no descriptors for another one"
+            ) from None
     return _restrict(conn, allowed, limit)
 
 

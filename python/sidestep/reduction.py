@@ -433,11 +433,14 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
 
 
 def _unix_socket(conn: _HasFileno) -> Any:
+    """Lend a connection's descriptor to a socket, which has to `detach` from it.
+
+    A copy of the descriptor may be one too many.
+    """
     # The module around it takes milliseconds to import.
     import _socket
 
-    fd = os.dup(conn.fileno())
-    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, conn.fileno())
 
 
 def _is_pipe(conn: Any) -> bool:
@@ -478,7 +481,7 @@ def _wait_for_message(conn: Any) -> None:
             if not seen or conn.poll(0):
                 return
     finally:
-        sock.close()
+        sock.detach()
 
 
 def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
@@ -492,7 +495,7 @@ def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
     try:
         sendfds(sock, [handle])
     finally:
-        sock.close()
+        sock.detach()
 
 
 def recv_handle(conn: Any) -> int:
@@ -503,7 +506,7 @@ def recv_handle(conn: Any) -> int:
     try:
         return recvfds(sock, 1)[0]
     finally:
-        sock.close()
+        sock.detach()
 
 
 def DupFd(fd: int) -> Any:

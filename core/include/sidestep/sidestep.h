@@ -1648,7 +1648,7 @@ struct sst_server_statistics {
     uint32_t moving;    /* inside a message or an answer */
     uint32_t at_work;   /* waiting for us */
     uint64_t accepted;  /* ever */
-    uint64_t refused;   /* there were too many, or no memory */
+    uint64_t refused;   /* there were too many, no memory, or no descriptors */
     uint64_t displaced; /* half open ones that gave way */
     uint64_t late;
     uint64_t messages;

@@ -16,7 +16,8 @@
 #include "os/os.h"
 
 enum {
-    REST_NS = 50000000, /* without descriptors, until it accepts again */
+    REST_NS = 50000000,    /* without descriptors, until it accepts again */
+    SHORT_NS = 1000000000, /* without them, until those who wait are turned away */
 };
 
 /* ---- Deadlines ---- */
@@ -100,6 +101,33 @@ end_oldest_half_open(struct sst_server *server)
     }
 }
 
+/* Somebody waits, and no descriptor is left for him. A while later there may be one
+ * again; but who waits does not know for what, so he is not to wait long: the spare one
+ * is given up for a moment, to accept him and hang up. */
+static void
+run_short(struct sst_server *server, int listener)
+{
+    struct ssti_os_net_peer who;
+    const int64_t now_ns = ssti_os_now_ns();
+    int fd = SST_EMFILE;
+
+    if (server->short_since_ns == 0) {
+        server->short_since_ns = now_ns;
+    }
+    if (now_ns - server->short_since_ns >= SHORT_NS && server->spare >= 0) {
+        (void)ssti_os_close(server->spare);
+        fd = ssti_os_net_accept(listener, &who);
+        if (fd >= 0) {
+            (void)ssti_os_close(fd);
+            server->statistics.refused++;
+        }
+        server->spare = ssti_os_kick_open();
+    }
+    if (fd < 0) {
+        rest(server, true);
+    }
+}
+
 /* One of those that wait at a listener. 1: *event tells of it; 0: nobody is left, or
  * nobody can be let in now. */
 static int
@@ -115,11 +143,15 @@ accept_one(struct sst_server *server, int listener, struct sst_server_event *eve
             end_oldest_half_open(server);
         }
         else {
-            rest(server, true);
+            run_short(server, listener);
         }
     }
     if (fd < 0) {
         return 0; /* nobody, or somebody who has gone again: told again if more wait */
+    }
+    server->short_since_ns = 0;
+    if (server->spare < 0) {
+        server->spare = ssti_os_kick_open();
     }
     if (ssti_peer_make(server, fd, false, &peer) != 0) {
         server->statistics.refused++;

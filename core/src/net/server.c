@@ -69,6 +69,9 @@ close_descriptors(struct sst_server *server)
     server->listener_count = 0;
     server->kick = ssti_os_close(server->kick);
     server->watch = ssti_os_close(server->watch);
+    if (server->spare >= 0) {
+        server->spare = ssti_os_close(server->spare);
+    }
 }
 
 static void
@@ -144,6 +147,7 @@ sst_server_open(const struct sst_server_options *options, struct sst_server **ou
     set_defaults(&server->options);
     server->watch = ssti_os_watch_open();
     server->kick = ssti_os_kick_open();
+    server->spare = ssti_os_kick_open(); /* none: then without */
     rc = server->watch < 0 ? server->watch : server->kick < 0 ? server->kick : 0;
     if (rc == 0) {
         rc = ssti_os_net_watch(server->watch, server->kick, SSTI_SERVER_KEY_KICK,

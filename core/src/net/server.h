@@ -35,7 +35,9 @@ struct sst_server {
 
     int listeners[SSTI_SERVER_LISTENERS_MAX];
     uint32_t listener_count;
-    int64_t rest_until_ns; /* then they accept again; 0: they do now */
+    int64_t rest_until_ns;  /* then they accept again; 0: they do now */
+    int64_t short_since_ns; /* there are no descriptors since then; 0: there are */
+    int spare;              /* a descriptor to give up then */
 
     /* connections by place; and the places that are free */
     struct ssti_peer **places;
