@@ -46,6 +46,7 @@ class Kind:
         tries: dict[str, Callable[..., tuple[bool, Any]]] | None = None,
         *,
         runs_code: bool = False,
+        may_block: bool = False,
     ) -> None:
         #: Methods that neither wait nor call what the elements define.
         self.quick = frozenset(quick.split())
@@ -55,6 +56,8 @@ class Kind:
         self.tries = tries or {}
         #: Whether these call what the elements define, or a function of the user's.
         self.runs_code = runs_code
+        #: Whether they may block a thread before they first wait without one.
+        self.may_block = may_block or runs_code
 
     def attempt(self, name: str, obj: Any, args: Any, kwds: Any) -> tuple[bool, Any]:
         """Try what may wait: whether it is done, and the result."""
@@ -276,6 +279,17 @@ def _wait_for_others(call: Call, obj: Any, deadline: float | None) -> Wait:
         yield deadline
 
 
+# ---- Pools ----
+
+
+def _ask_broker(call: Call, obj: Any, name: str, *args: Any) -> Wait:
+    if name != "run":
+        return obj._broker_call(name, *args)
+    from .tasks.broker import of_pool
+
+    return (yield from of_pool(obj).run(call, *args))
+
+
 # ---- The types ----
 
 
@@ -344,11 +358,12 @@ def kind_of(obj: Any) -> Kind | None:
 
 def know_managers() -> None:
     """Add the types of ``managers``, which imports the server, which imports this."""
-    from . import managers
+    from . import managers, pool
 
     if managers.Namespace not in KINDS:
         KINDS[managers.Namespace] = Kind("__getattribute__ __setattr__ __delattr__")
         KINDS[managers.Value] = Kind("get set")
+        KINDS[pool.Pool] = Kind("", {"_broker_call": _ask_broker}, may_block=True)
         QUICK_MAKERS.update({managers.Namespace, managers.Value, managers.Array})
 
 
@@ -374,7 +389,7 @@ def take_back(obj: Any, name: str, result: Any) -> None:
 #: Methods that may wait, or notify those who do.
 NAMES = frozenset(
     name for kind in KINDS.values() for name in (*kind.waits, *kind.quick) if kind.waits
-) | {"abort", "reset"}
+) | {"abort", "reset", "_broker_call"}
 
 _QUEUES = {queue.Queue, queue.LifoQueue, queue.PriorityQueue}
 #: What `acquire` is undone for when the caller did not live to have it.

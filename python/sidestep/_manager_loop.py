@@ -417,7 +417,7 @@ class Loop:
             do()
         elif kind is None or name in kind.quick:
             do(is_loop=True)
-        elif name in kind.waits and not kind.runs_code:
+        elif name in kind.waits and not kind.may_block:
             do(is_loop=True)  # it waits without the thread
         else:
             self._lend(link, do)

@@ -141,6 +141,8 @@ def is_small(message: tuple[str, Any]) -> bool:
     if kind != RETURN:
         return True
     size = PLAIN.get(type(result))
+    if size is None and hasattr(result, "outcomes"):
+        size = type(result).size_of  # what became of tasks: pickles
     return size is not None and size(result) <= SMALL_SIZE
 
 

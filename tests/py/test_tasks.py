@@ -4,6 +4,7 @@
 import asyncio
 import os
 import pickle
+import signal
 import threading
 import weakref
 from concurrent import futures
@@ -327,6 +328,75 @@ def _use(pool, answers):
 def test_a_proxy_travels(pool):
     other = pickle.loads(pickle.dumps(pool))
     assert other.map(add, [1]) == [2]
+
+
+# ---- A call that the caller itself waits for ----
+
+
+def test_a_worker_that_dies_in_apply(pool):
+    with pytest.raises(WorkerLost, match=r"die\(\)"):
+        pool.apply(programs.die)
+    with pytest.raises(LookupError, match="on purpose"):
+        pool.apply(fail, ("on purpose",))
+    with pytest.raises(TypeError, match="not for sending"):
+        pool.apply(add, (Unpicklable(),))
+    assert pool.apply(lambda: 3) == 3
+    assert pool.statistics()["done"] > 0
+
+
+@pytest.mark.parametrize("what", ["interrupt", "kill"])
+def test_a_caller_that_goes_ends_its_apply(pool, start, tmp_path, eventually, what):
+    path = tmp_path / "running"
+    child = start(sidestep.get_context("fork"), _apply, pool, path)
+    pid = int(eventually(lambda: path.exists() and path.read_text()))
+    if what == "kill":
+        child.kill()
+    else:
+        os.kill(child.pid, signal.SIGINT)
+    child.join(20)
+    assert child.exitcode == (-signal.SIGKILL if what == "kill" else 3)
+    assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+    assert pool.apply(add, (1,)) == 2
+
+
+def _apply(pool, path):
+    try:
+        pool.apply(programs.tell_and_wait, (path,))
+    except KeyboardInterrupt:
+        assert pool.apply(add, (1,)) == 2
+        os._exit(3)
+
+
+def test_terminate_ends_an_apply(manager, tmp_path, eventually):
+    path = tmp_path / "running"
+    pool = manager.Pool(1)
+    with futures.ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pool.apply, programs.tell_and_wait, (path,))
+        eventually(path.exists)
+        pool.terminate()
+        assert waiting.exception(20) is not None
+    pool.join(20)
+
+
+def test_apply_over_a_network(monkeypatch, tmp_path, eventually):
+    """The caller comes back now and then, and has its answer all the same."""
+    from sidestep.tasks import remote
+
+    monkeypatch.setattr(remote, "BEAT_SECONDS", 0.05)
+    with SyncManager(("127.0.0.1", 0), programs.KEY) as made, made.Pool(2) as pool:
+        paths = [tmp_path / str(number) for number in range(3)]
+        with futures.ThreadPoolExecutor(3) as threads:
+            waiting = [
+                threads.submit(pool.apply, programs.tell_and_wait, (path,))
+                for path in paths
+            ]
+            eventually(lambda: sum(path.exists() for path in paths) == 2)
+            with pytest.raises(futures.TimeoutError):
+                waiting[0].result(0.3)
+            for path in paths:
+                path.with_suffix(".go").touch()
+            for each in waiting:
+                assert each.exception(20) is None
 
 
 # ---- The office as a pool ----

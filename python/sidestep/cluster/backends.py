@@ -50,6 +50,14 @@ class Backend:
         """
         raise NotImplementedError
 
+    def begin(self) -> Any:
+        """Return a future for `run`, None where a batch is to be submitted."""
+        return None
+
+    def run(self, future: Any, batch: Batch) -> None:
+        """Do as `submit`, and wait: the future of `begin` is done after that."""
+        raise NotImplementedError
+
     def workers(self) -> int:
         """Return how many batches run at the same time."""
         raise NotImplementedError

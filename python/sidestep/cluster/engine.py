@@ -114,6 +114,53 @@ class ClusterEngine:
         self._start(result, func, asked, call, single=far.CALL, length=1)
         return result
 
+    def call(
+        self, kind: type, pool: object, func: Callable[..., Any], args: Any, kwds: Any
+    ) -> Any:
+        """Do one call, without limits, in place of `apply` and a wait for the result.
+
+        Where the back end can, this thread waits for the answer itself.
+        """
+        self._check()
+        future = self.backend.begin()
+        if future is None:
+            none = None, None, 1, 0
+            return self.apply(kind, pool, func, args, kwds, None, None, *none).get()
+        result = self._jobs.result(kind, pool, APPLY, 1, None, None)
+        try:
+            function = feed.Function(func)
+        except Exception as error:  # noqa: BLE001 - the outcome
+            result._abandon(error)
+            return result.get()
+        items = iter([(tuple(args), dict(kwds))])
+        limits = feed.Limits(kept=(None, None))
+        one = feed.Feed(result, function, limits, items, single=far.CALL, length=1)
+        task = one.pull(1)
+        if task is not None:
+            self._run(task, future)
+        return result.get()
+
+    def _run(self, task: feed.Task, future: Any) -> None:
+        """Have a task done while this thread waits, and deliver what became of it."""
+        flight, batch = self._board([task])
+        flight.future = future
+        try:
+            self.backend.run(future, batch)
+        except Exception as error:  # noqa: BLE001 - the engine's; the task is lost
+            if self._drop(flight):
+                self._lose(flight, error, may_retry=False)
+        except BaseException as error:
+            self._drop(flight)
+            task.feed.result._abandon(error)
+            raise
+        else:
+            if self._drop(flight):
+                self._land(flight)
+        finally:
+            flight.future = None
+            with self._cond:
+                self._cond.notify_all()
+
     def map(
         self,
         type: type,
@@ -369,7 +416,7 @@ class ClusterEngine:
             if one in self._feeds and not one.has_more():
                 self._feeds.remove(one)
 
-    def _submit(self, tasks: list[feed.Task]) -> None:
+    def _board(self, tasks: list[feed.Task]) -> tuple[_Flight, far.Batch]:
         limit = tasks[0].feed.limits.timeout
         flight = _Flight(tasks, None if limit is None else time.monotonic() + limit)
         batch = far.Batch(
@@ -386,13 +433,17 @@ class ClusterEngine:
         with self._cond:
             self._flights.add(flight)
             self._counts["submitted"] += len(tasks)
+        return flight, batch
+
+    def _submit(self, tasks: list[feed.Task]) -> None:
+        flight, batch = self._board(tasks)
         try:
             flight.future = self.backend.submit(far.run, batch)
         except Exception as error:  # noqa: BLE001 - the engine's; the tasks are lost
             self._drop(flight)
             self._lose(flight, error, may_retry=False)
             return
-        if limit is not None:
+        if flight.deadline is not None:
             self._landed.put(None)  # the thread is to know of the deadline
         flight.future.add_done_callback(lambda _: self._landed.put(flight))
 

@@ -68,6 +68,10 @@ class Reply:
         self.outcomes = outcomes
         self.seconds = seconds
 
+    def size_of(self) -> int:
+        """Return about how many bytes it has."""
+        return sum(packed.size for _, packed in self.outcomes)
+
 
 _lock = threading.Lock()
 _functions: dict[bytes, Any] = {}  # by digest, oldest first; guarded by _lock

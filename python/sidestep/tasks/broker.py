@@ -17,6 +17,7 @@ import time
 import weakref
 
 from sidestep import context, process, util
+from sidestep._manager_calls import deadline_of
 from sidestep._manager_wire import serving
 from sidestep._options import default_count
 from sidestep._workers import WorkerLost
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from sidestep._manager_calls import Call, Wait
     from sidestep.cluster.far import Batch, Reply
 
 __all__ = ["BEAT_SECONDS", "PROTOCOL", "Broker", "Office", "of_pool", "office_of"]
@@ -45,7 +47,9 @@ PATIENCE_SECONDS = 45.0
 class Flight:
     """A batch that a client handed in."""
 
-    __slots__ = ("batch", "is_detached", "key", "node", "number", "stream")
+    __slots__ = (
+        "answer", "batch", "is_detached", "key", "news", "node", "number", "stream",
+    )  # fmt: skip
 
     def __init__(
         self, stream: Stream, number: int, batch: Batch, *, is_detached: bool
@@ -56,6 +60,15 @@ class Flight:
         self.is_detached = is_detached
         self.key = 0
         self.node: Any = None
+        #: Where a call of the client's waits for it, None: `collect` answers.
+        self.news: threading.Condition | None = None
+        self.answer: Any = None
+
+    def settle(self, answer: Any) -> None:
+        """Give the call that waits its answer. The lock is held."""
+        assert self.news is not None
+        self.answer = answer
+        self.news.notify_all()
 
 
 class Party:
@@ -103,6 +116,8 @@ class Stream(Party):
         self.flights: dict[int, Flight] = {}
         self.answers: collections.deque[tuple[int, bool, Any]] = collections.deque()
         self.told: int | None = None  # how many workers there are
+        #: Those that `run` waits for and that are done.
+        self.late: dict[int, Flight] = {}
 
 
 class Node(Party):
@@ -204,16 +219,65 @@ class Broker:
         """Take a batch; return how many workers there are."""
         with self._lock:
             stream = self._stream(name)
-            flight = Flight(stream, number, batch, is_detached=is_detached)
-            stream.flights[number] = flight
-            stream.ready.append(flight)
-            self._counts["submitted"] += len(batch.tasks)
-            if len(stream.ready) == 1:
-                self._turns.append(stream)
-            self._deal()
+            self._take_in(Flight(stream, number, batch, is_detached=is_detached))
             workers = stream.told = self.workers()
         self._run_later()
         return workers
+
+    def _take_in(self, flight: Flight) -> None:
+        """Have a node do a batch. The lock is held."""
+        stream = flight.stream
+        stream.flights[flight.number] = flight
+        stream.ready.append(flight)
+        self._counts["submitted"] += len(flight.batch.tasks)
+        if len(stream.ready) == 1:
+            self._turns.append(stream)
+        self._deal()
+
+    def run(
+        self,
+        call: Call,
+        name: str,
+        number: int,
+        batch: Batch | None,
+        timeout: float | None,
+    ) -> Wait:
+        """Do a batch while the caller waits: the reply, or (False, why there is none).
+
+        None when it takes longer than the time-out: then it goes on, and the caller
+        comes again, without the batch. A wait of `_manager_calls`: no thread waits, and
+        when the client goes the batch is given up.
+        """
+        flight = self._flight_of(name, number, batch)
+        stream = flight.stream
+        self._run_later()
+        stream.calls += 1
+        try:
+            with self._lock:
+                if flight.answer is None:
+                    call.park(flight.news, passes_on=False)
+            if flight.answer is None and not (yield deadline_of(timeout)):
+                return None
+        except GeneratorExit:
+            self.kill(name, [number])
+            raise
+        finally:
+            stream.calls -= 1
+            stream.seen = time.monotonic()
+        stream.late.pop(number, None)
+        return flight.answer
+
+    def _flight_of(self, name: str, number: int, batch: Batch | None) -> Flight:
+        with self._lock:
+            stream = self._stream(name)
+            flight = stream.flights.get(number) or stream.late.pop(number, None)
+            if batch is not None:
+                flight = Flight(stream, number, batch, is_detached=False)
+                flight.news = threading.Condition(self._lock)
+                self._take_in(flight)
+            if flight is None:
+                raise KeyError(number)
+            return flight
 
     def collect(
         self, name: str, timeout: float | None
@@ -301,6 +365,8 @@ class Broker:
     def _drop(self, flight: Flight) -> None:
         """Forget a batch, and have its node do so. The lock is held."""
         flight.stream.flights.pop(flight.number, None)
+        if flight.news is not None:
+            flight.settle((False, WorkerLost("the task was given up")))
         if flight.node is None:
             flight.stream.ready.remove(flight)
             return
@@ -343,7 +409,10 @@ class Broker:
         """Have the client know. The lock is held."""
         stream = flight.stream
         stream.flights.pop(flight.number, None)
-        if not stream.is_over:
+        if flight.news is not None:
+            flight.settle(answer if is_done else (False, answer))
+            stream.late[flight.number] = flight
+        elif not stream.is_over:
             stream.answers.append((flight.number, is_done, answer))
             stream.news.notify()
         elif not is_done:
@@ -363,8 +432,19 @@ class Broker:
         """Note that a node of this process has done a batch."""
         with self._lock:
             node = next((one for one in self._nodes if key in one.flights), None)
-        if node is not None:
+        if node is None:
+            return
+        server: Any = getattr(process.current_process(), "_manager_server", None)
+        if server is None or serving.settles:
             self._finish(node, [(key, reply)])
+            return
+        # Who waits for it is answered by this thread.
+        serving.settles = True
+        try:
+            self._finish(node, [(key, reply)])
+        finally:
+            serving.settles = False
+        server.calls.settle()
 
     # ---- Nodes ----
 
@@ -628,9 +708,13 @@ class PoolBroker(Broker):
         with self._lock:
             for stream in list(self._streams.values()):
                 for flight in list(stream.flights.values()):
-                    self._drop(flight)
                     error = WorkerLost("the pool was terminated by another client")
-                    stream.answers.append((flight.number, False, error))
+                    if flight.news is not None:
+                        flight.settle((False, error))
+                        flight.news = None
+                    else:
+                        stream.answers.append((flight.number, False, error))
+                    self._drop(flight)
                 stream.news.notify_all()
         self._run_later()
         if (pool := self._pool()) is not None:

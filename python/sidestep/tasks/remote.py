@@ -18,12 +18,13 @@ from sidestep import util
 from sidestep._manager_wire import OFFICE_METHODS, RETURN, convert_to_error
 from sidestep._proxies import BaseProxy
 from sidestep.cluster import Backend, ClusterPool
+from sidestep.pool import ApplyResult
 
 from .broker import BEAT_SECONDS, PATIENCE_SECONDS, PROTOCOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from sidestep.cluster.far import Batch, Reply
@@ -33,6 +34,9 @@ __all__ = ["BrokerProxy", "OfficeProxy", "RemoteBackend", "RemotePool"]
 
 class BrokerProxy(BaseProxy):
     """A reference to the pool in the server, whose broker it calls."""
+
+    #: Whether the server can do a batch in one call.
+    can_run = True
 
     _exposed_: tuple[str, ...] = ("_broker_call",)
 
@@ -79,6 +83,7 @@ def _receive(conn: Any, patience: float) -> Any:
 class OfficeProxy(BrokerProxy):
     """A reference to a server's `Office`."""
 
+    can_run = False
     _exposed_: tuple[str, ...] = OFFICE_METHODS
 
     def call(self, name: str, *args: Any) -> Any:
@@ -162,6 +167,35 @@ class RemoteBackend(Backend):
                     target=self._collect, name="sidestep-remote", daemon=True
                 ).start()
         return future
+
+    def begin(self) -> Any:
+        """Return a future for `run`."""
+        if self._is_detached or not self.proxy.can_run:
+            return None
+        with self._lock:
+            return _Future(self, next(self._numbers))
+
+    def run(self, future: Any, batch: Batch) -> None:
+        """Hand a batch in and wait for its answer: one call, and no thread of ours."""
+        beat = BEAT_SECONDS if self._is_network else None
+        patience = PATIENCE_SECONDS if self._is_network else None
+        try:
+            if not self._is_in:
+                self._enter()
+            reply = None
+            sent: Any = batch
+            while reply is None:
+                reply = self.proxy.wait(
+                    "run", self._stream, future.number, sent, beat, patience=patience
+                )
+                sent = None
+        except (EOFError, OSError) as error:
+            self._is_in = False
+            raise self._gone(error) from error
+        if isinstance(reply, tuple):
+            _settle(future, reply[1], is_done=False)
+        else:
+            _settle(future, reply, is_done=True)
 
     def _gone(self, error: BaseException) -> ConnectionError:
         return ConnectionError(f"{self.name} is gone, or out of reach: {error!r}")
@@ -285,6 +319,19 @@ class RemotePool(ClusterPool):
     """A pool whose workers are those of a pool in a manager's server."""
 
     _cluster: RemoteBackend
+
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        **limits: Any,
+    ) -> Any:
+        """Return ``func(*args, **kwds)``, called by a worker."""
+        if limits:
+            return super().apply(func, args, kwds, **limits)
+        self._check_running()
+        return self._engine.call(ApplyResult, self, func, args, kwds)
 
     def resize(self, processes: int) -> None:
         """Have so many workers from now on; those too many leave after their task."""
