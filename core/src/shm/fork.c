@@ -170,6 +170,8 @@ become_child(struct sst_arena *arena)
     ssti_store_rlx(&arena->sweeping, 0);
     arena->last_child = 0;
     arena->proc = child;
+    /* What the parent has had to do with names is not this process's to look after. */
+    arena->ledger.has_used = arena->ledger.open != NULL;
     if (child == 0) {
         arena->seat = NULL;
         arena->area = NULL;
