@@ -158,19 +158,22 @@ class Session:
             args = _control_name(), self.id, VERSION
             link.conn.send((None, link.awaits, args, {}))
 
-    def _settle(self, link: _Link, method: str) -> None:
-        """Make a connection that was adopted what it is to be for a method."""
+    def _collect(self, link: _Link) -> None:
+        """Receive a reply that nobody has waited for."""
+        kind, result = link.conn.recv()
+        awaited, link.awaits = link.awaits, None
+        if awaited == "accept_connection":
+            if kind != RETURN:
+                raise convert_to_error(kind, result)
+            link.stays = result["arena"] != _arena_id()
+        elif awaited == "create" and kind == RETURN:
+            self._dropped.append(result[0])  # nobody was left to want it
+
+    def _improve(self, link: _Link) -> None:
+        """Have a pipe in memory take the place of a stream that was adopted."""
         if link.awaits:
-            kind, result = link.conn.recv()
-            awaited, link.awaits = link.awaits, None
-            if awaited == "accept_connection":
-                if kind != RETURN:
-                    raise convert_to_error(kind, result)
-                link.stays = result["arena"] != _arena_id()
-            elif awaited == "create" and kind == RETURN:
-                self._dropped.append(result[0])  # nobody was left to want it
-        if not link.stays and method == "create":
-            # More of them will follow.
+            self._collect(link)
+        if not link.stays:
             link.stays = True
             self._go_on_in_memory(link, keeps_courier=True)
 
@@ -205,8 +208,7 @@ class Session:
         A pipe goes there beside the control connection, which has shown who we are.
         """
         try:
-            if control.awaits or not control.stays:
-                self._settle(control, "create")
+            self._improve(control)
             if control.courier is None:
                 return None
             ours, theirs = connection.Pipe()
@@ -296,9 +298,11 @@ class Session:
             return self._control_stdlib(method, args, kwds)
         link = self._open_control()
         try:
-            if link.awaits or not link.stays:
-                self._settle(link, method)
+            if not link.stays and method == "create":
+                self._improve(link)  # more of them will follow
             link.conn.send((None, method, args, kwds))
+            if link.awaits:
+                self._collect(link)
             link.awaits = method
             kind, result = link.conn.recv()
             link.awaits = None

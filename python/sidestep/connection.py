@@ -460,6 +460,8 @@ class Listener:
         self._allow_uids = frozenset(allow_uids)
         self._allow = _allow_list(allow)
         self._challenges_later = False
+        given = address if isinstance(address, SocketListener) else None
+        address = address if given is None else given._address
         family = family or (address and address_type(address)) or default_family
         _validate_family(family)
         address = address or arbitrary_address(family)
@@ -485,7 +487,7 @@ class Listener:
                 backlog = max(backlog, 1024)
             make = SocketListener
         try:
-            self._listener = make(address, family, backlog)
+            self._listener = given or make(address, family, backlog)
         except OSError as error:
             _name_address(error, address)
             raise

@@ -146,6 +146,10 @@ def _stream_pair() -> tuple[connection.Connection, connection.Connection]:
 FAREWELL_SECONDS = 10.0
 
 
+def _function_of(method: Any) -> Any:
+    return getattr(method, "__func__", None)
+
+
 class State:
     """How far a manager has come."""
 
@@ -262,6 +266,7 @@ class BaseManager:
         self._check_initial()
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        listening = self._listen(initializer)
         if self._address is None:
             # Ours, so that it goes when we do, however the server ends.
             self._address = connection.arbitrary_address(connection.default_family)
@@ -276,19 +281,28 @@ class BaseManager:
                 _Registry(self._registry), self._address, self._authkey,
                 self._serializer, theirs, initializer, initargs,
             ),
-            kwargs=self._server_options(),
+            kwargs=self._server_options(listening),
             die_with_parent=True,
         )  # fmt: skip
         ident = ":".join(str(number) for number in self._process._identity)
         self._process.name = f"{type(self).__name__}-{ident}"
-        self._process.start()
+        try:
+            self._start_process(listening)
+        except BaseException:
+            if listening is not None:
+                listening.close()
+            raise
         try:
             theirs.close()
-            self._address = self._await_address(ours)
+            if listening is None:
+                self._address = self._await_address(ours)
         except BaseException:
             ours.close()
             self._process.kill()  # nobody is going to ask it to end
             raise
+        if listening is not None:
+            listening._raw.close()
+            listening._unlink.cancel()  # the file is the server's now
         remember_options(self._address, self._options)
         # For proxies that come in a result, without it.
         remember_key(self._address, self._authkey)
@@ -320,8 +334,42 @@ class BaseManager:
         self._process.join(FAREWELL_SECONDS)
         raise EOFError(f"the manager's server did not start: {answer}")
 
-    def _server_options(self) -> dict[str, Any]:
+    def _start_process(self, listening: Any) -> None:
+        if listening is None:
+            self._process.start()
+            return
+        # Ctrl-C is not for the server, nor before it can say so.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process._kwargs["mask"] = mask
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _listen(self, initializer: object) -> Any:
+        """Listen for the server, if nothing can fail there that `start` has to tell.
+
+        Then nobody waits until it is there: who connects is served when it is.
+        """
+        if (
+            self._address is not None
+            or self._options
+            or initializer is not None
+            or self._serializer != "pickle"
+            or connection.default_family != "AF_UNIX"
+            or self._ctx.get_start_method() != "fork"
+            or self._Server not in _SURE_SERVERS
+            or _function_of(self._run_server)
+            is not _function_of(BaseManager._run_server)
+        ):
+            return None
+        self._address = connection.arbitrary_address("AF_UNIX")
+        return connection.SocketListener(self._address, "AF_UNIX", 1024)
+
+    def _server_options(self, listening: Any = None) -> dict[str, Any]:
         options: dict[str, Any] = {}
+        if listening is not None:
+            options["listening"] = listening
         if self._options:
             options["options"] = self._options
         if self.task_processes is not None:
@@ -340,10 +388,17 @@ class BaseManager:
         initargs: Iterable[Any] = (),
         options: dict[str, Any] | None = None,
         task_processes: int | None = None,
+        listening: Any = None,
+        mask: Iterable[int] | None = None,
     ) -> None:
         """Be the server process."""
         # Ctrl-C reaches the whole group; the parent decides when the server ends.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if listening is not None:
+            unlink = util.Finalize(listening, os.unlink, (address,), exitpriority=0)
+            listening._unlink, address = unlink, listening
         try:
             if initializer is not None:
                 initializer(*initargs)
@@ -352,11 +407,13 @@ class BaseManager:
             )
         except Exception as error:
             # The traceback goes to stderr, as any process's.
-            writer.send(ProcessError(f"{type(error).__name__}: {error}"))
+            if listening is None:
+                writer.send(ProcessError(f"{type(error).__name__}: {error}"))
             raise
         server.task_processes = task_processes
         server._starter = writer
-        writer.send(server.address)
+        if listening is None:
+            writer.send(server.address)
         util.info("manager serving at %r", server.address)
         server.serve_forever()
 
@@ -635,6 +692,10 @@ class SharedMemoryServer(Server):
     def list_segments(self, c: Any) -> list[str]:
         """Return the names of the blocks."""
         return self._segments
+
+
+#: Servers that are sure to come to serve, if their process does.
+_SURE_SERVERS = {Server, SharedMemoryServer}
 
 
 class SharedMemoryManager(BaseManager):

@@ -71,6 +71,10 @@ def serve_until_told(conn):
     server.serve_forever()
 
 
+def connect_to(address):
+    managers.SyncManager(address).connect()
+
+
 def fill(shared, items):
     shared["child"] = os.getpid()
     items.append([1, 2])

@@ -331,6 +331,7 @@ def test_a_nested_proxy_of_a_manager_with_a_key_of_its_own():
 
 def test_a_server_that_nobody_has_called_is_one_thread(ctx):
     with ctx.Manager() as manager:
+        assert manager._number_of_objects() == 0  # it is there
         with open(f"/proc/{manager._process.pid}/status", encoding="ascii") as file:
             assert "\nThreads:\t1\n" in file.read()
         process = manager._process
@@ -345,6 +346,47 @@ def test_the_fork_server_imports_managers_once():
     process.start()
     process.join()
     assert process.exitcode == 1
+
+
+def test_a_server_is_used_before_it_is_there(start):
+    # Stopped on its way to the server: the fork's handlers run before that.
+    child_stops = Stopper()
+    sidestep.util.register_after_fork(child_stops, Stopper.stop)
+    manager = sidestep.get_context("fork").Manager()
+    child_stops.is_set = False
+    pid = manager._process.pid
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    os.kill(pid, signal.SIGINT)  # which is not for it
+    client = start(sidestep.get_context("fork"), children.connect_to, manager.address)
+    os.kill(pid, signal.SIGCONT)
+    assert manager.list([1])[:] == [1]
+    client.join()
+    assert client.exitcode == 0
+    process = manager._process
+    manager.shutdown()
+    assert process.exitcode == 0
+
+
+def test_a_server_that_never_comes(start):
+    child_ends = Stopper(signal.SIGKILL)
+    sidestep.util.register_after_fork(child_ends, Stopper.stop)
+    manager = sidestep.get_context("fork").Manager()
+    child_ends.is_set = False
+    with pytest.raises((EOFError, OSError)):
+        manager.list()
+    manager.shutdown()
+    assert not os.path.exists(manager.address)
+
+
+class Stopper:
+    """Sends a signal to the children that are forked, while it is set."""
+
+    def __init__(self, number=signal.SIGSTOP):
+        self.number, self.is_set = number, True
+
+    def stop(self):
+        if self.is_set:
+            signal.raise_signal(self.number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
