@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(params=["multiprocessing", "sidestep"])
 def mp(request):
     """Both packages in turn: the same test holds for the standard library."""
-    for name in ("connection", "pool", "queues", "sharedctypes", "util"):
+    for name in ("connection", "managers", "pool", "queues", "sharedctypes", "util"):
         importlib.import_module(f"{request.param}.{name}")
     return importlib.import_module(request.param)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import MutableMapping, MutableSequence, MutableSet
 from concurrent.futures import ThreadPoolExecutor
 
@@ -407,6 +408,16 @@ def test_a_registry_on_its_way():
     del registry["dict"]
     sent = managers._Registry(registry)
     assert pickle.loads(pickle.dumps(sent)) == registry
+
+
+def test_what_is_no_xml_is_an_error(mp):
+    manager = mp.managers.SyncManager(("127.0.0.1", 0), b"key", "xmlrpclib")
+    with manager:
+        items = manager.Queue()
+        items.put([1])
+        with pytest.raises(TypeError, match="cannot marshal"):
+            items.put(time.sleep)
+        assert items.get() == [1]
 
 
 def test_a_manager_is_started_once(mp):
