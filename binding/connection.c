@@ -191,18 +191,29 @@ connection_attach(PyObject *obj, PyObject *capsule)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(connection_keep_private_doc,
-             "_keep_private($self, /)\n--\n\n"
-             "Forked children do without this connection, which therefore need not "
-             "become slower for them; they close it.");
+PyDoc_STRVAR(
+    connection_keep_private_doc,
+    "_keep_private($self, patience=None, /)\n--\n\n"
+    "Forked children do without this connection, which therefore need not "
+    "become slower for them; they close it. What is sent over a network has to "
+    "be taken within `patience` seconds; None: for ever.");
 
 static PyObject *
-connection_keep_private(PyObject *obj, PyObject *Py_UNUSED(ignored))
+connection_keep_private(PyObject *obj, PyObject *const *args, Py_ssize_t nargs)
 {
+    static const char *const names[] = {"patience"};
+    static const struct sstpy_signature signature =
+        SSTPY_SIGNATURE("_keep_private", 0, names);
     const ConnectionObject *const self = (ConnectionObject *)obj;
+    int64_t patience_ns = SST_FOREVER;
+    PyObject *given[1];
 
+    if (sstpy_parse(&signature, args, nargs, NULL, given) < 0 ||
+        (given[0] != NULL && sstpy_to_duration(given[0], &patience_ns) < 0)) {
+        return NULL;
+    }
     if (self->transport != NULL) {
-        self->transport->keep_private(self->transport);
+        self->transport->keep_private(self->transport, patience_ns);
     }
     Py_RETURN_NONE;
 }
@@ -626,7 +637,7 @@ static PyMethodDef connection_methods[] = {
     {"_restrictions", connection_restrictions, METH_NOARGS,
      connection_restrictions_doc},
     {"_attach", connection_attach, METH_O, connection_attach_doc},
-    {"_keep_private", connection_keep_private, METH_NOARGS,
+    {"_keep_private", CONNECTION_FASTCALL(connection_keep_private), METH_FASTCALL,
      connection_keep_private_doc},
     {"_detach", connection_detach, METH_NOARGS, connection_detach_doc},
     {"_parts", connection_parts, METH_NOARGS, connection_parts_doc},

@@ -43,6 +43,7 @@
 
 enum {
     NS_PER_S = 1000000000,
+    NS_PER_MS = 1000000,
     RECORD_SIZE = 16 * 1024,
     WRITE_MAX = 1 << 20, /* with the mutex held: who reads meanwhile waits for it */
     READ_LONG = 256 * 1024,
@@ -102,6 +103,13 @@ wait_plain(const struct sstpy_direct *direct, short events, int64_t deadline_ns)
 
 /* ---- Moving bytes ---- */
 
+/* A peer that is not heard of any more is no deadline of ours. */
+static int
+failure(int number)
+{
+    return number == ETIMEDOUT ? -ENETRESET : -number;
+}
+
 /* What an SSL function that returned `rc` wants: an event to wait for, 0 at the end of
  * the stream, or -errno. */
 static int
@@ -117,7 +125,7 @@ want(const SSL *ssl, int rc)
     case SSL_ERROR_ZERO_RETURN:
         return 0;
     case SSL_ERROR_SYSCALL:
-        return number != 0 ? -number : 0;
+        return number != 0 ? failure(number) : 0;
     default:
         /* The peer has gone without a word, or somebody has changed what it said. */
         return ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING
@@ -189,7 +197,7 @@ direct_read(void *context, void *data, uint64_t size, int64_t deadline_ns)
         if (is_plain) {
             moved = recv(direct->fd, data, size, MSG_DONTWAIT);
             wanted = moved < 0 && errno == EAGAIN ? POLLIN : 0;
-            moved = moved < 0 ? -errno : moved;
+            moved = moved < 0 ? failure(errno) : moved;
         }
         if (wanted == 0) {
             return moved;
@@ -256,7 +264,7 @@ write_some(struct sstpy_direct *direct, const void *data, uint64_t size,
         (void)pthread_mutex_unlock(&direct->mutex);
         if (is_plain) {
             moved = send(direct->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-            wanted = moved > 0 ? 0 : errno == EAGAIN ? POLLOUT : -errno;
+            wanted = moved > 0 ? 0 : errno == EAGAIN ? POLLOUT : failure(errno);
         }
         if (moved > 0) {
             return moved;
@@ -443,10 +451,14 @@ direct_make_plain(struct sstpy_transport *transport)
 }
 
 static void
-direct_keep_private(struct sstpy_transport *transport)
+direct_keep_private(struct sstpy_transport *transport, int64_t patience_ns)
 {
     struct sstpy_direct *const direct = direct_of(transport);
+    const int patience_ms = clamp((uint64_t)patience_ns / NS_PER_MS);
 
+    /* Where it cannot be set, the kernel's own patience has to do. */
+    (void)setsockopt(direct->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms,
+                     sizeof patience_ms);
     (void)pthread_mutex_lock(&sstpy_relay_loop.mutex);
     direct->is_private = true;
     (void)pthread_mutex_unlock(&sstpy_relay_loop.mutex);

@@ -17,8 +17,9 @@ struct sstpy_transport {
     /* From now on the descriptor, whose number stays, is a plain stream that anybody
      * may read, wait for or inherit. 0 or -errno; done already is 0. */
     int (*make_plain)(struct sstpy_transport *self);
-    /* A forked child does without it, so a fork need not make it plain. */
-    void (*keep_private)(struct sstpy_transport *self);
+    /* A forked child does without it, so a fork need not make it plain; and what is
+     * sent has to be taken within the patience, or the connection fails. */
+    void (*keep_private)(struct sstpy_transport *self, int64_t patience_ns);
     /* Close it and free it. True: the descriptor was closed with it. */
     bool (*close)(struct sstpy_transport *self);
 };

@@ -353,10 +353,13 @@ def clusters(shop: Workshop) -> Outcome:
 
 
 def hosts(shop: Workshop) -> Outcome:
-    """Dask in a network namespace, where this machine lets us make one."""
+    """Hosts that are network namespaces, where this machine lets us make some."""
     inner = shop.environment(shop.python, "dask")
-    code, output = shop.call(inner, "tests/conformance/cluster_hosts.py", seconds=200)
-    return Outcome.read(output) or Outcome.of(code == 0)
+    outcome = Outcome()
+    for name in ("cluster_hosts", "lost_hosts"):
+        code, output = shop.call(inner, f"tests/conformance/{name}.py", seconds=200)
+        outcome.add(Outcome.read(output) or Outcome.of(code == 0))
+    return outcome
 
 
 def docs(shop: Workshop) -> Outcome:
@@ -387,7 +390,7 @@ STAGES = (
     Stage("start", "full", 240, start),
     Stage("conformance", "full", 1500, conformance),
     Stage("clusters", "full", 240, clusters),
-    Stage("hosts", "full", 60, hosts),
+    Stage("hosts", "full", 90, hosts),
     Stage("soak-simulation", "soak", 1800, soak_simulation),
     Stage("soak-kills", "soak", 3600, soak_kills),
     Stage("soak-pool", "soak", 3600, soak_pool),

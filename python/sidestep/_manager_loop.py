@@ -161,6 +161,10 @@ class Loop:
 
     def listen(self, listening: int) -> None:
         """Accept at a listening socket; the peers have to show that they know the key."""
+        if isinstance(self._server.address, tuple):
+            from ._silence import end_when_stuck_at
+
+            end_when_stuck_at(listening)  # so will all that come to it
         fd = os.dup(listening)
         try:
             self._core.listen(fd)

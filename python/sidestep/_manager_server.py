@@ -212,14 +212,15 @@ class Server:
                 conn.close()
 
     def _accept_encrypted(self, conn: Any) -> None:
+        from ._silence import be_prompt
+
         with self.mutex:
             has_thread = self._encrypted < ENCRYPTED_MAX
             self._encrypted += has_thread
         if not has_thread:
             self._loop.adopt(getattr(conn, "_conn", conn)._detach())
             return
-        if isinstance(conn, connection.Connection):
-            conn._keep_private()
+        be_prompt(conn)
         try:
             self._loop.crew.do(
                 functools.partial(self._serve_encrypted, ThreadLink(conn))

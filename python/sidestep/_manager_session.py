@@ -126,7 +126,10 @@ class Session:
             error.add_note("no manager's server is there, or not any more")
             raise
         # A forked child begins with connections of its own.
-        getattr(conn, "_keep_private", _nothing)()
+        if isinstance(self.address, tuple):
+            from ._silence import be_prompt
+
+            be_prompt(conn, is_encrypted=not self._is_stdlib)
         return conn
 
     def _restrict(self, conn: Any) -> Any:
@@ -385,10 +388,6 @@ class Session:
 def key_beside(options: dict[str, Any], authkey: bytes) -> bytes | None:
     """Return the key, or None where certificates take its place."""
     return None if isinstance(options.get("security"), Certificates) else authkey
-
-
-def _nothing() -> None:
-    pass
 
 
 def _control_name() -> str:

@@ -15,6 +15,7 @@ import struct
 
 from . import util
 from ._certificates import Certificates
+from ._silence import tune
 from .connection import CONNECTION_TIMEOUT, Connection
 from .context import AuthenticationError
 
@@ -94,6 +95,7 @@ class TlsListener:
         tls = _tls()
         with socket.socket(getattr(socket, family)) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tune(sock)
             sock.bind(address)
             # They are taken at once, whether anybody accepts or not.
             sock.listen(max(backlog, 1024))
@@ -159,7 +161,7 @@ def tls_client(
     with socket.socket(getattr(socket, family)) as sock:
         sock.settimeout(None)
         sock.connect(address)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune(sock)
         fd = sock.detach()
         try:
             transport = tls.connect(fd, context, CONNECTION_TIMEOUT)

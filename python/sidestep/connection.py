@@ -230,8 +230,9 @@ def _connection_over(sock: _socket.socket) -> Connection:
 
     sock.settimeout(None)
     if sock.family in {_socket.AF_INET, _socket.AF_INET6}:
-        # Messages are small; waiting for more to send costs 40 ms each.
-        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        from ._silence import tune
+
+        tune(sock)
     return Connection(sock.detach())
 
 
@@ -277,6 +278,10 @@ class SocketListener:
         try:
             raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
             raw.settimeout(None)
+            if family != "AF_UNIX":
+                from ._silence import tune
+
+                tune(raw)
             raw.bind(address)
             raw.listen(backlog)
             self._address = raw.getsockname()

@@ -171,8 +171,8 @@ def test_a_writer_that_is_held_up_goes_on_when_it_becomes_plain(pair, eventually
 
 def test_a_private_connection_is_not_for_children(pair):
     client, server = pair
-    client._keep_private()
-    server._keep_private()
+    client._keep_private(45)
+    server._keep_private(45)
     before = counts()
     child = sidestep.get_context("fork").Process(
         target=children.expect_the_end, args=(client,)

@@ -44,6 +44,13 @@ stream_wait(int fd, short events, int64_t deadline_ns)
     return (entry.revents & POLLNVAL) != 0 ? SST_EBADF : 0;
 }
 
+/* A peer that is not heard of any more is no deadline of ours. */
+static int
+failure(int number)
+{
+    return number == ETIMEDOUT ? -ENETRESET : -number;
+}
+
 int
 ssti_os_stream_poll(int fd, int64_t deadline_ns)
 {
@@ -62,7 +69,7 @@ ssti_os_stream_read(int fd, void *data, uint64_t size, int64_t deadline_ns)
             return moved;
         }
         if (errno != EAGAIN && errno != EWOULDBLOCK) {
-            return -errno;
+            return failure(errno);
         }
         rc = stream_wait(fd, POLLIN, deadline_ns);
     }
@@ -81,7 +88,7 @@ ssti_os_stream_write(int fd, const void *data, uint64_t size, int64_t deadline_n
             return moved;
         }
         if (errno != EAGAIN && errno != EWOULDBLOCK) {
-            return -errno;
+            return failure(errno);
         }
         rc = stream_wait(fd, POLLOUT, deadline_ns);
     }
