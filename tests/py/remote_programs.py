@@ -119,6 +119,15 @@ def tell_and_wait(path):
     return os.getpid()
 
 
+def wait_at(what):
+    """Return a number; if it is the one that is to wait, once a file is there."""
+    number, waits, path = what
+    pause = threading.Event()
+    while number == waits and not path.exists():
+        pause.wait(0.01)
+    return number
+
+
 def die(number=signal.SIGKILL):
     os.kill(os.getpid(), number)
     threading.Event().wait()

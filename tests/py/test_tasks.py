@@ -330,6 +330,57 @@ def test_a_proxy_travels(pool):
     assert other.map(add, [1]) == [2]
 
 
+# ---- Items that go together ----
+
+
+def test_an_outcome_does_not_wait_for_its_batch(pool, tmp_path, eventually):
+    assert sum(pool.imap(abs, range(1000))) == sum(range(1000))  # known to be quick
+    go = tmp_path / "go"
+    results = pool.imap_unordered(
+        programs.wait_at, [(number, 7, go) for number in range(200)]
+    )
+    others = [results.next(20) for _ in range(199)]
+    assert sorted([*others, 7]) == list(range(200))
+    go.touch()
+    assert results.next(20) == 7
+    with pytest.raises(StopIteration):
+        results.next(20)
+
+
+def test_the_death_of_one_that_went_with_others(pool):
+    assert sum(pool.imap(abs, range(1000))) == sum(range(1000))
+    results = pool.imap(programs.die_at, range(300), 1)
+    got = []
+    for _ in range(300):
+        try:
+            got.append(results.next(20))
+        except WorkerLost as error:
+            got.append(error.task)
+    assert got == [*range(3), "die_at(3)", *range(4, 300)]
+
+
+def test_items_that_fail_among_others(pool):
+    assert sum(pool.imap(abs, range(1000))) == sum(range(1000))
+    results = pool.imap(_fail_at_tens, range(100))
+    failed = 0
+    for number in range(100):
+        if number % 10:
+            assert results.next(20) == number
+        else:
+            with pytest.raises(LookupError, match=str(number)):
+                results.next(20)
+            failed += 1
+    assert failed == 10
+    big = pool.imap(bytes, [1 << 20] * 20)
+    assert [len(each) for each in big] == [1 << 20] * 20
+
+
+def _fail_at_tens(number):
+    if number % 10 == 0:
+        raise LookupError(number)
+    return number
+
+
 # ---- A call that the caller itself waits for ----
 
 

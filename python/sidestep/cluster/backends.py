@@ -40,6 +40,9 @@ class Backend:
     name = "the engine"
     #: Whether it sees to the limits in a `Batch`, and answers ``LOST`` and ``LATE``.
     keeps_limits = False
+    #: Whether it does the tasks of a batch each on its own, and its futures tell of
+    #: each: ``parts``, and ``on_part`` that is called when there are new ones.
+    streams = False
 
     def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
         """Have a worker call ``run(batch)``; return a future of the answer.

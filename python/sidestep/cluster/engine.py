@@ -46,7 +46,7 @@ SHARE = 3
 class _Flight:
     """A batch under way."""
 
-    __slots__ = ("begun", "deadline", "future", "is_dropped", "tasks")
+    __slots__ = ("begun", "deadline", "done", "future", "is_dropped", "tasks")
 
     def __init__(self, tasks: list[feed.Task], deadline: float | None) -> None:
         self.tasks = tasks
@@ -54,6 +54,7 @@ class _Flight:
         self.future: Any = None
         self.begun = time.monotonic()
         self.is_dropped = False  # its tasks have their outcomes already
+        self.done: set[int] = set()  # those that have, by their places
 
 
 class ClusterEngine:
@@ -371,6 +372,8 @@ class ClusterEngine:
         for one in feeds:
             if one.limits.timeout is not None and (count >= workers or tasks):
                 continue
+            if self.backend.streams and one.length != 1:
+                most = BATCH_TASKS  # they are done, and answered, one by one
             share = self._share(one, workers)
             while len(tasks) < most and seconds < BATCH_SECONDS and share > 0:
                 task = one.pull(self._timely(one, workers))
@@ -383,7 +386,11 @@ class ClusterEngine:
                     break
             if not one.has_more():
                 self._forget(one)
-            if tasks and (one.limits.timeout is not None or not self._item_seconds):
+            if tasks and (
+                self.backend.streams
+                or one.limits.timeout is not None
+                or not self._item_seconds
+            ):
                 break
         return tasks
 
@@ -445,6 +452,10 @@ class ClusterEngine:
             return
         if flight.deadline is not None:
             self._landed.put(None)  # the thread is to know of the deadline
+        if self.backend.streams:
+            flight.future.on_part = lambda: self._landed.put(flight)
+            if flight.future.parts:
+                self._landed.put(flight)  # they were quicker
         flight.future.add_done_callback(lambda _: self._landed.put(flight))
 
     # ---- Back ----
@@ -458,10 +469,8 @@ class ClusterEngine:
             except queue.Empty:
                 flight = None
                 has_waited = True
-            if flight is not None and self._drop(flight):
-                self._land(flight)
             if flight is not None:
-                flight.future = None  # which knows the flight
+                self._see_to(flight)
             del flight
             self._see_to_deadlines()
             self.pump()
@@ -472,6 +481,22 @@ class ClusterEngine:
                 if is_idle and is_last and self._landed.empty():
                     self._has_thread = False
                     return
+
+    def _see_to(self, flight: _Flight) -> None:
+        """Deliver what there is of a batch."""
+        future = flight.future
+        if future is None:
+            return  # it was all there when its last part was told
+        is_done = future.done()
+        if self.backend.streams and not flight.is_dropped:
+            while future.parts:
+                index, outcome = future.parts.popleft()
+                flight.done.add(index)
+                self._deliver_outcome(flight.tasks[index], *outcome)
+        if is_done:
+            if self._drop(flight):
+                self._land(flight)
+            flight.future = None  # which knows the flight
 
     def _patience(self) -> float | None:
         with self._cond:
@@ -532,23 +557,30 @@ class ClusterEngine:
         self._item_seconds = one if rises else 0.5 * (one + self._item_seconds)
         with self._cond:
             self._counts["done"] += len(flight.tasks)
-        for task, (kind, packed) in zip(flight.tasks, reply.outcomes, strict=True):
-            ok = kind == far.VALUE
-            try:
-                value = packed.loads()
-            except Exception as error:  # noqa: BLE001 - the caller is told
-                quoted = Quoted("<a result that does not unpickle>")
-                value = MaybeEncodingError(error, quoted)
-                value.__cause__ = error
-                ok = False
-            if kind == far.NOT_INITIALIZED:
-                self._break(value)
-            elif kind == far.LATE:
-                value = _late(task, task.feed.limits.kept[0])
-            elif kind == far.LOST:
-                self._lose_one(task, value)
-                continue
-            self._deliver(task, value, ok=ok)
+        if flight.done:
+            return  # they came in parts
+        for task, outcome in zip(flight.tasks, reply.outcomes, strict=True):
+            self._deliver_outcome(task, *outcome)
+
+    def _deliver_outcome(
+        self, task: feed.Task, kind: int, packed: parcel.Parcel
+    ) -> None:
+        ok = kind == far.VALUE
+        try:
+            value = packed.loads()
+        except Exception as error:  # noqa: BLE001 - the caller is told
+            quoted = Quoted("<a result that does not unpickle>")
+            value = MaybeEncodingError(error, quoted)
+            value.__cause__ = error
+            ok = False
+        if kind == far.NOT_INITIALIZED:
+            self._break(value)
+        elif kind == far.LATE:
+            value = _late(task, task.feed.limits.kept[0])
+        elif kind == far.LOST:
+            self._lose_one(task, value)
+            return
+        self._deliver(task, value, ok=ok)
 
     def _lose_one(self, task: feed.Task, error: BaseException) -> None:
         """Note what a back end says that looks after tasks one by one: it is lost."""
@@ -578,8 +610,9 @@ class ClusterEngine:
 
     def _lose(self, flight: _Flight, error: BaseException, *, may_retry: bool) -> None:
         with self._cond:
-            self._counts["lost"] += len(flight.tasks)
-        for task in flight.tasks:
+            self._counts["lost"] += len(flight.tasks) - len(flight.done)
+        left = [task for i, task in enumerate(flight.tasks) if i not in flight.done]
+        for task in left:
             if may_retry and self._retry(task):
                 continue
             self._deliver(task, self._lost(task, len(flight.tasks), error), ok=False)

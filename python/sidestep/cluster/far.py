@@ -89,8 +89,24 @@ def run(batch: Batch) -> Reply:
     except BaseException as error:  # noqa: BLE001 - it belongs to the caller
         outcome = NOT_INITIALIZED, _pack(error)
         return Reply([outcome] * len(batch.tasks), 0.0)
-    outcomes = [_outcome(batch, *task) for task in batch.tasks]
+    outcomes = [_outcome(batch.functions[task[0]], *task) for task in batch.tasks]
     return Reply(outcomes, time.perf_counter() - begin)
+
+
+def run_plain(
+    digest: bytes, function: bytes, mode: int, args: bytes
+) -> tuple[int, bytes | None, parcel.Parcel | None, float]:
+    """Do one task whose parts are pickles without buffers: kind, outcome, seconds.
+
+    The outcome is a pickle if it has no buffers either, or else a parcel.
+    """
+    begin = time.perf_counter()
+    func, packed = parcel.Parcel(function, []), parcel.Parcel(args, [])
+    kind, outcome = _outcome(func, digest, mode, packed)
+    seconds = time.perf_counter() - begin
+    if outcome.buffers:
+        return kind, None, outcome, seconds
+    return kind, outcome.data, None, seconds
 
 
 def _initialize(batch: Batch) -> None:
@@ -116,11 +132,11 @@ def _initialize(batch: Batch) -> None:
         raise failure
 
 
-def _function(digest: bytes, batch: Batch) -> Callable[..., Any]:
+def _function(digest: bytes, packed: parcel.Parcel) -> Callable[..., Any]:
     with _lock:
         func = _functions.get(digest)
     if func is None:
-        func = batch.functions[digest].loads()
+        func = packed.loads()
         with _lock:
             _functions[digest] = func
             while len(_functions) > FUNCTIONS_MAX:
@@ -129,10 +145,10 @@ def _function(digest: bytes, batch: Batch) -> Callable[..., Any]:
 
 
 def _outcome(
-    batch: Batch, digest: bytes, mode: int, args: parcel.Parcel
+    function: parcel.Parcel, digest: bytes, mode: int, args: parcel.Parcel
 ) -> tuple[int, parcel.Parcel]:
     try:
-        value = _call(_function(digest, batch), mode, args.loads())
+        value = _call(_function(digest, function), mode, args.loads())
     except BaseException as error:  # noqa: BLE001 - it belongs to the caller
         return RAISED, _pack(error)
     try:

@@ -114,7 +114,10 @@ class Stream(Party):
         super().__init__(lock, on_gone)
         self.ready: collections.deque[Flight] = collections.deque()
         self.flights: dict[int, Flight] = {}
-        self.answers: collections.deque[tuple[int, bool, Any]] = collections.deque()
+        #: Number of the batch, whether it is done or lost, None for a part of it; what.
+        self.answers: collections.deque[tuple[int, bool | None, Any]] = (
+            collections.deque()
+        )
         self.told: int | None = None  # how many workers there are
         #: Those that `run` waits for and that are done.
         self.late: dict[int, Flight] = {}
@@ -158,7 +161,7 @@ class LocalNode:
         self._pool = weakref.ref(pool)
         self._broker = broker
         self.flights: dict[int, Flight] = {}
-        self._runner = Runner(broker.finish_here)
+        self._runner = Runner(broker.finish_here, broker.part_here)
 
     @property
     def slots(self) -> int:
@@ -281,7 +284,7 @@ class Broker:
 
     def collect(
         self, name: str, timeout: float | None
-    ) -> tuple[int, list[tuple[int, bool, Any]]]:
+    ) -> tuple[int, list[tuple[int, bool | None, Any]]]:
         """Wait for answers: the number of workers, and (number, whether done, answer)."""
         with self._lock:
             stream = self._stream(name)
@@ -427,6 +430,16 @@ class Broker:
                     self._answer(flight, reply, is_done=True)
             self._deal()
         self._run_later()
+
+    def part_here(self, key: int, index: int, outcome: Any) -> None:
+        """Note that a node of this process has done a task of a batch of several."""
+        with self._lock:
+            for node in self._nodes:
+                flight = node.flights.get(key)
+                if flight is not None and not flight.stream.is_over:
+                    stream = flight.stream
+                    stream.answers.append((flight.number, None, (index, outcome)))
+                    stream.news.notify()
 
     def finish_here(self, key: int, reply: Reply) -> None:
         """Note that a node of this process has done a batch."""

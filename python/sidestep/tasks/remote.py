@@ -101,6 +101,9 @@ class _Future(futures.Future):  # type: ignore[type-arg]
         super().__init__()
         self.number = number
         self._backend = backend
+        #: Outcomes of a batch of several tasks, as they come: index, outcome.
+        self.parts: collections.deque[tuple[int, Any]] = collections.deque()
+        self.on_part: Callable[[], object] = bool
 
     def running(self) -> bool:
         """Tell whether somebody works on it."""
@@ -137,6 +140,8 @@ class RemoteBackend(Backend):
         #: inside a call of the very connection that it would use.
         self._errands: collections.deque[tuple[Any, ...]] = collections.deque()
         self._has_messenger = False  # guarded by _lock
+        #: Whether a batch may have several tasks, each of which is answered as it ends.
+        self.streams = proxy.can_run
         self._enter()
 
     def _enter(self) -> None:
@@ -215,13 +220,23 @@ class RemoteBackend(Backend):
             self._hand_out(answers)
             del answers
 
-    def _hand_out(self, answers: list[tuple[int, bool, Any]]) -> None:
+    def _hand_out(self, answers: list[tuple[int, bool | None, Any]]) -> None:
         # A function of its own: who waits for the next answers keeps no task alive.
+        told = set()
         for number, is_done, answer in answers:
+            if is_done is None:
+                future = self._pending.get(number)
+                if future is not None:
+                    future.parts.append(answer)
+                    told.add(future)
+                continue
             with self._lock:
                 future = self._pending.pop(number, None)
             if future is not None:
+                told.discard(future)
                 _settle(future, answer, is_done=is_done)
+        for future in told:
+            future.on_part()
 
     def _fail_all(self, error: BaseException) -> None:
         self._is_in = False

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Outcome = tuple[int, parcel.Parcel]
     Finish = Callable[[int, far.Reply], object]
+    Part = Callable[[int, int, Outcome], object]
 
 __all__ = ["Runner", "prepare"]
 
@@ -45,10 +46,15 @@ class _Work:
 
 
 class Runner:
-    """Runs batches in a pool; ``finish(key, reply)`` is told of each, on any thread."""
+    """Runs batches in a pool; ``finish(key, reply)`` is told of each, on any thread.
 
-    def __init__(self, finish: Finish) -> None:
+    Of a batch of several tasks ``part(key, index, outcome)``, if there is one, is told of
+    each, and the reply has nothing.
+    """
+
+    def __init__(self, finish: Finish, part: Part | None = None) -> None:
         self._finish = finish
+        self._part = part
         self._lock = threading.Lock()
         self._works: dict[int, _Work] = {}  # guarded by _lock
         #: Batches that are to be killed and have not come yet; guarded by _lock.
@@ -68,23 +74,23 @@ class Runner:
     def _start(
         self, pool: Any, work: _Work, index: int, batch: far.Batch, task: Any
     ) -> None:
-        digest = task[0]
-        single = far.Batch(
-            batch.token,
-            batch.initializer,
-            {digest: batch.functions[digest]},
-            [task],
-            batch.keys,
-        )
         timeout, soft, priority = (
             batch.limits[index] if batch.limits else (None, None, 1)
         )
+        digest, mode, args = task
+        function = batch.functions[digest]
+        target: Any = far.run_plain
+        given: tuple[Any, ...] = digest, function.data, mode, args.data
+        end: Any = self._end_plain
+        if batch.initializer or batch.keys or function.buffers or args.buffers:
+            target, given = far.run, (self._single(batch, task),)
+            end = self._end
         try:
             result = pool.apply_async(
-                far.run,
-                (single,),
+                target,
+                given,
                 {},
-                functools.partial(self._end, work, index),
+                functools.partial(end, work, index),
                 functools.partial(self._fail, work, index),
                 timeout=timeout,
                 soft_timeout=soft,
@@ -98,6 +104,23 @@ class Runner:
             is_dead = work.is_dead
         if is_dead:
             result.cancel()
+
+    @staticmethod
+    def _single(batch: far.Batch, task: Any) -> far.Batch:
+        digest = task[0]
+        return far.Batch(
+            batch.token,
+            batch.initializer,
+            {digest: batch.functions[digest]},
+            [task],
+            batch.keys,
+        )
+
+    def _end_plain(self, work: _Work, index: int, outcome: Any) -> None:
+        kind, data, packed, seconds = outcome
+        if packed is None:
+            packed = parcel.Parcel(data, [])
+        self._note(work, index, (kind, packed), seconds)
 
     def _end(self, work: _Work, index: int, reply: far.Reply) -> None:
         self._note(work, index, reply.outcomes[0], reply.seconds)
@@ -114,14 +137,21 @@ class Runner:
         self._note(work, index, (kind, packed), 0.0)
 
     def _note(self, work: _Work, index: int, outcome: Outcome, seconds: float) -> None:
+        in_parts = self._part is not None and len(work.outcomes) > 1
         with self._lock:
             work.outcomes[index] = outcome
             work.results[index] = None
             work.seconds += seconds
+            is_known = work.key in self._works
+        if in_parts and is_known:
+            assert self._part is not None
+            self._part(work.key, index, outcome)
+        with self._lock:
             work.left -= 1
             if work.left or self._works.pop(work.key, None) is None:
                 return
-        self._finish(work.key, far.Reply(work.outcomes, work.seconds))
+        outcomes = [] if in_parts else work.outcomes
+        self._finish(work.key, far.Reply(outcomes, work.seconds))
 
     def kill(self, key: int, indexes: list[int] | None = None) -> None:
         """Give up a batch, or some tasks of it; who runs one is killed.
