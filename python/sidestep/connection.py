@@ -186,12 +186,11 @@ def arbitrary_address(family: str) -> Any:
     if family == "AF_INET6":
         return ("::1", 0)
     if family == "AF_UNIX":
-        import tempfile
-
         # The directory is ours alone, so nobody can take the name meanwhile.
-        return tempfile.mktemp(  # noqa: S306
-            prefix="listener-", dir=util.get_temp_dir()
-        )
+        start = os.path.join(util.get_temp_dir(), "listener-")  # noqa: PTH118
+        while os.path.lexists(address := start + os.urandom(4).hex()):
+            pass
+        return address
     raise ValueError("unrecognized family")
 
 
