@@ -324,7 +324,7 @@ def _preload_own() -> None:
     """Import what each child needs between its birth and its target."""
     import runpy  # noqa: F401
 
-    from . import popen_fork, reduction  # noqa: F401
+    from . import popen_forkserver, reduction  # noqa: F401
 
 
 def _serve_one(

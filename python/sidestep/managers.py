@@ -9,6 +9,7 @@ socket in a private directory; both sides show that they know the key first.
 
 from __future__ import annotations
 
+import _socket
 import array
 import functools
 import os
@@ -136,8 +137,6 @@ def _registry_with(missing: list[str], others: dict[str, Any]) -> dict[str, Any]
 
 def _stream_pair() -> tuple[connection.Connection, connection.Connection]:
     """Return the ends of a plain socket pair: streams, for who has to watch many."""
-    import _socket
-
     one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     return connection._connection_over(one), connection._connection_over(other)
 
