@@ -4,9 +4,11 @@
 
 /* What every fuzz target has: libFuzzer's entry, and a reader of its input. */
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -31,12 +33,16 @@ fuzz_more(const struct fuzz_input *input)
 
 /* Not an assert: it stays in every build, and the fuzzer takes note. */
 static inline void
-fuzz_expect(bool good)
+fuzz_expect_at(bool good, const char *what, const char *file, int line)
 {
     if (!good) {
+        (void)fprintf(stderr, "%s:%d: not so: %s (errno %d)\n", file, line, what,
+                      errno);
         abort();
     }
 }
+
+#define fuzz_expect(good) fuzz_expect_at((good), #good, __FILE__, __LINE__)
 
 /* Any answer is right. */
 static inline void

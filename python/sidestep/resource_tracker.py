@@ -91,6 +91,11 @@ class ResourceTracker:
         if rtype in _PREFIXES:
             _core.named_forget(_PREFIXES[rtype] + name.lstrip("/"))
 
+    def _removed(self, name: str, rtype: str) -> None:
+        """Note that what was registered is gone: that is no leak."""
+        for form in (name, name.lstrip("/")):
+            self._names.get(rtype, set()).discard(form)
+
     @staticmethod
     def _check(name: str, rtype: str) -> None:
         if len(f"UNREGISTER:{name}:{rtype}\n".encode("ascii")) > _MESSAGE_SIZE_MAX:

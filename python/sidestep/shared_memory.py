@@ -13,6 +13,7 @@ import contextlib
 import os
 import secrets
 import struct
+import sys
 from functools import partial
 from types import GenericAlias
 
@@ -169,6 +170,9 @@ class SharedMemory:
         """
         if self._name:
             _core.named_unlink(_plain(self._name))
+            tracker = sys.modules.get(f"{__package__}.resource_tracker")
+            if tracker is not None:  # else nobody can have registered it
+                tracker._resource_tracker._removed(self._name, "shared_memory")
 
     def resize(self, size: int = 0) -> None:
         """Make the block larger, or with no size see what others have made of it.

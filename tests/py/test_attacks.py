@@ -73,6 +73,15 @@ def hurried(monkeypatch):
 
 
 @pytest.fixture
+def patient(monkeypatch):
+    """No deadline ends anybody: what ends a peer is something else."""
+    from sidestep import _network
+
+    monkeypatch.setattr(_greeting, "HANDSHAKE_SECONDS", 3600)
+    monkeypatch.setattr(_network, "HANDSHAKE_SECONDS", 3600)
+
+
+@pytest.fixture
 def many_descriptors():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -141,6 +150,17 @@ def test_frames_that_are_too_long_or_cut_off(kind, echo, frame):
     assert kind.is_alive(echo)
 
 
+@pytest.mark.parametrize(
+    "frame", [b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff" + b"\x7f" * 8, b"\0\0\x01\x01"]
+)
+def test_frames_that_are_too_long_are_not_waited_for(kind, patient, frame):
+    with children.echoing(kind.address, KEY, **kind.options) as echo:
+        with kind.socket(echo) as sock:
+            sock.sendall(frame + bytes(8))
+            end_of(sock)
+        assert kind.is_alive(echo)
+
+
 def test_one_byte_at_a_time(kind, hurried):
     """No byte moves the deadline, and meanwhile others get in."""
     with children.echoing(kind.address, KEY, **kind.options) as echo:
@@ -192,7 +212,7 @@ def test_ten_thousand_half_open(kind, echo, many_descriptors):
 
 
 @pytest.mark.slow
-def test_no_descriptors_left(kind):
+def test_no_descriptors_left(kind, patient):
     """The listener's process may open 40 more, and 200 connect."""
     ours, theirs = sidestep.Pipe()
     server = sidestep.get_context("fork").Process(

@@ -219,6 +219,19 @@ def test_a_killed_client_keeps_nothing(ours, start, eventually):
     eventually(lambda: ours._number_of_objects() == 1)
 
 
+def test_who_gives_back_what_is_not_his_takes_nothing(ours):
+    table = ours.dict(a=1)
+    ident = table._token.id
+    other = ours.list()
+    session = _manager_session.Session(ours.address, bytes(ours._authkey), "pickle", {})
+    for call in (("decref", ident), ("decref_all", [ident, ident])):
+        with pytest.raises(managers.RemoteError, match="not the caller's to give back"):
+            session.control(*call)
+    session.close()
+    assert table["a"] == 1
+    del other
+
+
 def test_a_lock_whose_holder_died_says_so(ours, start):
     told = ours.Event()
     for lock in (ours.Lock(), ours.RLock()):

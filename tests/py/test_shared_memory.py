@@ -609,3 +609,17 @@ SharedMemory(create=True, size=10).unlink()
     assert returned == 0
     assert len(names.split()) > 10
     assert not any(exists(name) for name in names.split())
+
+
+@needs_place
+def test_what_was_unlinked_is_no_leak():
+    """Whoever registered it, as libraries do, and under either form of the name."""
+    code = """
+from sidestep import resource_tracker
+from sidestep.shared_memory import SharedMemory
+for form in (str, lambda name: name.lstrip("/")):
+    shm = SharedMemory(create=True, size=10)
+    resource_tracker.register(form(shm._name), "shared_memory")
+    shm.unlink()
+"""
+    assert run(code) == (0, "")
