@@ -69,6 +69,9 @@ def _always() -> frozenset[tuple[str, str]]:
             names.add(("builtins", name))
     # What replies of managers are made of.
     names.add((f"{__package__}._manager_wire", "Token"))
+    # An item of a queue of a cluster context: bytes, which who gets them unpickles, by
+    # its own list if it has one.
+    names.add((f"{__package__}.cluster.shared", "_Packed"))
     names.add((f"{__package__}._remote", "Quoted"))
     names.add((f"{__package__}._remote", "MaybeEncodingError"))
     names.add((f"{__package__}._remote", "RemoteTraceback"))
@@ -145,6 +148,10 @@ class AllowList:
             raise self._refusal(module, name)
         return found
 
+    def has(self, place: str) -> bool:
+        """Tell whether ``"package.module:name"`` is one of the names of the list."""
+        return tuple(place.split(":")) in self._names
+
     def _has_module(self, module: object) -> bool:
         if not isinstance(module, str):
             return False
@@ -163,7 +170,8 @@ class AllowList:
     @staticmethod
     def _refusal(module: str, name: str) -> pickle.UnpicklingError:
         return pickle.UnpicklingError(
-            f"{module}.{name} is not in allow=[...], so what was sent is not unpickled"
+            f"{module}.{name} is not in allow=[...], so what was sent is not unpickled; "
+            f"'{module}:{name}' in the list would allow it"
         )
 
     # ---- Unpickling ----

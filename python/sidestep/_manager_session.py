@@ -77,7 +77,7 @@ class Session:
         self, address: Any, authkey: bytes, serializer: str, options: dict[str, Any]
     ) -> None:
         self.address = address
-        self._options = options
+        self.options = options
         # A server of the standard library knows nothing of sessions: what is asked of
         # the server itself has a connection of its own each time.
         self._is_stdlib = options.get("security") == "stdlib"
@@ -119,9 +119,9 @@ class Session:
         return link, self._introduce(link, name)
 
     def _dial(self) -> Any:
-        key = key_beside(self._options, self.authkey)
+        key = key_beside(self.options, self.authkey)
         try:
-            conn = self._client(self.address, authkey=key, **self._options)
+            conn = self._client(self.address, authkey=key, **self.options)
         except (ConnectionRefusedError, FileNotFoundError) as error:
             error.add_note("no manager's server is there, or not any more")
             raise
@@ -133,7 +133,7 @@ class Session:
         return conn
 
     def _restrict(self, conn: Any) -> Any:
-        allow, limit = (self._options.get(name) for name in ("allow", "max_message"))
+        allow, limit = (self.options.get(name) for name in ("allow", "max_message"))
         return connection._restrict(conn, allow, limit)
 
     def _introduce(self, link: _Link, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -38,9 +39,26 @@ def main() -> None:
         sys.exit(str(missing("mpi", error)))
     from .cluster import mpi
 
+    _check_ranks(MPI.COMM_WORLD.Get_size())
     mpi.hosts[:] = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
     sys.argv[1:] = ["-m", "sidestep.mpi", _PROGRAM, *sys.argv[1:]]
     serve()
+
+
+def _check_ranks(size: int) -> None:
+    """Exit when a launcher has started many programs that know nothing of each other.
+
+    Each would be a first rank, and do all of the work.
+    """
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        count = os.environ.get(name, "")
+        if size == 1 and count.isdecimal() and int(count) > 1:
+            sys.exit(
+                f"{count} processes were started ({name}), and each is an MPI job of its "
+                "own: the launcher is of another MPI than mpi4py. Use the mpiexec of "
+                "mpi4py's MPI, or one of the kinds that  srun --mpi=list  names, such as "
+                "srun --mpi=pmix"
+            )
 
 
 def _run_program(argv: list[str]) -> None:

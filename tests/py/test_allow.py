@@ -301,12 +301,57 @@ def test_a_batch_takes_nothing_out():
         assert plain.result() == 2
 
 
-def test_tasks_are_refused():
+@pytest.mark.parametrize("client_allow", [None, []])
+def test_tasks_are_refused(client_allow):
     """A task is a function to run: a list of what may be named has none."""
-    with Careful(None, KEY, allow=[allow_types.Good]) as manager:
-        with pytest.raises(Exception, match=r"not in allow=|runs no tasks"):
-            manager.submit(os.getpid).result(20)
+    with Careful(("127.0.0.1", 0), KEY, allow=[allow_types.Good]) as server:
+        manager = Careful(server.address, KEY, allow=client_allow)
+        manager.connect()
+        for ask in (
+            lambda: manager.submit(os.getpid),
+            lambda: sidestep.Pool(cluster=manager),
+        ):
+            with pytest.raises(Exception, match=r"sidestep\.cluster\.far:Batch"):
+                ask()
+        with pytest.raises(sidestep.tasks.ServeError, match="does no tasks"):
+            sidestep.serve(server.address, KEY, workers=1)
         assert manager.dict(a=1)["a"] == 1
+
+
+def test_tasks_where_the_list_has_what_the_error_says():
+    from sidestep.tasks.broker import TASK_NAMES
+
+    with Careful(None, KEY, allow=TASK_NAMES) as manager:
+        assert manager.submit(allow_types.Good, 3).result(60).number == 3
+        with sidestep.Pool(cluster=manager) as pool:
+            assert pool.map(len, ["a", "bc"]) == [1, 2]
+
+
+@pytest.mark.parametrize("client_allow", [None, [], [allow_types.Good]])
+def test_the_objects_of_a_cluster_context(client_allow):
+    """The server has bytes; who gets them has a list, or has none."""
+    from sidestep.cluster.shared import ClusterManager
+
+    with ClusterManager(("127.0.0.1", 0), KEY, allow=[]) as server:
+        assert server.Value("i", (3,), True).value == 3
+        assert server.Array("i", [1, 2], True)[:] == [1, 2]
+        assert server.Barrier(1, None, None).wait() == 0
+        sender = ClusterManager(server.address, KEY)
+        sender.connect()
+        client = ClusterManager(server.address, KEY, allow=client_allow)
+        client.connect()
+        queue, plain = sender.JoinableQueue(), {"a": [1]}
+        address = queue._token
+        queue.put(plain)
+        queue.put(allow_types.Good(1))
+        token = type(queue)(address, "pickle", authkey=KEY, manager=client)
+        token._session = client._session_now()
+        assert token.get(timeout=20) == plain
+        if client_allow == []:
+            with pytest.raises(pickle.UnpicklingError, match="allow_types:Good"):
+                token.get(timeout=20)
+        else:
+            assert token.get(timeout=20).number == 1
 
 
 def test_an_error_from_a_manager_that_is_not_allowed():

@@ -18,8 +18,9 @@ import ipaddress
 import os
 import socket
 import sys
-import tempfile
 from pathlib import Path
+
+from sidestep import _core, util
 
 from .backends import CountedBackend, cannot_cancel, missing, route
 
@@ -117,7 +118,7 @@ class RayBackend(CountedBackend):
         return host
 
 
-_folder: tempfile.TemporaryDirectory[str] | None = None
+_folder: str | None = None
 
 
 def _set_credentials() -> None:
@@ -134,9 +135,9 @@ def _set_credentials() -> None:
             "of its own would be open to the network: import it after the pool or the "
             "context was made, or call ray.init() yourself"
         )
-    folder = tempfile.TemporaryDirectory(prefix="sidestep-ray-")
-    _make_certificate(Path(folder.name))
-    certificate, key = f"{folder.name}/cert.pem", f"{folder.name}/key.pem"
+    folder = _make_folder()
+    _make_certificate(Path(folder))
+    certificate, key = f"{folder}/cert.pem", f"{folder}/key.pem"
     os.environ.update(
         RAY_USE_TLS="1",
         RAY_TLS_SERVER_CERT=certificate,
@@ -145,6 +146,13 @@ def _set_credentials() -> None:
         RAY_AUTH_MODE="token",
     )
     _folder = folder
+
+
+def _make_folder() -> str:
+    """Make a folder for the keys, which goes with this program, also if it is killed."""
+    folder = util.make_private_dir("sidestep-ray-")
+    util.Finalize(None, _core.folder_remove, args=(folder,), exitpriority=-100)
+    return folder
 
 
 def _own_address() -> str:

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 
-from sidestep import _core, sharedctypes
+from sidestep import _core, process, sharedctypes
 from sidestep._manager_locks import Condition, Lock, RLock
 from sidestep._manager_wire import serving
 from sidestep._proxies import (
@@ -33,6 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
+
+    from sidestep._allow import AllowList
 
 __all__ = ["Array", "ClusterManager", "Value"]
 
@@ -372,7 +374,15 @@ class QueueProxy(BaseProxy):
         """Take an item out; queue.Empty when there was none in time."""
         self._check_open()
         item = self._callmethod("get", (block, timeout))
-        return item.loads() if type(item) is _Packed else item
+        return item.loads(self._allowed()) if type(item) is _Packed else item
+
+    def _allowed(self) -> AllowList | None:
+        """Return the list of those that this process may have unpickled from others."""
+        if self._session is not None:
+            allowed: AllowList | None = self._session.options.get("allow")
+            return allowed
+        server: Any = getattr(process.current_process(), "_manager_server", None)
+        return None if server is None else server.listener._allow
 
     def put_nowait(self, obj: Any) -> None:
         """Put an item in, or raise queue.Full."""
@@ -440,7 +450,9 @@ class _Packed:
     def __reduce__(self) -> tuple[Any, ...]:
         return _Packed, (self.data,)
 
-    def loads(self) -> Any:
+    def loads(self, allowed: AllowList | None) -> Any:
+        if allowed is not None:
+            return allowed.loads(self.data)
         return parcel.Parcel(self.data, []).loads()
 
 

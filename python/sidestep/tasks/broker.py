@@ -44,6 +44,14 @@ BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 45.0
 
 
+#: What a server that unpickles by a list has to allow if it is to do tasks.
+TASK_NAMES = [
+    "sidestep.cluster.far:Batch",
+    "sidestep.cluster.far:Reply",
+    "sidestep.cluster.parcel:Parcel",
+]
+
+
 class Flight:
     """A batch that a client handed in."""
 
@@ -182,7 +190,9 @@ class LocalNode:
 class Broker:
     """Batches of all clients, and who does them."""
 
-    def __init__(self, *, is_network: bool = False) -> None:
+    def __init__(self, server: Any) -> None:
+        is_network = isinstance(getattr(server, "address", None), tuple)
+        self._server = server
         self._lock = threading.RLock()
         self._streams: dict[str, Stream] = {}  # guarded by _lock, as all that follows
         self._turns: collections.deque[Stream] = collections.deque()
@@ -210,11 +220,22 @@ class Broker:
     def enter(self, name: str, protocol: Any) -> int:
         """Begin a stream; return how many workers there are."""
         _check_protocol(protocol)
+        self._check_list()
         with self._lock:
             if name not in self._streams:
                 self._streams[name] = Stream(self._lock, self._stream_gone)
                 self._watch()
             return self.workers()
+
+    def _check_list(self) -> None:
+        """Raise unless what tasks are sent in may be unpickled here."""
+        listener = getattr(self._server, "listener", None)
+        allow = getattr(listener, "_allow", None)
+        if allow is not None and not all(map(allow.has, TASK_NAMES)):
+            raise TasksRefusedError(
+                "this server unpickles by a list, allow=, and does no tasks: a task is "
+                f"any function. Where that is meant to be, add to the list: {TASK_NAMES}"
+            )
 
     def submit(
         self, name: str, number: int, batch: Batch, is_detached: bool = False
@@ -553,8 +574,7 @@ class Office(Broker):
     """The broker of a whole server: its own processes, and all that serve."""
 
     def __init__(self, server: Any) -> None:
-        super().__init__(is_network=isinstance(server.address, tuple))
-        self._server = server
+        super().__init__(server)
         self._pool: Any = None
         self._members: dict[str, Node] = {}  # guarded by _lock
         self._had_pool = False
@@ -581,6 +601,7 @@ class Office(Broker):
     def join(self, ident: str, name: str, slots: int, protocol: Any) -> float | None:
         """Take part, with so many workers; return after how long to come back."""
         _check_protocol(protocol)
+        self._check_list()
         with self._lock:
             node = Node(self._lock, self._node_gone, name, slots)
             self._members[ident] = node
@@ -667,6 +688,10 @@ class VersionMismatchError(RuntimeError):
     """Who connects has another version of the protocol, or of Python."""
 
 
+class TasksRefusedError(RuntimeError):
+    """The server does no tasks, because it unpickles by a list."""
+
+
 def office_of(server: Any) -> Office:
     """Return the office of a server."""
     with server.mutex:
@@ -681,7 +706,7 @@ class PoolBroker(Broker):
 
     def __init__(self, pool: Any) -> None:
         server: Any = getattr(process.current_process(), "_manager_server", None)
-        super().__init__(is_network=isinstance(getattr(server, "address", None), tuple))
+        super().__init__(server)
         self._pool = weakref.ref(pool)
         self.add(LocalNode(pool, self))
 

@@ -20,7 +20,7 @@ from sidestep._manager_session import end_sessions
 from sidestep._options import default_count
 from sidestep.managers import BaseManager, RemoteError
 
-from .broker import PATIENCE_SECONDS, PROTOCOL, VersionMismatchError
+from .broker import PATIENCE_SECONDS, PROTOCOL, TasksRefusedError, VersionMismatchError
 from .runner import Runner, prepare
 from .submit import office_of
 
@@ -302,7 +302,7 @@ def serve(
     before = {number: signal.signal(number, service.signalled) for number in numbers}
     try:
         service.run(reconnect=reconnect)
-    except VersionMismatchError as error:
+    except (TasksRefusedError, VersionMismatchError) as error:
         raise ServeError(str(error)) from error
     finally:
         for number, handler in before.items():
