@@ -16,6 +16,7 @@ import collections
 import os
 import threading
 import weakref
+from itertools import islice
 
 from . import _core, connection, process, reduction, util
 from ._certificates import Certificates
@@ -50,7 +51,7 @@ _keys: dict[Any, bytes] = {}
 class _Link:
     """A connection that one thread at a time uses."""
 
-    __slots__ = ("__weakref__", "awaits", "conn", "courier", "stays")
+    __slots__ = ("__weakref__", "_replies", "awaits", "conn", "courier", "stays")
 
     def __init__(self, conn: Any) -> None:
         self.conn = conn
@@ -58,8 +59,26 @@ class _Link:
         self.courier: Any = None
         #: The request whose reply is still to be received.
         self.awaits: str | None = None
+        self._replies: list[tuple[str, Any]] = []
         #: Whether it is what it will be: no pipe in memory is to take its place.
         self.stays = True
+
+    def receive(self) -> tuple[str, Any]:
+        """Receive the reply that it awaits.
+
+        Who is interrupted leaves it to who is next, wherever that happens: `extend` has
+        it before Python looks for signals again.
+        """
+        if not self._replies:
+            self._replies.extend(islice(iter(self.conn.recv, None), 1))
+        self.awaits = None
+        return self._replies.pop()
+
+    def send(self, method: str, args: Any, kwds: Any) -> None:
+        """Send a request to the server itself."""
+        if self.awaits is None:
+            self._replies.clear()
+        self.conn.send((None, method, args, kwds))
 
     def close(self) -> None:
         for conn in (self.conn, self.courier):
@@ -92,6 +111,8 @@ class Session:
         self.id = os.urandom(16).hex()
         self._lock = threading.Lock()
         self._control: _Link | None = None
+        #: Whether the reply to references that were given back is still to come.
+        self._is_owed = False
         self._local = threading.local()
         self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
         self._dropped.clear()
@@ -163,8 +184,9 @@ class Session:
 
     def _collect(self, link: _Link) -> None:
         """Receive a reply that nobody has waited for."""
-        kind, result = link.conn.recv()
-        awaited, link.awaits = link.awaits, None
+        awaited = link.awaits
+        kind, result = link.receive()
+        self._is_owed = False
         if awaited == "accept_connection":
             if kind != RETURN:
                 raise convert_to_error(kind, result)
@@ -182,6 +204,8 @@ class Session:
 
     def conn(self) -> Any:
         """Return the connection of this thread."""
+        if self._is_owed:
+            self._catch_up()
         try:
             return self._local.link.conn
         except AttributeError:
@@ -219,7 +243,7 @@ class Session:
             ours, theirs = connection.Pipe()
             handle, end, fd = theirs._parts()
             where = os.getpid(), threading.get_native_id()
-            control.conn.send((None, LINK, (handle, end, *where), {}))
+            control.send(LINK, (handle, end, *where), {})
             reduction.send_handle(control.courier, fd, None)
         except BaseException as error:
             self._lose_control(control, error)
@@ -230,7 +254,7 @@ class Session:
         # Who is interrupted leaves the reply to who is next.
         control.awaits = LINK
         try:
-            kind, _ = control.conn.recv()
+            kind, _ = control.receive()
         except BaseException as error:
             link.close()
             if isinstance(error, (EOFError, OSError)):
@@ -239,7 +263,6 @@ class Session:
             raise
         finally:
             theirs.close()
-        control.awaits = None
         if kind != RETURN:
             link.close()
             return None
@@ -305,12 +328,11 @@ class Session:
         try:
             if not link.stays and method == "create":
                 self._improve(link)  # more of them will follow
-            link.conn.send((None, method, args, kwds))
+            link.send(method, args, kwds)
             if link.awaits:
                 self._collect(link)
             link.awaits = method
-            kind, result = link.conn.recv()
-            link.awaits = None
+            kind, result = link.receive()
         except (EOFError, OSError) as error:
             self._lose_control(link, error)
             raise
@@ -379,10 +401,39 @@ class Session:
             if self._is_stdlib:
                 for ident in idents:
                     self._control_stdlib("decref", (ident,), {})
+            elif self._control is not None and self._control.courier is not None:
+                self._give_back(self._control, idents)
             else:
                 self._control_locked("decref_all", (idents,), {})
         except Exception as error:  # noqa: BLE001 - the server may be gone
             util.debug("... decref failed %s", error)
+
+    def _give_back(self, link: _Link, idents: list[str]) -> None:
+        """Tell the server, and have who calls next see that it was done."""
+        try:
+            if link.awaits:
+                self._collect(link)
+            link.send("decref_all", (idents,), {})
+            link.awaits, self._is_owed = "decref_all", True
+        except BaseException as error:
+            if link.awaits is None or isinstance(error, (EOFError, OSError)):
+                self._lose_control(link, error)
+            raise
+
+    def _catch_up(self) -> None:
+        """Wait until references that were given back are; unless somebody else does."""
+        if not self._lock.acquire(blocking=False):
+            return
+        link = self._control
+        try:
+            if link is not None and link.awaits == "decref_all":
+                self._collect(link)
+        except (EOFError, OSError) as error:
+            if link is not None:
+                self._lose_control(link, error)
+        finally:
+            self._is_owed = False
+            self._lock.release()
 
 
 def key_beside(options: dict[str, Any], authkey: bytes) -> bytes | None:

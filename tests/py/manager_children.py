@@ -5,6 +5,7 @@ import os
 import queue
 import signal
 import sys
+from typing import ClassVar
 
 from sidestep import managers
 
@@ -37,6 +38,25 @@ class Counter:
         return "hidden"
 
 
+class Leaving:
+    """Says when it goes."""
+
+    left: ClassVar = []
+
+    def __init__(self, name):
+        self.name = name
+
+    def __del__(self):
+        self.left.append(self.name)
+
+    def nothing(self):
+        pass
+
+
+def left():
+    return Leaving.left
+
+
 def get_shared():
     return _shared
 
@@ -50,6 +70,8 @@ Mine.register("Peeking", Counter, exposed=("add", "_hidden"))
 Mine.register("Squares", Counter, method_to_typeid={"squares": "Squared"})
 Mine.register("Squared", proxytype=managers.ListProxy, create_method=False)
 Mine.register("get_shared", get_shared)
+Mine.register("Leaving", Leaving)
+Mine.register("left", left, managers.ListProxy)
 
 
 def initialize(value):

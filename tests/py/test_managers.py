@@ -286,6 +286,16 @@ def test_types_of_ones_own():
         assert squares[3] == 9
 
 
+def test_what_is_given_up_has_gone_by_the_next_call(ctx):
+    manager = children.Mine(ctx=ctx)
+    with manager:
+        left = manager.left()
+        for number in range(100):
+            manager.Leaving(number)
+            assert left[number] == number
+        assert manager._number_of_objects() == 1
+
+
 def test_the_server_is_initialized():
     SyncManager.register("environment", children.get_environment)
     try:
