@@ -17,8 +17,18 @@ class Jobs(BaseManager):
 
 _jobs: Queue[str | None] = Queue()
 _results: Queue[tuple[str, int]] = Queue()
-Jobs.register("jobs", callable=lambda: _jobs)
-Jobs.register("results", callable=lambda: _results)
+
+
+def get_jobs():
+    return _jobs
+
+
+def get_results():
+    return _results
+
+
+Jobs.register("jobs", callable=get_jobs)
+Jobs.register("results", callable=get_results)
 # end-types
 
 

@@ -40,7 +40,13 @@ class CacheServer(BaseManager):
 
 
 _cache = Cache()
-CacheServer.register("cache", callable=lambda: _cache)
+
+
+def get_cache():
+    return _cache
+
+
+CacheServer.register("cache", callable=get_cache)
 # end-cache
 
 
