@@ -128,6 +128,9 @@ class ThreadLink:
         self.lock = threading.Lock()
         #: The last reply, if it can be taken back; who pops it does.
         self.owed: list[tuple[str, str, Any]] = []
+        #: Whether the client says that it has what was taken for it; whether it is to.
+        self.tells = False
+        self.is_to_tell = False
         #: What the last reply carried references to.
         self.carried: list[str] = []
 
@@ -137,6 +140,8 @@ class ThreadLink:
     def has_read(self) -> bool:
         """Tell whether the client has read all that was sent, as far as that is known."""
         conn = self.conn
+        if self.is_to_tell:
+            return False
         return not (hasattr(conn, "statistics") and conn.statistics()["unread"])
 
     def close(self) -> None:

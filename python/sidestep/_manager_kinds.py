@@ -30,6 +30,7 @@ __all__ = [
     "QUICK_MAKERS",
     "TAKING",
     "Kind",
+    "is_item",
     "kind_of",
     "know_managers",
     "take_back",
@@ -371,11 +372,16 @@ def know_managers() -> None:
 TAKING = frozenset({"get", "get_nowait", "acquire"})
 
 
+def is_item(obj: Any, name: str) -> bool:
+    """Tell whether what a method returns was taken out of a queue."""
+    return name in {"get", "get_nowait"} and type(obj) in _QUEUES
+
+
 def take_back(obj: Any, name: str, result: Any) -> None:
     """Undo what a client asked for that did not live to have it, where it can be."""
     if hasattr(obj, "take_back"):
         obj.take_back(name, result)
-    elif name in {"get", "get_nowait"} and type(obj) in _QUEUES:
+    elif is_item(obj, name):
         with obj.mutex:
             if type(obj) is queue.Queue:
                 obj.queue.appendleft(result)

@@ -34,16 +34,18 @@ from . import (
 )
 from ._manager_calls import Call, Calls
 from ._manager_channels import Channels, Company, ThreadLink
-from ._manager_kinds import NAMES, TAKING, kind_of, take_back
+from ._manager_kinds import NAMES, TAKING, is_item, kind_of, take_back
 from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
     ERROR,
     GETVALUE,
+    HAVE,
     LINK,
     OFFICE_METHODS,
     PLAIN,
     PROXY,
     RETURN,
+    TAKEN,
     TRACEBACK,
     UNSERIALIZABLE,
     VERSION,
@@ -258,10 +260,11 @@ class Server:
         name: str,
         session: str | None = None,
         version: int = VERSION,
+        tells: bool = False,
     ) -> None:
         """Serve one thread of a client; the first of a session is its control."""
         threading.current_thread().name = name
-        self._introduce(c, name, session, version)
+        self._introduce(c, name, session, version, tells)
         self._serve_thread(c)
 
     def _serve_thread(self, link: ThreadLink) -> None:
@@ -284,6 +287,7 @@ class Server:
         name: str,
         session: str | None = None,
         version: int = VERSION,
+        tells: bool = False,
     ) -> None:
         """Note whose link it is, and tell the client what can be done here."""
         if version != VERSION:
@@ -297,6 +301,7 @@ class Server:
                 if client is None:
                     client = self._clients[session] = _Client(session, link)
                 link.process = client
+        link.tells = tells and isinstance(link, ThreadLink)
         util.debug("a client of the manager: %s", name)
         link.send((RETURN, self._abilities(link)))
 
@@ -355,6 +360,9 @@ class Server:
                 continue
             if link.owed:
                 link.owed = []
+            link.is_to_tell = False
+            if name == HAVE and ident is None:
+                continue
             if link.call is not None:
                 util.info("a client asks for more before it has its answer")
                 return
@@ -459,17 +467,22 @@ class Server:
         """Send a reply, or why it cannot be sent; False when nobody gets it."""
         if name in TAKING and ident is not None:
             link.owed = [(ident, name, message)]
+            entry = self.id_to_obj.get(ident)
+            if link.tells and message[0] == RETURN and entry is not None:
+                link.is_to_tell = is_item(entry[0], name)
         carried: list[str] = []
         try:
             try:
+                reply = (TAKEN, message[1]) if link.is_to_tell else message
                 if type(message[1]) in PLAIN:
-                    link.send(message)
+                    link.send(reply)
                 else:
                     with self.carrying(link, carried):
-                        link.send(message)
+                        link.send(reply)
             except OSError:
                 raise
             except BaseException:  # noqa: BLE001 - it does not pickle
+                link.is_to_tell = False
                 link.send((UNSERIALIZABLE, format_exc()))
         except (EOFError, OSError, ValueError) as error:
             util.info("could not send %r: %r", message, error)

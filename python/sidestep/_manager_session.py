@@ -160,6 +160,8 @@ class Session:
     def _introduce(self, link: _Link, name: str) -> dict[str, Any]:
         """Tell the server who we are; what it can do."""
         args = (name,) if self._is_stdlib else (name, self.id, VERSION)
+        if isinstance(self.address, tuple) and not self._is_stdlib:
+            args = (*args, True)  # a network does not say what was read: we do
         try:
             abilities = dispatch(link.conn, None, "accept_connection", args)
         except BaseException:

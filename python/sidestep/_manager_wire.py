@@ -28,6 +28,9 @@ __all__ = [
 VERSION = 1
 
 RETURN = "#RETURN"
+#: A result that was taken out of a queue: the client says that it has it.
+TAKEN = "#TAKEN"
+HAVE = "#HAVE"
 PROXY = "#PROXY"
 ERROR = "#ERROR"
 TRACEBACK = "#TRACEBACK"

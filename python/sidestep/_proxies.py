@@ -24,8 +24,10 @@ from ._manager_session import (
 )
 from ._manager_wire import (
     GETVALUE,
+    HAVE,
     PROXY,
     RETURN,
+    TAKEN,
     RemoteError,
     Token,
     convert_to_error,
@@ -168,6 +170,13 @@ class BaseProxy:
                 error.add_note(f"the manager's server at {session.address!r} has gone")
             raise
         if kind == RETURN:
+            return result
+        if kind == TAKEN:
+            try:
+                conn.send((None, HAVE, (), {}))
+            except BaseException:
+                session.drop_link()
+                raise  # the server takes it back
             return result
         if kind == PROXY:
             return self._proxy_of(*result)

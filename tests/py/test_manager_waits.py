@@ -78,11 +78,7 @@ def test_a_lock_is_not_taken_for_the_dead(manager, look, waits, eventually, meth
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_what_was_not_read_goes_back(
-    manager, look, start, eventually, is_there, request
-):
-    if "network" in request.node.name:
-        pytest.skip("a network does not tell what was read")
+def test_what_was_not_read_goes_back(manager, look, start, eventually, is_there):
     items, told = manager.Queue(), sidestep.Event()
     if is_there:
         items.put("kept")
@@ -325,7 +321,7 @@ def test_a_taker_that_is_killed_keeps_nothing(manager, start, eventually, reads)
     told.wait()
     eventually(items.empty)
     kill(child)
-    if not reads and isinstance(manager.address, str):
+    if not reads:
         assert items.get(timeout=20)[:] == ["kept"]
     gc.collect()
     eventually(lambda: manager._number_of_objects() == before)
