@@ -13,6 +13,9 @@ from pathlib import Path
 import machine
 from workshop import Outcome, Stage, Workshop, count_junit
 
+#: Whose own tests tests/conformance/known.toml judges.
+JUDGED_VERSIONS = {"3.11", "3.12", "3.13"}
+
 SIM_SEEDS = 20_000
 SIM_PROGRAMS = ("sim", "sim_pool")
 STARTS = {"forkserver": 100_000, "fork": 20_000, "spawn": 2_000}
@@ -299,8 +302,13 @@ def start(shop: Workshop) -> Outcome:
 
 
 def conformance(shop: Workshop) -> Outcome:
-    """CPython's own tests on 3.11 and the newest one, where the harness is at hand."""
-    pythons = machine.find_pythons()
+    """CPython's own tests on 3.11 and the newest one, where the harness is at hand.
+
+    The newest of those that tests/conformance/known.toml was written for.
+    """
+    pythons = [p for p in machine.find_pythons() if p.version in JUDGED_VERSIONS]
+    if not pythons:
+        return Outcome(notes=["skipped: no Python whose tests are judged"])
     newest = max(pythons, key=lambda python: tuple(map(int, python.version.split("."))))
     chosen = {python.version: python for python in pythons if python.version == "3.11"}
     chosen[newest.version] = newest
