@@ -254,17 +254,10 @@ class Server:
         finally:
             link.close()
 
-    def accept_connection(
-        self,
-        c: ThreadLink,
-        name: str,
-        session: str | None = None,
-        version: int = VERSION,
-        tells: bool = False,
-    ) -> None:
+    def accept_connection(self, c: ThreadLink, name: str, *who: Any) -> None:
         """Serve one thread of a client; the first of a session is its control."""
         threading.current_thread().name = name
-        self._introduce(c, name, session, version, tells)
+        self._introduce(c, name, *who)
         self._serve_thread(c)
 
     def _serve_thread(self, link: ThreadLink) -> None:
@@ -288,6 +281,7 @@ class Server:
         session: str | None = None,
         version: int = VERSION,
         tells: bool = False,
+        is_control: bool = False,
     ) -> None:
         """Note whose link it is, and tell the client what can be done here."""
         if version != VERSION:
@@ -300,6 +294,8 @@ class Server:
                 client = self._clients.get(session)
                 if client is None:
                     client = self._clients[session] = _Client(session, link)
+                elif is_control:
+                    client.control = link  # in place of one that was interrupted
                 link.process = client
         link.tells = tells and isinstance(link, ThreadLink)
         util.debug("a client of the manager: %s", name)

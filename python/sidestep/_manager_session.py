@@ -113,6 +113,8 @@ class Session:
         self._control: _Link | None = None
         #: Whether the reply to references that were given back is still to come.
         self._is_owed = False
+        #: A control connection of which one does not know what was sent.
+        self._cut: _Link | None = None
         self._local = threading.local()
         self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
         self._dropped.clear()
@@ -129,15 +131,17 @@ class Session:
         self.is_over = True
         for link in [*self._links]:
             link.close()
-        self._control = None
+        self._control = self._cut = None
         self._local = threading.local()
 
     # ---- Links ----
 
-    def _connect(self, name: str) -> tuple[_Link, dict[str, Any]]:
+    def _connect(
+        self, name: str, *, is_control: bool = False
+    ) -> tuple[_Link, dict[str, Any]]:
         util.debug("making connection to manager")
         link = _Link(self._dial())
-        return link, self._introduce(link, name)
+        return link, self._introduce(link, name, is_control=is_control)
 
     def _dial(self) -> Any:
         key = key_beside(self.options, self.authkey)
@@ -157,11 +161,12 @@ class Session:
         allow, limit = (self.options.get(name) for name in ("allow", "max_message"))
         return connection._restrict(conn, allow, limit)
 
-    def _introduce(self, link: _Link, name: str) -> dict[str, Any]:
+    def _introduce(self, link: _Link, name: str, *, is_control: bool) -> dict[str, Any]:
         """Tell the server who we are; what it can do."""
-        args = (name,) if self._is_stdlib else (name, self.id, VERSION)
-        if isinstance(self.address, tuple) and not self._is_stdlib:
-            args = (*args, True)  # a network does not say what was read: we do
+        args: Any = (name,)
+        if not self._is_stdlib:
+            # A network does not say what was read: we do.
+            args = name, self.id, VERSION, isinstance(self.address, tuple), is_control
         try:
             abilities = dispatch(link.conn, None, "accept_connection", args)
         except BaseException:
@@ -295,6 +300,21 @@ class Session:
             link.close()
         link.conn = self._restrict(ours)
 
+    def may_be_out(self, request: Any, error: BaseException) -> bool:
+        """Tell whether a request has left something in its connection, perhaps.
+
+        Any exception may be of a signal's handler, that ran when it was sent. One of
+        pickling comes again.
+        """
+        if isinstance(error, (EOFError, OSError)) or not isinstance(error, Exception):
+            return True
+        dumps: Any = reduction.ForkingPickler.dumps
+        try:
+            (dumps if self.serializer == "pickle" else connection._xml_dumps)(request)
+        except Exception:  # noqa: BLE001 - so it was that
+            return False
+        return True
+
     def drop_link(self) -> None:
         """Give up this thread's connection: a reply may be under way in it."""
         link = self._local.__dict__.pop("link", None)
@@ -306,7 +326,10 @@ class Session:
     def _open_control(self) -> _Link:
         """Return the control connection; the lock is held."""
         if self._control is None:
-            self._control, _ = self._connect(_control_name())
+            self._control, _ = self._connect(_control_name(), is_control=True)
+            cut, self._cut = self._cut, None
+            if cut is not None:
+                cut.close()
         return self._control
 
     def control(self, method: str, *args: Any, **kwds: Any) -> Any:
@@ -338,8 +361,9 @@ class Session:
         except (EOFError, OSError) as error:
             self._lose_control(link, error)
             raise
-        except Exception:  # of a pickle: the message was read to its end
-            link.awaits = None
+        except Exception as error:
+            if self.may_be_out((None, method, args, kwds), error):
+                self._lose_control(link, error)
             raise
         except BaseException as error:
             # A pipe in memory gives the reply to who is next.
@@ -355,8 +379,17 @@ class Session:
 
     def _lose_control(self, link: _Link, error: BaseException) -> None:
         util.debug("control connection to manager lost: %r", error)
-        link.close()
         self._control = None
+        if isinstance(error, (EOFError, OSError)) or self._cut is not None:
+            link.close()
+            return
+        # We were interrupted, and do not know at what. With its end our references
+        # would go: so another takes its place first, if not now then with the next call.
+        self._cut = link
+        try:
+            self._open_control()
+        except Exception as why:  # noqa: BLE001 - the server may be gone
+            util.debug("no other control connection yet: %r", why)
 
     def open(self) -> None:
         """Connect and authenticate, if that was not done."""
@@ -397,7 +430,8 @@ class Session:
         idents = []
         while self._dropped:
             idents.append(self._dropped.popleft())
-        if not idents or (self._control is None and not self._is_stdlib):
+        has_control = self._control is not None or self._cut is not None
+        if not idents or not (has_control or self._is_stdlib):
             return  # the references went with the connection
         try:
             if self._is_stdlib:

@@ -156,10 +156,11 @@ class BaseProxy:
             return self._call_here(methodname, args, kwds)
         session = self._session
         conn = session.conn()
+        request = self._id, methodname, args, kwds
         try:
-            conn.send((self._id, methodname, args, kwds))
+            conn.send(request)
         except BaseException as error:
-            if _is_of_connection(error):
+            if session.may_be_out(request, error):
                 session.drop_link()
             raise
         try:
@@ -280,11 +281,6 @@ class BaseProxy:
             return str(self._callmethod("__repr__"))
         except Exception:  # noqa: BLE001 - a representation never raises
             return f"{repr(self)[:-1]}; '__str__()' failed>"
-
-
-def _is_of_connection(error: BaseException) -> bool:
-    """Tell whether a failed send may have left something in the connection."""
-    return isinstance(error, (EOFError, OSError)) or not isinstance(error, Exception)
 
 
 def _copy(obj: Any) -> Any:

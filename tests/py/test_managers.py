@@ -19,7 +19,7 @@ import manager_children as children
 import pytest
 
 import sidestep
-from sidestep import _manager_session, managers
+from sidestep import _manager_session, managers, reduction
 from sidestep.managers import SyncManager
 
 
@@ -618,6 +618,89 @@ def test_who_is_interrupted_while_it_makes_something_keeps_the_rest():
             assert manager._session.is_alive()  # and what nobody has goes
             assert manager._number_of_objects() == 1
         assert items[:] == [1]
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+@pytest.mark.parametrize("address", [None, ("127.0.0.1", 0)])
+def test_who_is_interrupted_while_it_sends_keeps_what_it_has(
+    address, is_sent, monkeypatch
+):
+    """Ctrl-C at the first call of a thread: the request for its link is half out."""
+    if address is not None:
+        pytest.importorskip("sidestep._tls", reason="built without OpenSSL")
+    with SyncManager(address, b"a key of thirty-two bytes at the least") as manager:
+        items = manager.list([1])
+        whole = reduction.send_handle
+
+        def interrupted(*args):
+            if is_sent:
+                whole(*args)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(reduction, "send_handle", interrupted)
+        for _ in range(3):
+            items._session.drop_link()
+            try:
+                items.append(2)
+            except KeyboardInterrupt:
+                assert manager._session.is_alive()
+        monkeypatch.undo()
+        assert items[0] == 1
+        assert manager._number_of_objects() == 1
+        del items
+        assert manager._number_of_objects() == 0
+
+
+class HandlerError(Exception):
+    """What a program's handler of a signal raises, of an alarm for instance."""
+
+
+class InterruptedSend:
+    """The connection of somebody whom a signal's handler interrupts then."""
+
+    def __init__(self, conn, is_sent):
+        self.conn, self.is_sent = conn, is_sent
+        self.recv, self.close = conn.recv, conn.close
+
+    def send(self, message):
+        if self.is_sent:
+            self.conn.send(message)
+        raise HandlerError
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_an_error_of_a_handler_leaves_no_reply_behind(ours, is_sent):
+    """The next call would get it, and each one that of the one before."""
+    items = ours.list([1, 2, 3])
+    table = ours.dict(a="a")
+    assert len(items) == 3
+    link = items._session._local.link
+    link.conn = InterruptedSend(link.conn, is_sent)
+    with pytest.raises(HandlerError):
+        items[:]
+    assert table["a"] == "a"
+
+    session = ours._session
+    session._control.conn = InterruptedSend(session._control.conn, is_sent)
+    with pytest.raises(HandlerError):
+        ours.list()
+    assert table["a"] == "a"
+    assert items[:] == [1, 2, 3]
+    assert ours._number_of_objects() == (3 if is_sent else 2)
+
+
+def test_what_cannot_be_pickled_costs_no_link(ours):
+    """Nothing was sent, and what the thread holds stays held."""
+    lock = ours.Lock()
+    items = ours.list()
+    lock.acquire()
+    link = items._session._local.link
+    with pytest.raises(TypeError, match="cannot pickle"):
+        items.append(threading.Lock())
+    with pytest.raises(TypeError, match="cannot pickle"):
+        ours.list([threading.Lock()])
+    assert items._session._local.link is link
+    lock.release()
 
 
 def test_the_starter_connects_nowhere():
