@@ -363,11 +363,13 @@ def clusters(shop: Workshop) -> Outcome:
 def hosts(shop: Workshop) -> Outcome:
     """Hosts that are network namespaces, where this machine lets us make some."""
     inner = shop.environment(shop.python, "dask")
-    outcome = Outcome()
-    for name in ("cluster_hosts", "lost_hosts"):
-        code, output = shop.call(inner, f"tests/conformance/{name}.py", seconds=200)
-        outcome.add(Outcome.read(output) or Outcome.of(code == 0))
-    return outcome
+
+    def run(name: str, log: Path) -> Outcome:
+        program = f"tests/conformance/{name}.py"
+        code, output = shop.call(inner, program, seconds=200, log_path=log)
+        return Outcome.read(output) or Outcome.of(code == 0)
+
+    return side_by_side(shop, ["cluster_hosts", "lost_hosts"], run)
 
 
 def docs(shop: Workshop) -> Outcome:

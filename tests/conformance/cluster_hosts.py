@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.error
+import urllib.request
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +120,31 @@ class Hosts(unittest.TestCase):
             process.join(60)
             self.assertEqual(process.exitcode, 0)
             self.assertIn(THERE, queue.get(timeout=10))
+
+    def test_our_own_lets_nobody_in(self) -> None:
+        """Whoever is on this machine: no code without the keys, and no logs."""
+        import distributed
+
+        with sidestep.get_context("dask", workers=1) as context:
+            backend: Any = context.backend()
+            client = backend._client
+            address = client.scheduler.address
+            self.assertRegex(address, r"^tls://127\.0\.0\.1:")
+            with self.assertRaises(OSError):
+                distributed.Client(address.replace("tls:", "tcp:"), timeout=2)
+            with self.assertRaises(OSError):
+                distributed.Client(
+                    address, security=distributed.Security.temporary(), timeout=2
+                )
+            info = client.scheduler_info()
+            self.assertEqual(client.submit(abs, -1).result(), 1)
+            services = [info, *info["workers"].values()]
+            for port in [each["services"]["dashboard"] for each in services]:
+                for page in ("json/counts.json", "metrics", "logs", "info/logs.html"):
+                    with self.assertRaises(urllib.error.HTTPError) as caught:
+                        urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}")
+                    caught.exception.close()
+                    self.assertEqual(caught.exception.code, 404)
 
     def test_clear_text(self) -> None:
         address = f"tcp://{THERE}:8786"

@@ -47,6 +47,15 @@ class _LocalCluster(distributed.LocalCluster):  # type: ignore[misc, unused-igno
         distributed.deploy.Cluster._update_worker_status(self, op, msg)
 
 
+#: What a cluster of our own has otherwise than others. Scheduler and workers tell of
+#: their tasks and logs over HTTP, to whoever asks on this machine: these do not.
+_CONFIG = {
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+
+
 @contextlib.contextmanager
 def start(workers: int | None = None) -> Iterator[distributed.Client]:
     """Start a cluster on this machine, encrypted and with keys of its own."""
@@ -60,7 +69,7 @@ def _start(workers: int | None, stack: contextlib.ExitStack) -> distributed.Clie
     from sidestep import cpu_count
 
     # For the scheduler, which is in this process, and is configured when it is made.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+    with dask.config.set(_CONFIG):
         cluster = stack.enter_context(
             _LocalCluster(
                 n_workers=workers or cpu_count(),
