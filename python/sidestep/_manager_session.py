@@ -113,8 +113,8 @@ class Session:
         self._control: _Link | None = None
         #: Whether the reply to references that were given back is still to come.
         self._is_owed = False
-        #: A control connection of which one does not know what was sent.
-        self._cut: _Link | None = None
+        #: Control connections of which one does not know what was sent.
+        self._cut: list[_Link] = []
         self._local = threading.local()
         self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
         self._dropped.clear()
@@ -131,7 +131,8 @@ class Session:
         self.is_over = True
         for link in [*self._links]:
             link.close()
-        self._control = self._cut = None
+        self._control = None
+        self._cut.clear()
         self._local = threading.local()
 
     # ---- Links ----
@@ -169,8 +170,14 @@ class Session:
             args = name, self.id, VERSION, isinstance(self.address, tuple), is_control
         try:
             abilities = dispatch(link.conn, None, "accept_connection", args)
-        except BaseException:
+        except (EOFError, OSError):
             link.close()
+            raise
+        except BaseException:
+            if is_control:
+                self._cut.append(link)  # it may be the server's already
+            else:
+                link.close()
             raise
         self._links.add(link)
         return abilities if isinstance(abilities, dict) else {}
@@ -327,9 +334,8 @@ class Session:
         """Return the control connection; the lock is held."""
         if self._control is None:
             self._control, _ = self._connect(_control_name(), is_control=True)
-            cut, self._cut = self._cut, None
-            if cut is not None:
-                cut.close()
+            while self._cut:
+                self._cut.pop().close()
         return self._control
 
     def control(self, method: str, *args: Any, **kwds: Any) -> Any:
@@ -378,14 +384,15 @@ class Session:
             del result  # it would be in a cycle with its own traceback
 
     def _lose_control(self, link: _Link, error: BaseException) -> None:
-        util.debug("control connection to manager lost: %r", error)
+        # If we were interrupted we do not know at what. With its end our references
+        # would go: so another takes its place first, if not now then with the next call.
+        self._cut.append(link)
         self._control = None
-        if isinstance(error, (EOFError, OSError)) or self._cut is not None:
+        util.debug("control connection to manager lost: %r", error)
+        if isinstance(error, (EOFError, OSError)):
+            self._cut.remove(link)
             link.close()
             return
-        # We were interrupted, and do not know at what. With its end our references
-        # would go: so another takes its place first, if not now then with the next call.
-        self._cut = link
         try:
             self._open_control()
         except Exception as why:  # noqa: BLE001 - the server may be gone
@@ -430,8 +437,7 @@ class Session:
         idents = []
         while self._dropped:
             idents.append(self._dropped.popleft())
-        has_control = self._control is not None or self._cut is not None
-        if not idents or not (has_control or self._is_stdlib):
+        if not idents or not (self._control or self._cut or self._is_stdlib):
             return  # the references went with the connection
         try:
             if self._is_stdlib:
