@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import types
 from concurrent import futures
 from pathlib import Path
 
@@ -291,7 +292,7 @@ def test_addresses():
 
 def test_a_silent_party_is_given_up(monkeypatch, eventually):
     monkeypatch.setattr(broker, "PATIENCE_SECONDS", 0.2)
-    lost = broker.Broker(is_network=True)
+    lost = broker.Broker(types.SimpleNamespace(address=("server.example", 5000)))
     lost.enter("client", broker.PROTOCOL)
 
     class Batch:
