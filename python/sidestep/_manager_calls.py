@@ -232,9 +232,12 @@ class Call:
         serving.link, serving.process = self._link, self._link.process
         try:
             self._run(is_notified)
-        except BaseException:  # noqa: BLE001 - that client is lost, no other
+        except BaseException as error:
+            # That client is lost, no other; Ctrl-C is for the server.
             util.info("a call that waited failed:\n%s", format_exc())
             self._link.close()
+            if isinstance(error, KeyboardInterrupt):
+                raise
         finally:
             serving.link, serving.process = before
 

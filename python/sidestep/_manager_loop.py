@@ -20,7 +20,15 @@ from traceback import format_exc
 from . import _challenge, _core, _greeting, connection, reduction, util
 from ._manager_crew import Crew, Worker
 from ._manager_kinds import QUICK_MAKERS, TAKING, kind_of, know_managers
-from ._manager_wire import CHANNEL, TRACEBACK, UNSERIALIZABLE, serving
+from ._manager_wire import (
+    CHANNEL,
+    HAVE,
+    RETURN,
+    TAKEN_ASKS,
+    TRACEBACK,
+    UNSERIALIZABLE,
+    serving,
+)
 from .context import AuthenticationError
 
 TYPE_CHECKING = False
@@ -115,6 +123,9 @@ class Link:
         self.owed: list[tuple[Any, str, Any]] = []
         #: What the last reply carried references to.
         self.carried: list[str] = []
+        #: As of a `ThreadLink`.
+        self.tells = False
+        self.is_to_tell = False
 
     def send(self, message: tuple[str, Any]) -> None:
         """Send a message; OSError when the client has gone."""
@@ -308,7 +319,7 @@ class Loop:
         if link is None:
             return  # turned away, or released
         util.debug("connection to manager ended: %s", why)
-        if unsent:
+        if unsent or link.is_to_tell:
             give = functools.partial(self._nobody_got, link, link.owed)
             self._hand_on_quietly(give)  # it is the object that takes it back
         self._over(link)
@@ -330,6 +341,7 @@ class Loop:
     def _message(self, number: int, data: bytes, _: object) -> None:
         link = self._links[number]
         link.owed = []  # it has read what it got
+        link.is_to_tell = False
         if link.greeting is not None:
             self._greet(link, data)
             return
@@ -392,7 +404,9 @@ class Loop:
     def _serve_itself(
         self, link: Link, name: str, args: Any, kwds: Any, *, is_plain: bool
     ) -> None:
-        if name == CHANNEL:
+        if name == HAVE:
+            self._reply(link, (RETURN, None))
+        elif name == CHANNEL:
             self._lend(link, functools.partial(self._server._open_channel, link, args))
         elif is_plain and (
             name in _QUICK_REQUESTS
@@ -495,20 +509,25 @@ class Loop:
         is_loop: bool = False,
     ) -> None:
         carried: list[str] = []
+        kind, result = message
+        if link.tells and kind == RETURN and self._server.is_item(ident, name):
+            kind = TAKEN_ASKS
         try:
             if is_loop:
-                data = link.codec.encode_plain(message)
+                data = link.codec.encode_plain((kind, result))
             else:
                 with self._server.carrying(link, carried):
-                    data = link.codec.encode(message)
+                    data = link.codec.encode((kind, result))
         except BaseException:  # noqa: BLE001 - it does not pickle, or not here
             if is_loop:
                 again = functools.partial(self._reply_for, link, message, ident, name)
                 self._lend(link, again)
                 return
-            data = link.codec.encode((UNSERIALIZABLE, format_exc()))
+            kind = UNSERIALIZABLE
+            data = link.codec.encode((kind, format_exc()))
         owed = link.owed = [(ident, name, message)]
         link.carried = carried
+        link.is_to_tell = kind == TAKEN_ASKS
         try:
             is_out = self._core.send(link.number, data)
             if is_out and name not in TAKING and not carried:

@@ -297,7 +297,7 @@ class Server:
                 elif is_control:
                     client.control = link  # in place of one that was interrupted
                 link.process = client
-        link.tells = tells and isinstance(link, ThreadLink)
+        link.tells = tells
         util.debug("a client of the manager: %s", name)
         link.send((RETURN, self._abilities(link)))
 
@@ -463,9 +463,8 @@ class Server:
         """Send a reply, or why it cannot be sent; False when nobody gets it."""
         if name in TAKING and ident is not None:
             link.owed = [(ident, name, message)]
-            entry = self.id_to_obj.get(ident)
-            if link.tells and message[0] == RETURN and entry is not None:
-                link.is_to_tell = is_item(entry[0], name)
+            if link.tells and message[0] == RETURN:
+                link.is_to_tell = self.is_item(ident, name)
         carried: list[str] = []
         try:
             try:
@@ -491,10 +490,7 @@ class Server:
 
     @contextlib.contextmanager
     def carrying(self, link: Any, carried: list[str]) -> Iterator[None]:
-        """Have what is pickled carry references to what is in it, the client's.
-
-        ``carried`` gets the idents, and is empty again when that raises.
-        """
+        """Have what is pickled carry references, the client's, to these idents."""
         serving.carried = carried
         try:
             yield
@@ -511,6 +507,11 @@ class Server:
                 self.decref(link, carried.pop())
             except (AssertionError, KeyError):
                 pass  # they went with the client
+
+    def is_item(self, ident: str | None, name: str) -> bool:
+        """Tell whether what a method returned was taken out of a queue."""
+        entry = None if ident is None else self.id_to_obj.get(ident)
+        return entry is not None and is_item(entry[0], name)
 
     def _take_back_unread(self, link: ThreadLink) -> None:
         """Take back what a client did not read that has gone."""

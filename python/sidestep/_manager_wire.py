@@ -31,6 +31,8 @@ RETURN = "#RETURN"
 #: A result that was taken out of a queue: the client says that it has it.
 TAKEN = "#TAKEN"
 HAVE = "#HAVE"
+#: The same from a server's loop, where each message is answered, this one, too.
+TAKEN_ASKS = "#TAKEN?"
 PROXY = "#PROXY"
 ERROR = "#ERROR"
 TRACEBACK = "#TRACEBACK"

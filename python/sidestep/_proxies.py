@@ -28,9 +28,11 @@ from ._manager_wire import (
     PROXY,
     RETURN,
     TAKEN,
+    TAKEN_ASKS,
     RemoteError,
     Token,
     convert_to_error,
+    dispatch,
     serving,
 )
 
@@ -172,9 +174,12 @@ class BaseProxy:
             raise
         if kind == RETURN:
             return result
-        if kind == TAKEN:
+        if kind in {TAKEN, TAKEN_ASKS}:
             try:
-                conn.send((None, HAVE, (), {}))
+                if kind == TAKEN:
+                    conn.send((None, HAVE, (), {}))
+                else:
+                    dispatch(conn, None, HAVE)
             except BaseException:
                 session.drop_link()
                 raise  # the server takes it back
