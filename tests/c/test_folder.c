@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -236,6 +237,34 @@ TEST(lives_as_long_as_a_child)
         ssti_ledger_collect();
         check(!is_there(path));
     }
+    end(arena);
+}
+
+/* Who looks has no descriptor for it: the next one removes it. */
+static void
+look_without_descriptors(void *arg)
+{
+    struct rlimit limit;
+    const int next = dup(0);
+
+    (void)arg;
+    check_int(getrlimit(RLIMIT_NOFILE, &limit), ==, 0);
+    (void)close(next);
+    for (rlim_t room = 0; room < 6; room++) {
+        limit.rlim_cur = (rlim_t)next + room;
+        check_int(setrlimit(RLIMIT_NOFILE, &limit), ==, 0);
+        ssti_ledger_collect();
+    }
+}
+
+TEST(stays_noted_until_it_is_gone)
+{
+    struct sst_arena *const arena = begin();
+
+    run((struct family){.dies = true});
+    test_join(test_fork(look_without_descriptors, NULL));
+    ssti_ledger_collect();
+    check(!is_there(path));
     end(arena);
 }
 

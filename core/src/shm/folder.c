@@ -107,18 +107,18 @@ sst_folder_remove(struct sst_arena *arena, const char *path)
     return rc;
 }
 
-void
+bool
 ssti_folder_clear(const char *path, uint64_t number, uint32_t device)
 {
     struct ssti_os_file file;
 
     if (path[0] != '/' || ssti_os_folder_look(path, &file) != 0) {
-        return; /* nothing of ours has the path */
+        return true; /* nothing of ours has the path */
     }
     if (number == 0) {
         (void)ssti_os_folder_remove_empty(path); /* not empty: none of that tree's */
+        return true;
     }
-    else if (number == file.number && device == (uint32_t)file.device) {
-        (void)ssti_os_folder_remove(path, &file); /* what cannot go stays */
-    }
+    return number != file.number || device != (uint32_t)file.device ||
+           ssti_os_folder_remove(path, &file) == 0;
 }

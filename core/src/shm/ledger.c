@@ -541,7 +541,10 @@ clear_record(void *context, uint32_t index, const struct ledger_record *record)
     struct clearing *const clearing = context;
 
     if (record->kind == LEDGER_FOLDER) {
-        ssti_folder_clear(record->name, record->number, record->device);
+        if (!ssti_folder_clear(record->name, record->number, record->device)) {
+            clearing->left++;
+            return false;
+        }
         SST_CRASHPOINT(ledger_folder_cleared);
         ssti_entry_free(clearing->fd, &clearing->head, index);
     }
