@@ -276,7 +276,7 @@ take_step(struct pair *pair, uint8_t step)
         fork_one();
         break;
     case STEP_PRIVATE:
-        transport->keep_private(transport);
+        transport->keep_private(transport, SST_FOREVER);
         break;
     }
 }

@@ -35,9 +35,9 @@ ssti_ledger_read_head(int fd, struct ledger_head *head)
 
 bool
 ssti_entry_each(int fd,
-                 bool (*stops)(void *context, uint32_t index,
-                               const struct ledger_record *record),
-                 void *context)
+                bool (*stops)(void *context, uint32_t index,
+                              const struct ledger_record *record),
+                void *context)
 {
     struct ledger_record batch[BATCH];
 

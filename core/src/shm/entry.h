@@ -49,9 +49,9 @@ uint64_t ssti_entry_offset(uint32_t index);
 int ssti_ledger_read_head(int fd, struct ledger_head *head);
 /* Calls for each record until one says to stop; true then. */
 bool ssti_entry_each(int fd,
-                      bool (*stops)(void *context, uint32_t index,
-                                    const struct ledger_record *record),
-                      void *context);
+                     bool (*stops)(void *context, uint32_t index,
+                                   const struct ledger_record *record),
+                     void *context);
 bool ssti_entry_read(int fd, uint32_t index, struct ledger_record *out);
 
 /* ---- Writing, under the guard ---- */

@@ -70,8 +70,8 @@ void ssti_named_unlock_all(struct ssti_ledger *ledger);
 /* ---- folder.c ---- */
 
 /* Remove a folder that a tree has left, with all in it, if it is that one still; with
- * number 0 only if it is empty. False: it could not be, for want of descriptors perhaps.
- */
+ * number 0 only if it is empty. False: that was not possible, for want of descriptors
+ * perhaps. */
 bool ssti_folder_clear(const char *path, uint64_t number, uint32_t device);
 
 #endif
