@@ -71,6 +71,24 @@ def begin_and_nap(path, seconds):
     time.sleep(seconds)
 
 
+def meet(number, barrier):
+    """Be a tiny task, but for two pairs that wait for each other."""
+    return barrier.wait(100) >= 0 if number in {100, 101, 250, 251} else True
+
+
+def pass_or_wait(number, event):
+    """Be a tiny task, but for one that waits for what the program does next."""
+    return event.wait(100) if number == 100 else True
+
+
+def nap_or_die(number, path):
+    """Die as the fourth task, when the others wait behind it."""
+    if number == 3:
+        begin_and_die(path)
+    time.sleep(0.1)
+    return number
+
+
 def count_up():
     count_up.runs = getattr(count_up, "runs", 0) + 1
     os.environ["SIDESTEP_TEST_RUNS"] = str(
@@ -175,6 +193,38 @@ class Behaviour(unittest.TestCase):
         self.assertIsNotNone(caught.exception.__cause__)
         self.assertEqual(self.mark.read_text(), "x")  # not run again
         self.assertEqual(pool.map_async(square, range(9)).get(60)[-1], 64)
+
+    def test_what_waits_behind_a_lost_worker(self) -> None:
+        if name not in CAN_STOP:
+            self.skipTest("one that dies takes all others with it")
+        pool = self.pool()
+        path = str(self.mark)
+        results = [pool.apply_async(nap_or_die, (n, path)) for n in range(20)]
+        for number, result in enumerate(results):
+            if number == 3:
+                with self.assertRaises(WorkerLost):
+                    result.get(60)
+            else:
+                self.assertEqual(result.get(60), number)
+        self.assertEqual(self.mark.read_text(), "x")
+
+    def test_tasks_that_wait_for_each_other(self) -> None:
+        barrier = context.Barrier(2)
+        pool = self.pool()
+        items = [(number, barrier) for number in range(300)]
+        self.assertTrue(all(pool.istarmap(meet, items)))
+        results = [pool.apply_async(meet, item) for item in items]
+        self.assertTrue(all(result.get(60) for result in results))
+        self.assertTrue(all(pool.starmap(meet, items)))
+
+    def test_task_that_waits_for_who_takes_results(self) -> None:
+        event = context.Event()
+        pool = self.pool()
+        results = [pool.apply_async(pass_or_wait, (n, event)) for n in range(300)]
+        for number, result in enumerate(results):
+            if number == 100:
+                event.set()  # when it has had every result before
+            self.assertTrue(result.get(60))
 
     def test_initializer_once_in_each_worker(self) -> None:
         pool = self.pool(None, count_up)

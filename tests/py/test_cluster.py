@@ -12,7 +12,16 @@ import pool_tasks as tasks
 import pytest
 
 import sidestep
-from sidestep.cluster import Backend, ClusterPool, ExecutorBackend, find
+from sidestep.cluster import (
+    Backend,
+    ClusterPool,
+    ExecutorBackend,
+    far,
+    feed,
+    find,
+    parcel,
+)
+from sidestep.cluster.line import Line
 from sidestep.futures import ProcessPoolExecutor
 from sidestep.pool import CancelledError, MaybeEncodingError, WorkerLost
 
@@ -259,6 +268,69 @@ def test_small_tasks_travel_together(executor):
         assert list(pool.imap(tasks.square, range(2000)))[-1] == 1999**2
         assert Counting.submitted < 500
         assert pool.statistics()["done"] == 2000
+
+
+class CutOff(ExecutorBackend):
+    """Its workers do not reach the program: nobody listens at that port."""
+
+    def submit(self, run, batch):
+        if batch.line is not None:
+            (host, _), key, number = batch.line
+            batch.line = (host, 1), key, number
+        return super().submit(run, batch)
+
+
+def test_what_is_done_is_told_also_by_a_batch_whose_last_task_waits():
+    told = futures.Future()
+    line = Line("127.0.0.1", lambda *what: told.set_result(what))
+    event = threading.Event()
+    calls = [(abs, (-3,)), (Wait(event), ())]
+    functions = [feed.Function(func) for func, _ in calls]
+    batch = far.Batch(
+        b"",
+        None,
+        {each.digest: each.parcel for each in functions},
+        [
+            (each.digest, far.CALL, parcel.dumps((args, {})))
+            for each, (_, args) in zip(functions, calls, strict=True)
+        ],
+        line=line.to(7),
+    )
+    try:
+        with futures.ThreadPoolExecutor(1) as thread:
+            reply = thread.submit(far.run, batch)
+            number, begun, outcomes = told.result(60)
+            event.set()
+            assert len(reply.result(60).outcomes) == 2
+    finally:
+        event.set()
+        line.close()
+    assert (number, begun, len(outcomes)) == (7, 2, 1)
+    assert outcomes[0][1].loads() == 3
+
+
+def test_tasks_go_alone_where_the_program_is_out_of_reach(executor):
+    with ClusterPool(CutOff(executor)) as pool:
+        squares = [x * x for x in range(300)]
+        assert list(pool.imap(tasks.square, range(300))) == squares
+        assert pool._engine._is_alone
+        assert pool.statistics()["done"] == pool.statistics()["submitted"] == 300
+
+
+def test_no_line_where_others_could_read_the_key(executor):
+    class Clear(ExecutorBackend):
+        def is_private(self):
+            return False
+
+    with ClusterPool(Clear(executor)) as pool:
+        assert list(pool.imap(tasks.square, range(50)))[-1] == 49**2
+        assert pool._engine._line is None
+
+
+def test_a_batch_of_calls_is_delivered_whole(pool):
+    pool.map(tasks.square, range(10))
+    results = [pool.apply_async(tasks.square, (x,)) for x in range(500)]
+    assert [result.get(60) for result in results] == [x * x for x in range(500)]
 
 
 def test_callback_that_uses_the_pool(pool):

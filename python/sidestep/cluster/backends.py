@@ -43,13 +43,19 @@ class Backend:
     #: Whether it does the tasks of a batch each on its own, and its futures tell of
     #: each: ``parts``, and ``on_part`` that is called when there are new ones.
     streams = False
+    #: Batches under way for each worker: one runs, one is there when it has ended. One
+    #: only, where what waits behind a task dies with it.
+    ahead = 2
+    #: Whether its user said that keys may go over it though it is not private.
+    allow_insecure = False
 
     def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
         """Have a worker call ``run(batch)``; return a future of the answer.
 
         The future has ``cancel``, ``result``, ``exception`` and ``add_done_callback``
         as those of ``concurrent.futures`` do. What it raises, but for cancellation, is
-        the engine's failure: ``run`` raises nothing.
+        the engine's failure: ``run`` raises nothing. The result may also be the pickle
+        of the answer, as bytes.
         """
         raise NotImplementedError
 

@@ -53,10 +53,15 @@ def get(name: str, **options: Any) -> ClusterContext:
 class _Share(Backend):
     """A context's back end as one of its pools has it: not to be closed."""
 
-    def __init__(self, backend: Backend, limit: int | None) -> None:
+    def __init__(
+        self, backend: Backend, limit: int | None, address: Callable[[], str]
+    ) -> None:
         self._backend = backend
         self._limit = limit
         self.name = backend.name
+        self.ahead = backend.ahead
+        self.address = address  # type: ignore[method-assign]
+        self.is_private = backend.is_private  # type: ignore[method-assign]
         self.submit = backend.submit  # type: ignore[method-assign]
         self.kill = backend.kill  # type: ignore[method-assign]
         self.give_up = backend.give_up  # type: ignore[method-assign]
@@ -140,7 +145,7 @@ class ClusterContext(context.BaseContext):
             return self._manager
 
     def _start_manager(self) -> ClusterManager:
-        host = self._address or self.backend().address()
+        host = self._host()
         if not self.backend().is_private():
             if not self._allow_insecure:
                 raise ValueError(
@@ -159,6 +164,10 @@ class ClusterContext(context.BaseContext):
         remember_key(manager.address, key)
         self._managers.append((manager.address, key))
         return manager
+
+    def _host(self) -> str:
+        """Return the address of this machine that workers reach."""
+        return self._address or self.backend().address()
 
     def keys(self) -> list[tuple[Any, bytes]]:
         """Return the addresses of managers with their keys: workers have to know."""
@@ -239,9 +248,14 @@ class ClusterContext(context.BaseContext):
         if processes is not None and processes < 1:
             raise ValueError("Number of processes must be at least 1")
         return ClusterPool(
-            _Share(self.backend(), processes), processes, initializer, initargs,
+            self._share(processes), processes, initializer, initargs,
             maxtasksperchild, keys=self.keys, **options,
         )  # fmt: skip
+
+    def _share(self, processes: int | None) -> _Share:
+        share = _Share(self.backend(), processes, self._host)
+        share.allow_insecure = self._allow_insecure
+        return share
 
     def Manager(self) -> Any:
         """Return a started manager, at an address that workers reach."""

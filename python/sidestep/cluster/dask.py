@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 
-from .backends import CountedBackend, cannot_cancel, is_loopback, missing, route
+from .backends import CountedBackend, is_loopback, missing, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +108,41 @@ def _host(address: str) -> str:
     return rest.rpartition(":")[0] or rest
 
 
+class _Answer:
+    """The future of a batch: its answer is fetched as soon as it is there.
+
+    A callback of Dask's own future comes on another thread, from which to ask for the
+    result is one more way to the client's loop and back.
+    """
+
+    def __init__(self, client: distributed.Client, future: Any) -> None:
+        self.future = future
+        self._client = client
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+        """Fetch the answer, then call on the thread of the client's loop. Once only."""
+        self._client.loop.add_callback(self._fetch, call)
+
+    async def _fetch(self, call: Callable[[Any], object]) -> None:
+        try:
+            self._value = await self.future.result()
+        except BaseException as error:  # noqa: BLE001 - the engine's, or a cancellation
+            self._error = error
+        call(self)
+
+    def result(self) -> Any:
+        """Return the answer, or raise; for who was called."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def cancel(self) -> bool:
+        """Return False: Dask says True of a task that runs on; that is for kill()."""
+        return False
+
+
 class DaskBackend(CountedBackend):
     """A Dask ``Client``, a cluster object, an address, or ``"dask"``: one of our own.
 
@@ -118,6 +153,8 @@ class DaskBackend(CountedBackend):
     """
 
     name = "Dask"
+    # What waits in a worker behind a task that kills it dies as well.
+    ahead = 1
 
     def __init__(
         self,
@@ -135,6 +172,7 @@ class DaskBackend(CountedBackend):
         self._direct = direct or is_ours or None
         self._may_restart = may_restart or is_ours
         self._limit = workers
+        self.allow_insecure = allow_insecure
         self._names = map("sidestep-{}-{}".format, itertools.repeat(os.urandom(8).hex()),
                           itertools.count())  # fmt: skip
         if isinstance(cluster, distributed.Client):
@@ -156,9 +194,7 @@ class DaskBackend(CountedBackend):
             # scheduler, and be kept there.
             sent = self._client.scatter(batch, hash=False, direct=self._direct)
         future = self._client.submit(run, sent, key=next(self._names), pure=False)
-        # It says True of a task that runs on, of which kill() is to know.
-        future.cancel = cannot_cancel
-        return future
+        return _Answer(self._client, future)
 
     def count(self) -> int:
         """Return the number of the workers' threads."""
@@ -167,7 +203,7 @@ class DaskBackend(CountedBackend):
 
     def kill(self, running: Iterable[Any]) -> bool:
         """Cancel these; end the workers that run them, where that is allowed."""
-        futures = list(running)
+        futures = [answer.future for answer in running]
         self._client.cancel(futures)
         if not self._may_restart:
             return False

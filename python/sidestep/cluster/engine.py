@@ -7,16 +7,19 @@ tells how it works.
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import threading
 import time
 
-from sidestep import _core, _workers, context
+from sidestep import _core, _workers, context, util
 from sidestep._remote import MaybeEncodingError, Quoted
 from sidestep._workers import WorkerLost
 
 from . import far, feed, parcel
+from .flight import Flight, places, runs
+from .line import BATCH_LIMIT, Line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,31 +33,24 @@ __all__ = ["ClusterEngine"]
 #: As `_core` numbers the kinds of results.
 APPLY, MAP = 0, 1
 
-#: Batches under way for each worker: one runs, one is there when it has ended.
-AHEAD = 2
 #: What a batch should take, in seconds, and how many tasks it has at most.
 BATCH_SECONDS = 0.05
 BATCH_TASKS = 256
-#: Seconds that the thread waits for more when nothing is under way.
+#: Bytes of an answer that a thread of the engine unpickles itself.
+QUICK_BYTES = 1 << 16
+#: Seconds that the thread waits for more to do.
 LINGER = 0.5
 #: Items of a chunk when the caller of map() did not say.
 CHUNK_MAX = 65536
 #: The share of what is left that one batch may have, over the number of workers.
 SHARE = 3
+#: Chunks for each worker at least, as in the standard library.
+CHUNKS = 4
 
 
-class _Flight:
-    """A batch under way."""
-
-    __slots__ = ("begun", "deadline", "done", "future", "is_dropped", "tasks")
-
-    def __init__(self, tasks: list[feed.Task], deadline: float | None) -> None:
-        self.tasks = tasks
-        self.deadline = deadline
-        self.future: Any = None
-        self.begun = time.monotonic()
-        self.is_dropped = False  # its tasks have their outcomes already
-        self.done: set[int] = set()  # those that have, by their places
+if TYPE_CHECKING:
+    #: An answer; what a batch gives back; or nothing, only to wake the thread.
+    _Landed = Flight | tuple[int, int, list[tuple[int, parcel.Parcel]]] | None
 
 
 class ClusterEngine:
@@ -79,8 +75,10 @@ class ClusterEngine:
         )
         self._cond = threading.Condition()
         self._feeds: list[feed.Feed] = []  # by priority, then age; guarded by _cond
-        self._flights: set[_Flight] = set()  # guarded by _cond
-        self._landed: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
+        self._flights: set[Flight] = set()  # guarded by _cond
+        self._landed: queue.SimpleQueue[_Landed] = queue.SimpleQueue()
+        self._line: Line | None = None
+        self._is_alone = backend.keeps_limits  # each task goes alone
         self._item_seconds = 0.0  # how long an item takes, 0 = unknown
         self._overhead = float("inf")  # seconds of the quickest batch but for its tasks
         self._is_pumping = False  # guarded by _cond
@@ -112,7 +110,10 @@ class ClusterEngine:
         asked = self._limits(*limits)
         result = self._jobs.result(kind, pool, APPLY, 1, callback, error_callback)
         call = iter([(tuple(args), dict(kwds or {}))])
-        self._start(result, func, asked, call, single=far.CALL, length=1)
+        is_quick = callback is None and error_callback is None
+        self._start(
+            result, func, asked, call, single=far.CALL, length=1, is_quick=is_quick
+        )
         return result
 
     def call(
@@ -214,12 +215,12 @@ class ClusterEngine:
             shared = [
                 (future, indexes)
                 for flight in self._flights.difference(flights)
-                if (indexes := _places(flight, result))
+                if (indexes := places(flight, result))
                 and (future := flight.future) is not None
             ]
             futures = [flight.future for flight in flights]
             futures += [future for future, _ in shared]
-            if not kill and any(map(_runs, futures)):
+            if not kill and any(map(runs, futures)):
                 return False
             for one in mine:
                 one.drop()
@@ -236,7 +237,7 @@ class ClusterEngine:
         """Tell whether the engine has a task of this result and says that it runs."""
         with self._cond:
             return any(
-                _runs(flight.future)
+                runs(flight.future)
                 for flight in self._flights
                 for task in flight.tasks
                 if task.feed.result is result
@@ -258,7 +259,7 @@ class ClusterEngine:
         """Take no more calls."""
         with self._cond:
             self._is_closing = True
-        self._landed.put(None)  # the thread may be waiting for more
+        self._landed.put(None)  # the thread may wait for more
 
     def stop(self, number: int, error: BaseException) -> None:
         """Take no more calls, and give up what is unfinished."""
@@ -286,6 +287,8 @@ class ClusterEngine:
 
     def release(self) -> None:
         """Shut down what was started for this pool."""
+        if self._line is not None:
+            self._line.close()
         self.backend.close(wait=not self._is_stopped)
 
     def fill(self) -> None:
@@ -328,12 +331,8 @@ class ClusterEngine:
         one = feed.Feed(result, function, limits, items, **options)
         with self._cond:
             self._feeds.append(one)
-            self._feeds.sort(key=lambda each: each.limits.priority)
-            if not self._has_thread:
-                self._has_thread = True
-                threading.Thread(
-                    target=self._work, name="sidestep-cluster", daemon=True
-                ).start()
+            if len(self._feeds) > 1:
+                self._feeds.sort(key=_priority)
         self.pump()
 
     def pump(self) -> None:
@@ -362,13 +361,12 @@ class ClusterEngine:
         workers = max(self.backend.workers(), 1)
         tasks: list[feed.Task] = []
         seconds = 0.0
-        # Tasks may wait for each other: where that is cheap each goes alone.
-        most = 1 if self.backend.keeps_limits else BATCH_TASKS
         with self._cond:
             feeds = list(self._feeds)
             count = len(self._flights)
-        if count >= AHEAD * workers or self._is_stopped:
+        if not feeds or count >= self.backend.ahead * workers or self._is_stopped:
             return tasks
+        most = BATCH_TASKS if self._may_join(feeds) else 1
         for one in feeds:
             if one.limits.timeout is not None and (count >= workers or tasks):
                 continue
@@ -394,6 +392,23 @@ class ClusterEngine:
                 break
         return tasks
 
+    def _may_join(self, feeds: list[feed.Feed]) -> bool:
+        """Tell whether tasks may go together: they may wait for each other.
+
+        So there must be a way back for those that are not begun in time.
+        """
+        if self._is_alone or not self._item_seconds:
+            return False
+        if self._line is None and (len(feeds) > 1 or feeds[0].left() != 1):
+            backend = self.backend
+            try:
+                if backend.is_private() or backend.allow_insecure:
+                    self._line = Line(backend.address(), self._given_back)
+            except Exception as error:  # noqa: BLE001 - without it goes, too
+                util.info("no line from workers, so tasks go alone: %r", error)
+            self._is_alone = self._line is None
+        return self._line is not None
+
     def _share(self, one: feed.Feed, workers: int) -> int:
         left = one.left()
         if left is None:
@@ -414,18 +429,21 @@ class ClusterEngine:
             return 1
         timely = min(int(BATCH_SECONDS / self._item_seconds) + 1, CHUNK_MAX)
         left = one.left()
-        if left is None:
+        if left is None or one.length is None:
             return timely
-        return min(timely, max(left // (SHARE * workers) + 1, self._worthwhile()))
+        # Items of a chunk share a worker's fate: no more of them than ever.
+        most = -(-one.length // (CHUNKS * workers))
+        share = max(left // (SHARE * workers) + 1, self._worthwhile())
+        return min(timely, share, most)
 
     def _forget(self, one: feed.Feed) -> None:
         with self._cond:
             if one in self._feeds and not one.has_more():
                 self._feeds.remove(one)
 
-    def _board(self, tasks: list[feed.Task]) -> tuple[_Flight, far.Batch]:
+    def _board(self, tasks: list[feed.Task]) -> tuple[Flight, far.Batch]:
         limit = tasks[0].feed.limits.timeout
-        flight = _Flight(tasks, None if limit is None else time.monotonic() + limit)
+        flight = Flight(tasks, None if limit is None else time.monotonic() + limit)
         batch = far.Batch(
             self._token,
             self._initializer,
@@ -433,6 +451,8 @@ class ClusterEngine:
             [(task.feed.function.digest, task.mode, task.parcel) for task in tasks],
             self._keys(),
         )
+        if len(tasks) > 1 and self._line is not None:
+            batch.line = self._line.to(flight.number)
         if self.backend.keeps_limits:
             batch.limits = [
                 (*task.feed.limits.kept, task.feed.limits.priority) for task in tasks
@@ -451,43 +471,97 @@ class ClusterEngine:
             self._lose(flight, error, may_retry=False)
             return
         if flight.deadline is not None:
-            self._landed.put(None)  # the thread is to know of the deadline
+            self._hand_over(None)  # the thread is to know of the deadline
         if self.backend.streams:
-            flight.future.on_part = lambda: self._landed.put(flight)
+            flight.future.on_part = lambda: self._hand_over(flight)
             if flight.future.parts:
-                self._landed.put(flight)  # they were quicker
-        flight.future.add_done_callback(lambda _: self._landed.put(flight))
+                self._hand_over(flight)  # they were quicker
+        flight.future.add_done_callback(functools.partial(self._arrive, flight))
 
     # ---- Back ----
 
-    def _work(self) -> None:
-        """Take answers until nothing has been under way for a while."""
+    def _arrive(self, flight: Flight, _: object) -> None:
+        """Take an answer, on a thread of the engine's.
+
+        Where no code of the user's has a say it is delivered here: to wake our thread
+        for that would cost a call a tenth of a millisecond.
+        """
+        one = flight.tasks[0]
+        is_single = len(flight.tasks) == 1 and not one.feed.limits.timeout
+        is_whole = is_single and not self.backend.streams
+        if not is_whole or not one.feed.is_quick or self._feeds:
+            self._hand_over(flight)
+            return
+        try:
+            reply = far.reply_of(flight.future)
+            kind, packed = reply.outcomes[0]
+            if kind != far.VALUE or packed.size > QUICK_BYTES:
+                raise ValueError  # noqa: TRY301 - it goes the other way
+            value = packed.loads_plain()
+        except BaseException:  # noqa: BLE001 - whatever is the matter, it is told there
+            self._hand_over(flight)
+            return
+        if self._drop(flight):
+            self._measure(flight, reply)
+            with self._cond:
+                self._counts["done"] += 1
+            self._deliver(one, value, ok=True)
+        flight.future = None  # which knows the flight
+        with self._cond:
+            self._cond.notify_all()
+            if not self._feeds:
+                return
+        self._hand_over(None)
+
+    def _given_back(
+        self, number: int, begun: int, outcomes: list[tuple[int, parcel.Parcel]]
+    ) -> None:
+        """Hear from a worker that a batch takes long; on a thread of the line's."""
+        self._hand_over((number, begun, outcomes))
+
+    def _hand_over(self, landed: _Landed) -> None:
+        """Give something to our thread, which is there when it is needed."""
+        self._landed.put(landed)
+        with self._cond:
+            if self._has_thread:
+                return
+            self._has_thread = True
+        try:
+            threading.Thread(
+                target=self._work, name="sidestep-cluster", daemon=True
+            ).start()
+        except RuntimeError:  # there can be no more threads: this one does it
+            self._work(linger=0.0)
+
+    def _work(self, linger: float = LINGER) -> None:
+        """Take answers until there have been none for a while."""
         while True:
+            landed = None
             has_waited = False
             try:
-                flight = self._landed.get(timeout=self._patience())
+                landed = self._landed.get(timeout=self._patience(linger))
             except queue.Empty:
-                flight = None
                 has_waited = True
-            if flight is not None:
-                self._see_to(flight)
-            del flight
+            if isinstance(landed, tuple):
+                self._take_back(*landed)
+            elif landed is not None:
+                self._see_to(landed)
+            del landed
             self._see_to_deadlines()
             self.pump()
             with self._cond:
                 self._cond.notify_all()
-                is_idle = not self._feeds and not self._flights
-                is_last = has_waited or self._is_closing
-                if is_idle and is_last and self._landed.empty():
+                is_last = has_waited or (self._is_closing and not self._flights)
+                if is_last and self._landed.empty() and not self._deadlines():
                     self._has_thread = False
                     return
 
-    def _see_to(self, flight: _Flight) -> None:
+    def _see_to(self, flight: Flight) -> None:
         """Deliver what there is of a batch."""
         future = flight.future
         if future is None:
             return  # it was all there when its last part was told
-        is_done = future.done()
+        is_done = not self.backend.streams or future.done()
         if self.backend.streams and not flight.is_dropped:
             while future.parts:
                 index, outcome = future.parts.popleft()
@@ -498,18 +572,19 @@ class ClusterEngine:
                 self._land(flight)
             flight.future = None  # which knows the flight
 
-    def _patience(self) -> float | None:
-        with self._cond:
-            if not self._feeds and not self._flights:
-                return LINGER
-            deadlines = [
-                flight.deadline
-                for flight in self._flights
-                if flight.deadline is not None
-            ]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+    def _deadlines(self) -> list[float]:
+        return [
+            flight.deadline for flight in self._flights if flight.deadline is not None
+        ]
 
-    def _drop(self, flight: _Flight) -> bool:
+    def _patience(self, linger: float) -> float:
+        with self._cond:
+            deadlines = self._deadlines()
+        if deadlines:
+            return max(0.0, min(deadlines) - time.monotonic())
+        return linger
+
+    def _drop(self, flight: Flight) -> bool:
         """Take a batch from those under way; tell whether its tasks want outcomes."""
         with self._cond:
             self._flights.discard(flight)
@@ -532,7 +607,7 @@ class ClusterEngine:
                     error = _late(task, task.feed.limits.timeout)
                     self._deliver(task, error, ok=False)
 
-    def _give_up(self, flights: list[_Flight]) -> None:
+    def _give_up(self, flights: list[Flight]) -> None:
         """Nobody wants these any more: cancel what waits, stop what runs if possible."""
         for flight in flights:
             self._drop(flight)
@@ -541,13 +616,27 @@ class ClusterEngine:
         if unwanted:
             self.backend.give_up(unwanted)
 
-    def _land(self, flight: _Flight) -> None:
+    def _land(self, flight: Flight) -> None:
         try:
-            reply = flight.future.result()
+            reply = far.reply_of(flight.future)
         except BaseException as error:  # noqa: BLE001 - the engine's, whatever it is
             self._lose(flight, error, may_retry=True)
             return
-        items = sum(task.count for task in flight.tasks)
+        self._measure(flight, reply)
+        if reply.is_cut_off:
+            self._is_alone = True
+        if flight.done:
+            with self._cond:
+                self._counts["done"] += len(flight.tasks)
+            return  # they came in parts
+        self._settle(flight, reply.outcomes)
+        self._put_back(flight.tasks[flight.settled :])
+
+    def _measure(self, flight: Flight, reply: far.Reply) -> None:
+        """Learn from a batch how long tasks take, and the engine."""
+        # Those whose outcomes came in parts are not in the answer.
+        count = len(reply.outcomes) or len(flight.tasks)
+        items = sum(task.count for task in flight.tasks[:count])
         self._overhead = min(
             self._overhead, time.monotonic() - flight.begun - reply.seconds
         )
@@ -555,11 +644,45 @@ class ClusterEngine:
         rises = one > self._item_seconds
         # As for processes: too small a batch costs less than too large.
         self._item_seconds = one if rises else 0.5 * (one + self._item_seconds)
+
+    def _take_back(
+        self, number: int, begun: int, outcomes: list[tuple[int, parcel.Parcel]]
+    ) -> None:
+        """Have others do what a worker has not begun, and deliver what it has done."""
         with self._cond:
-            self._counts["done"] += len(flight.tasks)
-        if flight.done:
-            return  # they came in parts
-        for task, outcome in zip(flight.tasks, reply.outcomes, strict=True):
+            flight = next((one for one in self._flights if one.number == number), None)
+            if flight is None:
+                return  # its answer came first
+            rest = flight.tasks[begun:]
+            flight.tasks = flight.tasks[:begun]
+        self._item_seconds = max(self._item_seconds, BATCH_LIMIT)
+        self._settle(flight, outcomes)
+        self._put_back(rest)
+
+    def _put_back(self, tasks: list[feed.Task]) -> None:
+        """Have tasks go again that were not begun, unless nobody wants them any more."""
+        if not tasks:
+            return
+        wanted = self._jobs.results()
+        with self._cond:
+            self._counts["submitted"] -= len(tasks)
+            for task in tasks:
+                one = task.feed
+                if not self._is_stopped and one.result._job in wanted:
+                    one.push_back(task)
+                    if one not in self._feeds:
+                        self._feeds.insert(0, one)
+            self._feeds.sort(key=_priority)
+
+    def _settle(
+        self, flight: Flight, outcomes: list[tuple[int, parcel.Parcel]]
+    ) -> None:
+        """Deliver the outcomes of the first tasks of a batch that have none yet."""
+        since, flight.settled = flight.settled, max(flight.settled, len(outcomes))
+        with self._cond:
+            self._counts["done"] += flight.settled - since
+        tasks = flight.tasks[since : flight.settled]
+        for task, outcome in zip(tasks, outcomes[since:], strict=True):
             self._deliver_outcome(task, *outcome)
 
     def _deliver_outcome(
@@ -608,14 +731,15 @@ class ClusterEngine:
                 one.drop()
             self._jobs.abandon(error)
 
-    def _lose(self, flight: _Flight, error: BaseException, *, may_retry: bool) -> None:
+    def _lose(self, flight: Flight, error: BaseException, *, may_retry: bool) -> None:
+        left = enumerate(flight.tasks[flight.settled :], flight.settled)
+        tasks = [task for index, task in left if index not in flight.done]
         with self._cond:
-            self._counts["lost"] += len(flight.tasks) - len(flight.done)
-        left = [task for i, task in enumerate(flight.tasks) if i not in flight.done]
-        for task in left:
+            self._counts["lost"] += len(tasks)
+        for task in tasks:
             if may_retry and self._retry(task):
                 continue
-            self._deliver(task, self._lost(task, len(flight.tasks), error), ok=False)
+            self._deliver(task, self._lost(task, len(tasks), error), ok=False)
 
     def _lost(self, task: feed.Task, count: int, error: BaseException) -> WorkerLost:
         text = _describe(task)
@@ -634,14 +758,8 @@ class ClusterEngine:
             sys.excepthook(*sys.exc_info())
 
 
-def _places(flight: _Flight, result: Any) -> list[int]:
-    """Return which tasks of a batch are of a result."""
-    return [i for i, task in enumerate(flight.tasks) if task.feed.result is result]
-
-
-def _runs(future: Any) -> bool:
-    running = getattr(future, "running", None)
-    return bool(future is not None and running is not None and running())
+def _priority(one: feed.Feed) -> int:
+    return one.limits.priority
 
 
 def _late(task: feed.Task, limit: float | None) -> context.TimeoutError:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import threading
 import time
 
 from sidestep import _remote
 from sidestep._manager_session import remember_key
 
-from . import parcel
+from . import line, parcel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Batch:
         tasks: list[tuple[bytes, int, parcel.Parcel]],
         keys: list[tuple[Any, bytes]] | None = None,
         limits: list[tuple[Any, ...]] | None = None,
+        line: line.Where | None = None,
     ) -> None:
         self.token = token
         self.initializer = initializer
@@ -49,6 +51,8 @@ class Batch:
         #: ``(timeout, soft_timeout, priority)`` of each task, for a back end that keeps
         #: them.
         self.limits = limits
+        #: Where what was not begun goes back; a batch of several tasks has it.
+        self.line = line
 
     @property
     def size(self) -> int:
@@ -60,17 +64,33 @@ class Batch:
 
 
 class Reply:
-    """The outcomes of a batch on their way back, and how long it took in seconds."""
+    """The outcomes of a batch on their way back, and how long it took in seconds.
+
+    Tasks that have none were not begun: they were given back, or there ``is_cut_off``,
+    as the program cannot be reached from the worker.
+    """
 
     def __init__(
-        self, outcomes: list[tuple[int, parcel.Parcel]], seconds: float
+        self,
+        outcomes: list[tuple[int, parcel.Parcel]],
+        seconds: float,
+        *,
+        is_cut_off: bool = False,
     ) -> None:
         self.outcomes = outcomes
         self.seconds = seconds
+        self.is_cut_off = is_cut_off
 
     def size_of(self) -> int:
         """Return about how many bytes it has."""
         return sum(packed.size for _, packed in self.outcomes)
+
+
+def reply_of(future: Any) -> Reply:
+    """Return the answer for which a future stands; raise the engine's failure."""
+    reply: Any = future.result()
+    found: Reply = pickle.loads(reply) if type(reply) is bytes else reply
+    return found
 
 
 _lock = threading.Lock()
@@ -89,8 +109,30 @@ def run(batch: Batch) -> Reply:
     except BaseException as error:  # noqa: BLE001 - it belongs to the caller
         outcome = NOT_INITIALIZED, _pack(error)
         return Reply([outcome] * len(batch.tasks), 0.0)
-    outcomes = [_outcome(batch.functions[task[0]], *task) for task in batch.tasks]
+    if batch.line is None:
+        outcomes = [_outcome(batch.functions[task[0]], *task) for task in batch.tasks]
+        return Reply(outcomes, time.perf_counter() - begin)
+    if not line.is_there(batch.line):
+        begin = time.perf_counter()
+        outcomes = [_outcome(batch.functions[batch.tasks[0][0]], *batch.tasks[0])]
+        return Reply(outcomes, time.perf_counter() - begin, is_cut_off=True)
+    begin = time.perf_counter()
+    outcomes = _run_watched(batch, batch.line)
     return Reply(outcomes, time.perf_counter() - begin)
+
+
+def _run_watched(batch: Batch, where: line.Where) -> list[tuple[int, parcel.Parcel]]:
+    """Do the tasks of a batch as long as it may keep them."""
+    progress = line.Run(where, len(batch.tasks))
+    line.watch(progress)
+    try:
+        for task in batch.tasks:
+            if not progress.begin():
+                break
+            progress.outcomes.append(_outcome(batch.functions[task[0]], *task))
+    finally:
+        line.forget(progress)
+    return progress.outcomes
 
 
 def run_plain(

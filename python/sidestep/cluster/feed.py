@@ -168,8 +168,10 @@ class Feed:
         chunk: int | None = 1,
         length: int | None = None,
         buffersize: int = 0,
+        is_quick: bool = False,
     ) -> None:
         self.result = result
+        self.is_quick = is_quick  # no code of the user's runs when it is done
         self.function = function
         self.limits = limits
         self.length = length
