@@ -51,6 +51,8 @@ class _LocalCluster(distributed.LocalCluster):  # type: ignore[misc, unused-igno
 #: their tasks and logs over HTTP, to whoever asks on this machine: these do not.
 _CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
+    # A worker that has a task gets no second one while another has none.
+    "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
