@@ -270,7 +270,9 @@ PyDoc_STRVAR(
     connection_statistics_doc,
     "statistics($self, /)\n--\n\n"
     "kind (\"pipe\" or \"stream\"), closed, users: threads of this process inside "
-    "a call; unread: messages sent from here that nobody has taken, of a pipe.");
+    "a call; unread: messages sent from here that nobody has taken, of a pipe; looks, "
+    "of an encrypted one: how often a receiver looked before it slept; looks_found: "
+    "such looks as saved the sleep.");
 
 static PyObject *
 connection_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
@@ -278,10 +280,15 @@ connection_statistics(PyObject *obj, PyObject *Py_UNUSED(ignored))
     ConnectionObject *const self = (ConnectionObject *)obj;
 
     connection_count(self);
-    return Py_BuildValue(
-        "{s:s,s:N,s:I,s:K}", "kind", self->pipe != NULL ? "pipe" : "stream", "closed",
-        PyBool_FromLong(self->closed), "users", (unsigned int)self->users, "unread",
-        self->pipe != NULL ? (unsigned long long)sst_pipe_unread(self->pipe) : 0ULL);
+    return Py_BuildValue("{s:s,s:N,s:I,s:K,s:I,s:I}", "kind",
+                         self->pipe != NULL ? "pipe" : "stream", "closed",
+                         PyBool_FromLong(self->closed), "users",
+                         (unsigned int)self->users, "unread",
+                         self->pipe != NULL
+                             ? (unsigned long long)sst_pipe_unread(self->pipe)
+                             : 0ULL,
+                         "looks", (unsigned int)self->look.looks, "looks_found",
+                         (unsigned int)self->look.found);
 }
 
 PyDoc_STRVAR(connection_restrict_doc,

@@ -112,8 +112,9 @@ enum {
 struct connection_stream {
     int fd;
     struct sst_stream_progress progress;
-    PyObject *bytes; /* where it goes, or NULL: */
-    char *data;      /* the same, or the caller's own memory */
+    struct sst_stream_look look; /* the connection's, while it has no other thread */
+    PyObject *bytes;             /* where it goes, or NULL: */
+    char *data;                  /* the same, or the caller's own memory */
 };
 
 static int
@@ -138,6 +139,8 @@ connection_stream_begin(ConnectionObject *self, struct connection_stream *out)
     out->fd = self->fd;
     out->progress = self->progress;
     out->progress.io = sstpy_connection_io(self);
+    out->progress.look = &out->look;
+    out->look = self->look;
     out->bytes = self->partial;
     out->data = out->bytes != NULL ? PyBytes_AS_STRING(out->bytes) : NULL;
     self->progress = (struct sst_stream_progress){0};
@@ -150,8 +153,10 @@ static void
 connection_stream_end(ConnectionObject *self, struct connection_stream *stream,
                       bool broken_off)
 {
+    self->look = stream->look;
     if (broken_off && self->progress.header_size == 0) {
         self->progress = stream->progress;
+        self->progress.look = NULL;
         self->partial = stream->bytes;
         stream->bytes = NULL;
     }

@@ -226,8 +226,9 @@ module_exec(PyObject *module)
         sstpy_named_exec,        sstpy_server_exec,
     };
     static PyMethodDef *const tables[] = {
-        sstpy_arena_methods,   sstpy_pickle_methods, sstpy_connection_methods,
-        sstpy_process_methods, sstpy_share_methods,  sstpy_named_methods,
+        sstpy_arena_methods,      sstpy_pickle_methods,  sstpy_plain_methods,
+        sstpy_connection_methods, sstpy_process_methods, sstpy_share_methods,
+        sstpy_named_methods,
     };
     struct sstpy_state *const state = sstpy_module_state(module);
 

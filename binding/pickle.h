@@ -61,6 +61,7 @@ struct sstpy_pickle_file {
 bool sstpy_is_pickle_file(const struct sstpy_state *state, PyObject *obj);
 
 extern PyMethodDef sstpy_pickle_methods[];
+extern PyMethodDef sstpy_plain_methods[]; /* plain.c */
 int sstpy_pickle_exec(PyObject *module, struct sstpy_state *state);
 
 #endif

@@ -48,6 +48,7 @@ enum {
     WRITE_MAX = 1 << 20, /* with the mutex held: who reads meanwhile waits for it */
     READ_LONG = 256 * 1024,
     READ_AT_ONCE = 96 * 1024,
+    HEADER_SIZE_MAX = 12, /* with which a message begins */
 };
 
 static struct sstpy_direct *
@@ -140,6 +141,15 @@ clamp(uint64_t size)
     return size < INT_MAX ? (int)size : INT_MAX;
 }
 
+/* What SSL_get_error looks at. Mostly there is nothing to clear. */
+static void
+clear_errors(void)
+{
+    if (ERR_peek_error() != 0) {
+        ERR_clear_error();
+    }
+}
+
 /* A read that did not block, or a look that leaves everything where it is. As read(2);
  * or an event in *wanted. */
 static int64_t
@@ -148,7 +158,7 @@ try_read(struct sstpy_direct *direct, void *data, uint64_t size, bool look, int 
     int rc;
 
     *wanted = 0;
-    ERR_clear_error();
+    clear_errors();
     errno = 0;
     rc = look ? SSL_peek(direct->ssl, data, clamp(size))
               : SSL_read(direct->ssl, data, clamp(size));
@@ -180,6 +190,7 @@ static int64_t
 direct_read(void *context, void *data, uint64_t size, int64_t deadline_ns)
 {
     struct sstpy_direct *const direct = context;
+    bool is_first = deadline_ns != SST_NOW && size <= HEADER_SIZE_MAX;
     int64_t moved = 0;
     int wanted = 0;
     bool is_plain;
@@ -187,8 +198,14 @@ direct_read(void *context, void *data, uint64_t size, int64_t deadline_ns)
     for (;;) {
         (void)pthread_mutex_lock(&direct->mutex);
         is_plain = direct->ssl == NULL;
-        if (!is_plain) {
+        if (!is_plain && is_first && SSL_has_pending(direct->ssl) == 0) {
+            wanted = POLLIN; /* a message is hardly there yet: one call less */
+        }
+        else if (!is_plain) {
             moved = try_read(direct, data, size, false, &wanted);
+        }
+        is_first = false;
+        if (!is_plain) {
             if (wanted != 0) {
                 set_low_water(direct, size);
             }
@@ -232,7 +249,7 @@ try_write(struct sstpy_direct *direct, const char *data, uint64_t size, int *wan
         set_cork(direct, 1);
     }
     do { /* a record at a time */
-        ERR_clear_error();
+        clear_errors();
         errno = 0;
         rc = SSL_write(direct->ssl, data + moved, clamp(size - (uint64_t)moved));
         moved += rc > 0 ? rc : 0;

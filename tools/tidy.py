@@ -34,6 +34,9 @@ OPT_OUTS: dict[tuple[str, str, str], str] = {
     ("borrowed_references", "binding/nest_encode.c", "PyDict_Next"): (
         "nothing of Python runs while it encodes"
     ),
+    ("borrowed_references", "binding/plain.c", "PyDict_Next"): (
+        "nothing of Python runs while it looks"
+    ),
     ("borrowed_references", "binding/share_build.c", "PyDict_Next"): (
         "it takes references of its own at once"
     ),

@@ -371,6 +371,12 @@ def _pickler_in_use() -> Any:
 
 
 def _dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None) -> Any:
+    if (
+        buffer_callback is None
+        and _core.is_plain(obj)
+        and _pickler_in_use() is ForkingPickler
+    ):
+        return pickle.dumps(obj, 5)  # the same bytes: no reducer is asked for these
     popen = context.get_spawning_popen()
     if popen is None:
         if context.may_lack_main() or _pickler_in_use() is not ForkingPickler:

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "os/os.h"
 #include "ring/stream.h"
 #include "runner.h"
 #include "sidestep/sidestep.h"
@@ -167,4 +168,67 @@ TEST(the_end_before_a_message_and_inside_one)
     progress = (struct sst_stream_progress){.io = &io};
     check_int(sst_stream_recv_size(-1, &progress, SST_FOREVER), ==, SST_EPIPE);
     free(tape);
+}
+
+/* A peer whose messages come when so many looks have found nothing. */
+struct peer {
+    uint32_t looks_before; /* UINT32_MAX: only to who waits */
+    uint32_t looks;
+    uint32_t waits;
+};
+
+static int64_t
+peer_read(void *context, void *data, uint64_t size, int64_t deadline_ns)
+{
+    struct peer *const peer = context;
+
+    if (deadline_ns == SST_NOW && peer->looks++ < peer->looks_before) {
+        return SST_ETIMEDOUT;
+    }
+    peer->waits += deadline_ns == SST_NOW ? 0 : 1;
+    memset(data, 0, (size_t)size); /* an empty message */
+    return (int64_t)size;
+}
+
+static void
+receive_empty(struct peer *peer, struct sst_stream_look *look)
+{
+    const struct sst_stream_io io = {peer_read, tape_write, peer};
+    struct sst_stream_progress progress = {.io = &io, .look = look};
+
+    check_int(sst_stream_recv_size(-1, &progress, SST_FOREVER), ==, 0);
+    check_int((int64_t)progress.size, ==, 0);
+}
+
+TEST(a_slow_peer_is_not_looked_for)
+{
+    struct peer peer = {.looks_before = UINT32_MAX};
+    struct sst_stream_look look = {0};
+    uint32_t looks;
+
+    for (int i = 0; i < 16; i++) {
+        receive_empty(&peer, &look);
+    }
+    looks = peer.looks;
+    for (int i = 0; i < 15; i++) { /* until it is tried again */
+        receive_empty(&peer, &look);
+    }
+    check_int((int64_t)peer.looks, ==, (int64_t)looks);
+    check_int((int64_t)look.found, ==, 0);
+    check_int((int64_t)peer.waits, ==, 31);
+}
+
+TEST(a_quick_peer_is_not_slept_for)
+{
+    struct sst_stream_look look = {0};
+
+    for (int i = 0; i < 100; i++) {
+        struct peer peer = {.looks_before = 2};
+        receive_empty(&peer, &look);
+    }
+    /* But on one CPU, and unless this thread was off it all the time. */
+    check_int((int64_t)look.found, <=, (int64_t)look.looks);
+    if (ssti_os_cpu_affinity() > 1) {
+        check_int((int64_t)look.found, >, 0);
+    }
 }

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Messages of `_core`: what goes in comes out, and nothing else gets in."""
 
+import functools
+
 import pytest
 from awkward import MyBytes, MyInt, Point
 
-from sidestep import _core
+from sidestep import _core, reduction
 
 OBJECTS = [
     None,
@@ -155,6 +157,27 @@ def test_plain_data_needs_no_registered_pickler():
 
 
 def restore_pickler():
-    from sidestep import reduction
-
     _core.set_pickler(reduction._dumps, reduction._loads)
+
+
+@pytest.mark.parametrize(
+    ("obj", "plain"),
+    [
+        (("id", "__getitem__", ("k", 1, 1.5, None, True), {"a": [b"x"]}), True),
+        ([[[[]]]], True),
+        (functools.partial(int), False),
+        (type("Text", (str,), {})("x"), False),
+        (b"x" * 5000, False),
+        ([0] * 100, False),
+        ({1, 2}, False),
+    ],
+)
+def test_what_the_ordinary_pickler_does_for(obj, plain):
+    assert _core.is_plain(obj) is plain
+    if plain:
+        data = reduction._dumps(obj, None)
+        assert type(data) is bytes
+        assert data == bytes(reduction.ForkingPickler.dumps(obj, 5))
+    circle = []
+    circle.append(circle)
+    assert not _core.is_plain(circle)

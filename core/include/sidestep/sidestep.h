@@ -914,9 +914,17 @@ struct sst_stream_io {
                      int64_t deadline_ns);
     void *context;
 };
+/* Before a receiver sleeps it may look for a while, where its peer mostly answers at
+ * once. What a stream's receiver knows of that; zero at first. */
+struct sst_stream_look {
+    uint32_t useless; /* looks in a row that found nothing */
+    uint32_t looks;
+    uint32_t found; /* of these, such as saved a sleep */
+};
 struct sst_stream_progress {
     uint64_t size;                  /* of the payload; sst_stream_recv_size sets it */
     const struct sst_stream_io *io; /* what moves the bytes; NULL: read and write */
+    struct sst_stream_look *look;   /* NULL, or without `io`: sleep at once */
     uint64_t done;                  /* bytes moved, header included */
     uint8_t header[12];
     uint8_t header_size; /* 0 = nothing begun: zero the struct before each message */

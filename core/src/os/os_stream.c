@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -93,6 +95,16 @@ ssti_os_stream_write(int fd, const void *data, uint64_t size, int64_t deadline_n
         rc = stream_wait(fd, POLLOUT, deadline_ns);
     }
     return rc;
+}
+
+bool
+ssti_os_stream_shares_cpu(int fd)
+{
+    int cpu = -1;
+    socklen_t size = sizeof cpu;
+
+    return getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &size) == 0 && cpu >= 0 &&
+           cpu == sched_getcpu();
 }
 
 int

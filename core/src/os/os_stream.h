@@ -4,6 +4,7 @@
 
 /* Bytes through any descriptor: a part of the porting contract (os.h) of its own. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Bytes moved, at least one; 0 at the end of the stream; SST_ETIMEDOUT, SST_EINTR,
@@ -13,6 +14,9 @@ int64_t ssti_os_stream_write(int fd, const void *data, uint64_t size,
                              int64_t deadline_ns);
 /* 0 when readable, at its end, or broken; SST_ETIMEDOUT, SST_EINTR, SST_EBADF. */
 int ssti_os_stream_poll(int fd, int64_t deadline_ns);
+/* Did the last segment of a TCP connection come from the CPU that this thread runs on?
+ * Over the loopback that is where the peer ran. False where nobody knows. */
+bool ssti_os_stream_shares_cpu(int fd);
 /* 0 or -errno; closed in any case. */
 int ssti_os_stream_close(int fd);
 

@@ -24,6 +24,11 @@
 
 #include "os/os_stream.h"
 #include "sidestep/sidestep.h"
+#include "sync/spin.h"
+
+enum {
+    LOOK_NS = 60000, /* half a wake-up there and back, and what a peer does between */
+};
 
 static void
 put_big_endian(uint8_t *out, uint64_t value, uint32_t size)
@@ -146,6 +151,55 @@ sst_stream_send(int fd, struct sst_stream_progress *progress, const void *data,
     return stream_write(fd, progress, data, progress->header_size, size, deadline_ns);
 }
 
+/* Have the transport try for a while before it may sleep. As its read; SST_ETIMEDOUT:
+ * nothing came. */
+static int64_t
+stream_look(int fd, const struct sst_stream_progress *progress, uint8_t *data,
+            uint64_t size)
+{
+    const struct sst_stream_io *const io = progress->io;
+    struct sst_stream_look *const look = progress->look;
+    struct ssti_spin spin = {{look->useless}};
+    struct ssti_spin_run run;
+    int64_t moved = SST_ETIMEDOUT;
+
+    ssti_spin_begin_long(&run, &spin, LOOK_NS);
+    if (run.budget_ns != 0) {
+        moved = io->read(io->context, data, size, SST_NOW);
+        if (moved != SST_ETIMEDOUT || ssti_os_stream_shares_cpu(fd)) {
+            return moved; /* it was there, or cannot come while we look */
+        }
+        look->looks++;
+    }
+    while (moved == SST_ETIMEDOUT && ssti_spin_next(&run)) {
+        moved = io->read(io->context, data, size, SST_NOW);
+    }
+
+    const bool found = moved != SST_ETIMEDOUT && !ssti_spin_is_late(&run);
+    ssti_spin_end(&run, found);
+    look->useless = ssti_load_rlx(&spin.useless[0]);
+    look->found += found ? 1 : 0;
+    return moved;
+}
+
+/* As read(2), of the descriptor or the transport. */
+static int64_t
+stream_read_some(int fd, const struct sst_stream_progress *progress, uint8_t *data,
+                 uint64_t size, int64_t deadline_ns)
+{
+    const struct sst_stream_io *const io = progress->io;
+    int64_t moved = SST_ETIMEDOUT;
+
+    if (io == NULL) {
+        return ssti_os_stream_read(fd, data, size, deadline_ns);
+    }
+    if (progress->look != NULL && deadline_ns != SST_NOW) {
+        moved = stream_look(fd, progress, data, size);
+    }
+    return moved != SST_ETIMEDOUT ? moved
+                                  : io->read(io->context, data, size, deadline_ns);
+}
+
 /* Read until `progress->done` is before + size. */
 static int
 stream_read(int fd, struct sst_stream_progress *progress, uint8_t *data,
@@ -153,10 +207,8 @@ stream_read(int fd, struct sst_stream_progress *progress, uint8_t *data,
 {
     while (progress->done < before + size) {
         const uint64_t at = progress->done - before;
-        const struct sst_stream_io *const io = progress->io;
         const int64_t moved =
-            io != NULL ? io->read(io->context, data + at, size - at, deadline_ns)
-                       : ssti_os_stream_read(fd, data + at, size - at, deadline_ns);
+            stream_read_some(fd, progress, data + at, size - at, deadline_ns);
         if (moved < 0) {
             return (int)moved;
         }

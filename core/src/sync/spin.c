@@ -67,26 +67,48 @@ budget(uint32_t useless, uint32_t full_ns, uint32_t floor_ns)
     return halved > FLOOR_NS ? halved : floor_ns;
 }
 
-void
-ssti_spin_begin(struct ssti_spin_run *run, struct ssti_spin *spin, int64_t deadline_ns)
+/* Nothing to look with yet; false: it stays so. */
+static bool
+may_look(struct ssti_spin_run *run)
 {
     struct ssti_self *const self = ssti_self();
-    const bool glance = deadline_ns == SST_NOW;
 
-    run->useless = &spin->useless[glance ? 1 : 0];
+    run->useless = NULL;
     run->end_ns = 0;
     run->pauses = 1;
     run->budget_ns = 0;
     self->was_woken = 0; /* every operation that may sleep begins here */
     if (self->just_woke != 0 || !has_company()) {
         self->just_woke = 0;
-        run->useless = NULL;
+        return false;
+    }
+    return true;
+}
+
+void
+ssti_spin_begin(struct ssti_spin_run *run, struct ssti_spin *spin, int64_t deadline_ns)
+{
+    const bool glance = deadline_ns == SST_NOW;
+
+    if (!may_look(run)) {
         return;
     }
+    run->useless = &spin->useless[glance ? 1 : 0];
     /* Somebody who polls wants no more than a glance: that shrinks to nothing. */
     run->budget_ns = budget(ssti_load_rlx(run->useless),
                             glance ? SSTI_SPIN_GLANCE_NS : SSTI_SPIN_STARE_NS,
                             glance ? 0 : FLOOR_NS);
+}
+
+void
+ssti_spin_begin_long(struct ssti_spin_run *run, struct ssti_spin *spin,
+                     uint32_t full_ns)
+{
+    if (!may_look(run)) {
+        return;
+    }
+    run->useless = &spin->useless[0];
+    run->budget_ns = budget(ssti_load_rlx(run->useless), full_ns, 0);
 }
 
 bool
@@ -119,4 +141,10 @@ ssti_spin_end(const struct ssti_spin_run *run, bool useful)
     if (run->useless != NULL) {
         ssti_store_rlx(run->useless, useful ? 0 : ssti_load_rlx(run->useless) + 1);
     }
+}
+
+bool
+ssti_spin_is_late(const struct ssti_spin_run *run)
+{
+    return run->end_ns != 0 && ssti_os_now_ns() >= run->end_ns;
 }

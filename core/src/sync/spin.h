@@ -49,10 +49,19 @@ enum {
 void ssti_spin_begin(struct ssti_spin_run *run, struct ssti_spin *spin,
                      int64_t deadline_ns);
 
+/* The same before a sleep, for an object whose other side needs up to `full_ns` to act.
+ */
+void ssti_spin_begin_long(struct ssti_spin_run *run, struct ssti_spin *spin,
+                          uint32_t full_ns);
+
 /* Pause a little. False when the time is up: go to sleep. */
 bool ssti_spin_next(struct ssti_spin_run *run);
 
 /* Learn from the bout: did the condition come true while looking? */
 void ssti_spin_end(const struct ssti_spin_run *run, bool useful);
+
+/* Is the time of the bout over? Then who looked was off the CPU for a while, and what
+ * came meanwhile would have been there after a sleep as well. */
+bool ssti_spin_is_late(const struct ssti_spin_run *run);
 
 #endif
