@@ -19,7 +19,7 @@ typedef struct {
     bool closed;    /* closed, or never opened */
     uint32_t users; /* threads inside a call that may block */
     struct sst_stream_progress
-        progress; /* of a message whose receiving was broken off */
+        progress;                /* of a message whose receiving was broken off */
     struct sst_stream_look look; /* of who receives with a transport */
     PyObject
         *partial; /* bytes of its size, filled as far as `progress` says; or NULL */

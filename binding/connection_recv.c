@@ -104,6 +104,8 @@ connection_take(ConnectionObject *self, struct sst_message *message)
 enum {
     STREAM_ROOM_FIRST = 16 << 20, /* for a message before any of it has come */
     STREAM_GROWTH = 4,
+    SCRATCH_FROM = 64 << 10, /* shorter ones: malloc has their pages at hand */
+    SCRATCH_TO = 4 << 20,    /* that much stays in a process */
 };
 
 /* A message on its way. Who receives takes it out of the connection, and puts it back
@@ -237,30 +239,100 @@ connection_stream_body(ConnectionObject *self, struct connection_stream *stream)
     }
 }
 
-/* A message as bytes. `size_max` < 0: of any length. NULL with *too_long set and
- * without an exception: it is longer. */
+/* Before memory of the caller's, or the scratch, goes: keep what it has of the message.
+ * The exception that is set stays. Without memory for it the message is lost, and the
+ * stream with it. */
+static void
+connection_stream_rescue(ConnectionObject *self, struct connection_stream *stream)
+{
+    PyObject *type = NULL;
+    PyObject *error = NULL;
+    PyObject *traceback = NULL;
+
+    PyErr_Fetch(&type, &error, &traceback);
+    if (connection_stream_allocate(stream) < 0) {
+        PyErr_Clear(); /* the first error matters more */
+        self->readable = false;
+    }
+    PyErr_Restore(type, error, traceback);
+}
+
+/* What a message is read into that is decoded and then dropped: a bytearray, kept for
+ * the next one. In fresh memory every page costs a fault, all together more than the
+ * copy and the encryption. NULL without an exception: read it into an object of its
+ * own. */
 static PyObject *
-connection_stream_take(ConnectionObject *self, int64_t size_max, bool *too_long)
+connection_scratch_take(const ConnectionObject *self,
+                        const struct connection_stream *stream)
+{
+    const uint64_t size = stream->progress.size;
+    PyObject *scratch = self->state->scratch;
+
+    if (self->loads != NULL || stream->bytes != NULL || size < SCRATCH_FROM ||
+        size > SCRATCH_TO) {
+        return NULL;
+    }
+    self->state->scratch = NULL;
+    if (scratch == NULL) {
+        scratch = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)size);
+    }
+    else if (PyByteArray_Resize(scratch, (Py_ssize_t)size) < 0) {
+        Py_CLEAR(scratch); /* somebody looks into it still, or memory is short */
+    }
+    if (scratch == NULL) {
+        PyErr_Clear();
+    }
+    return scratch;
+}
+
+static void
+connection_scratch_give(const ConnectionObject *self, PyObject *data)
+{
+    if (PyByteArray_CheckExact(data) && Py_REFCNT(data) == 1 &&
+        self->state->scratch == NULL) {
+        self->state->scratch = data;
+        return;
+    }
+    Py_DECREF(data);
+}
+
+/* A message as bytes, or where it `is_passing` maybe in the scratch. `size_max` < 0: of
+ * any length. NULL with *too_long set and without an exception: it is longer. */
+static PyObject *
+connection_stream_take(ConnectionObject *self, int64_t size_max, bool is_passing,
+                       bool *too_long)
 {
     struct connection_stream stream;
-    PyObject *bytes = NULL;
+    PyObject *scratch = NULL;
+    PyObject *data = NULL;
 
     connection_stream_begin(self, &stream);
     int rc = sstpy_wait_until(connection_call_size, &stream, SST_FOREVER);
     *too_long = rc == SST_EMSGSIZE ||
                 (rc == 0 && size_max >= 0 && stream.progress.size > (uint64_t)size_max);
-    if (rc == 0 && !*too_long) {
+    if (rc == 0 && !*too_long && is_passing) {
+        scratch = connection_scratch_take(self, &stream);
+    }
+    if (scratch != NULL) {
+        stream.data = PyByteArray_AS_STRING(scratch);
+        rc = sstpy_wait_until(connection_call_body, &stream, SST_FOREVER);
+    }
+    else if (rc == 0 && !*too_long) {
         rc = connection_stream_body(self, &stream);
     }
+
     if (rc == 0 && !*too_long) {
-        bytes = stream.bytes;
-        stream.bytes = NULL;
+        data = Py_NewRef(scratch != NULL ? scratch : stream.bytes);
     }
     else if (!*too_long) {
         (void)connection_raise_recv(self, rc);
     }
+    if (rc == SSTPY_RAISED && scratch != NULL) {
+        connection_stream_rescue(self, &stream);
+    }
     connection_stream_end(self, &stream, rc == SSTPY_RAISED);
-    return bytes;
+    Py_XDECREF(scratch);
+    return data;
 }
 
 /* ---- recv ---- */
@@ -270,8 +342,8 @@ const char sstpy_connection_recv_doc[] =
               "Receive an object. Waits for one; EOFError when none is left and nobody "
               "can send any more.");
 
-/* The object of a message, or of the bytes of a pickle. The restrictions are those of
- * now: the code that a pickle runs may set others. */
+/* The object of a message, or of a pickle in a bytes-like object. The restrictions are
+ * those of now: the code that a pickle runs may set others. */
 static PyObject *
 connection_open(const ConnectionObject *self, struct sst_message *message,
                 PyObject *bytes)
@@ -315,13 +387,14 @@ sstpy_connection_recv(PyObject *self_obj, PyObject *Py_UNUSED(ignored))
         return connection_recv_pipe(self);
     }
 
-    PyObject *const bytes = connection_stream_take(self, self->size_max, &too_long);
-    if (bytes == NULL) {
+    PyObject *const data =
+        connection_stream_take(self, self->size_max, true, &too_long);
+    if (data == NULL) {
         return too_long ? connection_bad_length(self, self->size_max) : NULL;
     }
 
-    PyObject *const obj = connection_open(self, NULL, bytes);
-    Py_DECREF(bytes);
+    PyObject *const obj = connection_open(self, NULL, data);
+    connection_scratch_give(self, data);
     return obj;
 }
 
@@ -358,7 +431,7 @@ connection_take_bytes(ConnectionObject *self, int64_t wanted)
         too_long = bytes == NULL && PyErr_Occurred() == NULL;
     }
     else {
-        bytes = connection_stream_take(self, size_max, &too_long);
+        bytes = connection_stream_take(self, size_max, false, &too_long);
     }
     return too_long ? connection_bad_length(self, size_max) : bytes;
 }
@@ -413,23 +486,6 @@ connection_raise_short(const ConnectionObject *self, PyObject *bytes)
         Py_DECREF(error);
     }
     return NULL;
-}
-
-/* Before the caller's memory goes: keep what it has of the message. The exception that
- * is set stays. Without memory for it the message is lost, and the stream with it. */
-static void
-connection_stream_rescue(ConnectionObject *self, struct connection_stream *stream)
-{
-    PyObject *type = NULL;
-    PyObject *error = NULL;
-    PyObject *traceback = NULL;
-
-    PyErr_Fetch(&type, &error, &traceback);
-    if (connection_stream_allocate(stream) < 0) {
-        PyErr_Clear(); /* the first error matters more */
-        self->readable = false;
-    }
-    PyErr_Restore(type, error, traceback);
 }
 
 /* From a stream straight into the buffer when there is room; what came earlier of the

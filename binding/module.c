@@ -298,6 +298,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->buffer_too_short);
     Py_CLEAR(state->dumps);
     Py_CLEAR(state->loads);
+    Py_CLEAR(state->scratch);
     sstpy_nest_spare_free(&state->nest_spare);
     sstpy_nest_names_free(&state->nest_names);
     Py_CLEAR(state->semlock_type);

@@ -57,6 +57,7 @@ struct sstpy_state {
     /* pickling, registered by Python, see set_pickler */
     PyObject *dumps;
     PyObject *loads;
+    PyObject *scratch; /* a bytearray that nobody uses now, see connection_recv.c */
     struct sstpy_nest_spare nest_spare;
     struct sstpy_nest_names nest_names;
     /* types */
