@@ -19,6 +19,7 @@ from sidestep.cluster import (
     far,
     feed,
     find,
+    mpi,
     parcel,
 )
 from sidestep.cluster.line import Line
@@ -378,3 +379,12 @@ def test_arguments(executor):
             pool._engine.apply(object, pool, abs, (1,), {}, None, None, None, 1, 1, 0)
         with pytest.raises(NotImplementedError, match="cluster"):
             pool.resize(3)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "private"),
+    [(["a", "a", "a"], True), (["a", "b", "a"], False), ([], False)],
+)
+def test_ranks_on_several_machines_are_not_private(monkeypatch, hosts, private):
+    monkeypatch.setattr(mpi, "hosts", hosts)
+    assert object.__new__(mpi.MpiBackend).is_private() is private

@@ -105,7 +105,7 @@ class ClusterContext(context.BaseContext):
         self._address = address
         self._allow_insecure = allow_insecure
         self._options = options
-        if allow_insecure and name == "dask":
+        if allow_insecure and name != "cluster":
             options["allow_insecure"] = True
         self._lock = threading.RLock()
         self._backend: Backend | None = None

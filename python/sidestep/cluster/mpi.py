@@ -25,9 +25,15 @@ hosts: list[str] = []
 
 
 class MpiBackend(ExecutorBackend):
-    """The workers of an MPI job."""
+    """The workers of an MPI job.
 
-    def __init__(self, workers: int | None = None) -> None:
+    What goes between the ranks is not encrypted: on several machines keys go over it only
+    with ``allow_insecure``.
+    """
+
+    def __init__(
+        self, workers: int | None = None, *, allow_insecure: bool = False
+    ) -> None:
         try:
             from mpi4py.futures import MPIPoolExecutor
         except ImportError as error:
@@ -39,6 +45,7 @@ class MpiBackend(ExecutorBackend):
         self._pool = MPIPoolExecutor(max_workers=workers, main=False, path=paths)
         super().__init__(self._pool, workers)
         self.name = "MPI"
+        self.allow_insecure = allow_insecure
 
     def workers(self) -> int:
         """Return the number of ranks that are workers, or what was asked for if fewer."""
@@ -53,12 +60,20 @@ class MpiBackend(ExecutorBackend):
         """Let the workers go."""
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
+    def is_private(self) -> bool:
+        """Tell whether all ranks are known to be on this machine."""
+        return bool(hosts) and not _others()
+
     def address(self) -> str:
         """Return the address from which packets go to the other machines."""
-        others = set(hosts[1:]) - set(hosts[:1])
-        if hosts and not others:
+        if self.is_private():
             return "127.0.0.1"
-        return route(min(others) if others else socket.gethostname())
+        return route(min(_others(), default=socket.gethostname()))
+
+
+def _others() -> set[str]:
+    """Return the names of the other machines, as far as they are known."""
+    return set(hosts[1:]) - set(hosts[:1])
 
 
 def _check_launched() -> None:

@@ -49,8 +49,14 @@ class RayBackend(CountedBackend):
     name = "Ray"
 
     def __init__(
-        self, cluster: str = "ray", workers: int | None = None, **options: Any
+        self,
+        cluster: str = "ray",
+        workers: int | None = None,
+        *,
+        allow_insecure: bool = False,
+        **options: Any,
     ) -> None:
+        self.allow_insecure = allow_insecure
         self._is_ours = False
         if not _is_initialized():
             self._is_ours = cluster == "ray"
