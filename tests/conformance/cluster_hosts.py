@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import netns
+from netns import ip
+
 import sidestep
 
 if TYPE_CHECKING:
@@ -34,10 +36,6 @@ if TYPE_CHECKING:
 SPACE = f"sidestep{os.getpid() % 10_000}"
 HERE, THERE = "10.213.77.1", "10.213.77.2"
 TOOLS = Path(sys.executable).parent
-
-
-def ip(*args: str) -> None:
-    subprocess.run(["ip", *args], check=True, capture_output=True, text=True)
 
 
 @contextlib.contextmanager
@@ -194,21 +192,5 @@ class Hosts(unittest.TestCase):
                 ).backend()
 
 
-def main() -> int:
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        print("0 passed, 0 failed, 1 skipped: root and ip make network namespaces")
-        return 0
-    try:
-        with other_host():
-            tests = unittest.TestLoader().loadTestsFromTestCase(Hosts)
-            result = unittest.TextTestRunner(sys.stdout, verbosity=2).run(tests)
-    except subprocess.CalledProcessError as error:
-        print(f"0 passed, 0 failed, 1 skipped: {error.cmd}: {error.stderr.strip()}")
-        return 0
-    failed = len(result.failures) + len(result.errors)
-    print(f"{result.testsRun - failed} passed, {failed} failed, 0 skipped", flush=True)
-    return 1 if failed or not result.testsRun else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(netns.main(Hosts, other_host()))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,9 @@ import time
 import unittest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import netns
+from netns import ip
 
 import sidestep
 from sidestep import _silence
@@ -53,12 +55,6 @@ def hasten() -> None:
 
 
 # ---- Hosts ----
-
-
-def ip(*args: str) -> str:
-    return subprocess.run(
-        ["ip", *args], check=True, capture_output=True, text=True
-    ).stdout
 
 
 class Host:
@@ -400,23 +396,9 @@ PROGRAMS: dict[str, Callable[..., int]] = {
 }
 
 
-def main() -> int:
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        print("0 passed, 0 failed, 1 skipped: root and ip make network namespaces")
-        return 0
-    try:
-        with switch():
-            tests = unittest.TestLoader().loadTestsFromTestCase(LostHosts)
-            result = unittest.TextTestRunner(sys.stdout, verbosity=2).run(tests)
-    except subprocess.CalledProcessError as error:
-        print(f"0 passed, 0 failed, 1 skipped: {error.cmd}: {error.stderr.strip()}")
-        return 0
-    failed = len(result.failures) + len(result.errors)
-    print(f"{result.testsRun - failed} passed, {failed} failed, 0 skipped", flush=True)
-    return 1 if failed or not result.testsRun else 0
-
-
 if __name__ == "__main__":
     hasten()
     given = [word for word in sys.argv[1:] if word != "--slow"]
-    sys.exit(PROGRAMS[given[0]](*given[1:]) if given else main())
+    if given:
+        sys.exit(PROGRAMS[given[0]](*given[1:]))
+    sys.exit(netns.main(LostHosts, switch()))
