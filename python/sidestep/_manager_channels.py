@@ -12,6 +12,7 @@ import resource
 import threading
 
 from . import connection, reduction, util
+from ._manager_wire import close_quietly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,9 +146,4 @@ class ThreadLink:
         return not (hasattr(conn, "statistics") and conn.statistics()["unread"])
 
     def close(self) -> None:
-        for conn in (self.conn, self.courier):
-            try:
-                if conn is not None:
-                    conn.close()
-            except OSError:
-                pass
+        close_quietly(self.conn, self.courier)

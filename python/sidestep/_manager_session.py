@@ -25,6 +25,7 @@ from ._manager_wire import (
     LINK,
     RETURN,
     VERSION,
+    close_quietly,
     convert_to_error,
     dispatch,
     serving,
@@ -81,12 +82,7 @@ class _Link:
         self.conn.send((None, method, args, kwds))
 
     def close(self) -> None:
-        for conn in (self.conn, self.courier):
-            try:
-                if conn is not None:
-                    conn.close()
-            except OSError:
-                pass
+        close_quietly(self.conn, self.courier)
 
 
 class Session:

@@ -19,6 +19,7 @@ __all__ = [
     "RemoteError",
     "Token",
     "all_methods",
+    "close_quietly",
     "convert_to_error",
     "dispatch",
     "public_methods",
@@ -111,6 +112,16 @@ def dispatch(
         raise convert_to_error(kind, result)
     finally:
         del result  # it would be in a cycle with its own traceback
+
+
+def close_quietly(*conns: Any) -> None:
+    """Close those of these connections that there are."""
+    for conn in conns:
+        try:
+            if conn is not None:
+                conn.close()
+        except OSError:
+            pass
 
 
 def convert_to_error(kind: str, result: Any) -> BaseException:

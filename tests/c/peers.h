@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -109,6 +110,19 @@ bytes_check(const void *data, uint64_t size)
                       (unsigned long long)size);
         }
     }
+}
+
+/* Leave that many descriptors. */
+static inline void
+leave_descriptors(int count)
+{
+    struct rlimit limit;
+    const int next = dup(0);
+
+    check_int(getrlimit(RLIMIT_NOFILE, &limit), ==, 0);
+    (void)close(next);
+    limit.rlim_cur = (rlim_t)(next + count);
+    check_int(setrlimit(RLIMIT_NOFILE, &limit), ==, 0);
 }
 
 #endif

@@ -536,19 +536,6 @@ TEST(threads_one_connection_too_many)
     close_server();
 }
 
-/* Leave that many descriptors. */
-static void
-leave_descriptors(int count)
-{
-    struct rlimit limit;
-    const int next = dup(0);
-
-    check_int(getrlimit(RLIMIT_NOFILE, &limit), ==, 0);
-    (void)close(next);
-    limit.rlim_cur = (rlim_t)(next + count);
-    check_int(setrlimit(RLIMIT_NOFILE, &limit), ==, 0);
-}
-
 static void
 connect_it(int fd)
 {

@@ -3,7 +3,6 @@
 /* A server in a process that has no descriptors left: who waits for one does not wait
  * for ever, and those that are connected do not notice. */
 
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -31,18 +30,6 @@ open_server(void)
     check_int(getsockname(fd, (struct sockaddr *)&address, &address_size), ==, 0);
     check_int(listen(fd, CLIENTS), ==, 0);
     check_ok(sst_server_listen(server, fd));
-}
-
-static void
-leave_descriptors(int count)
-{
-    struct rlimit limit;
-    const int next = dup(0);
-
-    check_int(getrlimit(RLIMIT_NOFILE, &limit), ==, 0);
-    (void)close(next);
-    limit.rlim_cur = (rlim_t)(next + count);
-    check_int(setrlimit(RLIMIT_NOFILE, &limit), ==, 0);
 }
 
 static uint64_t
