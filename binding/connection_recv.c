@@ -257,6 +257,36 @@ connection_stream_rescue(ConnectionObject *self, struct connection_stream *strea
     PyErr_Restore(type, error, traceback);
 }
 
+/* Wait for the length of the message. As sstpy_wait_until; *too_long: it is longer than
+ * `size_max`, < 0: any length. */
+static int
+connection_stream_size(struct connection_stream *stream, int64_t size_max,
+                       bool *too_long)
+{
+    const int rc = sstpy_wait_until(connection_call_size, stream, SST_FOREVER);
+
+    *too_long = rc == SST_EMSGSIZE || (rc == 0 && size_max >= 0 &&
+                                       stream->progress.size > (uint64_t)size_max);
+    return rc;
+}
+
+/* The whole message into memory that is large enough, or with NULL into stream->bytes.
+ * When it is broken off, what came is in the latter. SSTPY_RAISED, or a status. */
+static int
+connection_stream_fill(ConnectionObject *self, struct connection_stream *stream,
+                       char *memory)
+{
+    if (memory == NULL) {
+        return connection_stream_body(self, stream);
+    }
+    stream->data = memory;
+    const int rc = sstpy_wait_until(connection_call_body, stream, SST_FOREVER);
+    if (rc == SSTPY_RAISED) {
+        connection_stream_rescue(self, stream);
+    }
+    return rc;
+}
+
 /* What a message is read into that is decoded and then dropped: a bytearray, kept for
  * the next one. In fresh memory every page costs a fault, all together more than the
  * copy and the encryption. NULL without an exception: read it into an object of its
@@ -307,18 +337,12 @@ connection_stream_take(ConnectionObject *self, int64_t size_max, bool is_passing
     PyObject *data = NULL;
 
     connection_stream_begin(self, &stream);
-    int rc = sstpy_wait_until(connection_call_size, &stream, SST_FOREVER);
-    *too_long = rc == SST_EMSGSIZE ||
-                (rc == 0 && size_max >= 0 && stream.progress.size > (uint64_t)size_max);
-    if (rc == 0 && !*too_long && is_passing) {
-        scratch = connection_scratch_take(self, &stream);
-    }
-    if (scratch != NULL) {
-        stream.data = PyByteArray_AS_STRING(scratch);
-        rc = sstpy_wait_until(connection_call_body, &stream, SST_FOREVER);
-    }
-    else if (rc == 0 && !*too_long) {
-        rc = connection_stream_body(self, &stream);
+    int rc = connection_stream_size(&stream, size_max, too_long);
+    if (rc == 0 && !*too_long) {
+        scratch = is_passing ? connection_scratch_take(self, &stream) : NULL;
+        rc = connection_stream_fill(self, &stream,
+                                    scratch != NULL ? PyByteArray_AS_STRING(scratch)
+                                                    : NULL);
     }
 
     if (rc == 0 && !*too_long) {
@@ -326,9 +350,6 @@ connection_stream_take(ConnectionObject *self, int64_t size_max, bool is_passing
     }
     else if (!*too_long) {
         (void)connection_raise_recv(self, rc);
-    }
-    if (rc == SSTPY_RAISED && scratch != NULL) {
-        connection_stream_rescue(self, &stream);
     }
     connection_stream_end(self, &stream, rc == SSTPY_RAISED);
     Py_XDECREF(scratch);
@@ -495,20 +516,14 @@ connection_stream_into(ConnectionObject *self, char *to, uint64_t room)
 {
     struct connection_stream stream;
     PyObject *result = NULL;
+    bool too_long = false;
 
     connection_stream_begin(self, &stream);
-    int rc = sstpy_wait_until(connection_call_size, &stream, SST_FOREVER);
-    const bool too_long =
-        rc == SST_EMSGSIZE || (rc == 0 && self->size_max >= 0 &&
-                               stream.progress.size > (uint64_t)self->size_max);
+    int rc = connection_stream_size(&stream, self->size_max, &too_long);
     const bool direct =
         rc == 0 && !too_long && stream.bytes == NULL && stream.progress.size <= room;
-    if (direct) {
-        stream.data = to;
-        rc = sstpy_wait_until(connection_call_body, &stream, SST_FOREVER);
-    }
-    else if (rc == 0 && !too_long) {
-        rc = connection_stream_body(self, &stream);
+    if (rc == 0 && !too_long) {
+        rc = connection_stream_fill(self, &stream, direct ? to : NULL);
     }
 
     if (too_long) {
@@ -525,9 +540,6 @@ connection_stream_into(ConnectionObject *self, char *to, uint64_t room)
     }
     else {
         result = connection_raise_recv(self, rc);
-    }
-    if (rc == SSTPY_RAISED && direct) {
-        connection_stream_rescue(self, &stream);
     }
     connection_stream_end(self, &stream, rc == SSTPY_RAISED);
     return too_long ? connection_bad_length(self, self->size_max) : result;
