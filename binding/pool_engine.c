@@ -304,12 +304,23 @@ static void
 engine_close_core(EngineObject *self)
 {
     struct sst_crew *const crew = self->crew;
-    struct sst_pool *const pool = self->pool;
 
     self->crew = NULL;
-    self->pool = NULL;
+    self->pins++; /* the pool is still used */
     Py_BEGIN_ALLOW_THREADS(void)
     sst_crew_close(crew);
+    Py_END_ALLOW_THREADS
+    /* What workers told last, if the crew's thread did not come to it any more. */
+    sstpy_engine_take_now(self);
+    self->pins--;
+    if (self->pins > 0) {
+        return; /* another thread came meanwhile; its unpin closes the pool */
+    }
+
+    struct sst_pool *const pool = self->pool;
+
+    self->pool = NULL;
+    Py_BEGIN_ALLOW_THREADS(void)
     (void)sst_pool_close(pool);
     Py_END_ALLOW_THREADS
     sstpy_functions_fini(self);
