@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 # ---- Owner ----
 
+#: How long the server may take to begin, at least, in seconds: its own start is not the
+#: modules' fault, and takes long on a machine that is busy.
+_BEGIN_SECONDS = 60.0
+
 
 class Watch:
     """What the server says of its imports, for the process that started it."""
@@ -47,10 +51,16 @@ class Watch:
     def wait(self) -> None:
         """Wait until all is imported, or the server is dead."""
         while self._fd >= 0:
-            if not _core.process_wait_fd(self._fd, self._timeout):
+            limit = self._timeout
+            if limit is not None and not self._module:
+                limit = max(limit, _BEGIN_SECONDS)
+            if not _core.process_wait_fd(self._fd, limit):
+                what = (
+                    f"imported {self._module!r}" if self._module else "begun to import"
+                )
                 raise TimeoutError(
-                    f"the fork server has not imported {self._module!r} within "
-                    f"{self._timeout:g} seconds; set_forkserver_preload() takes a timeout"
+                    f"the fork server has not {what} within {limit:g} seconds; "
+                    "set_forkserver_preload() takes a timeout"
                 )
             if said := os.read(self._fd, 1 << 16):
                 self._take(said)

@@ -86,7 +86,8 @@ class ForkServer:
         ``__main__`` among them means the program's main script. Of one that cannot be
         imported nothing is said, each child that needs it finds out; with ``on_error``
         "warn" the server warns, with "fail" it ends, and no process can be started. One whose
-        import takes longer than ``timeout`` seconds makes ``start()`` raise TimeoutError.
+        import takes longer than ``timeout`` seconds makes ``start()`` raise TimeoutError;
+        what the server needs before it imports is not counted.
         """
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")

@@ -38,9 +38,9 @@ def program(tmp_path):
     return make
 
 
-def run(command):
+def run(command, env=None):
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=True
+        command, capture_output=True, text=True, timeout=60, check=True, env=env
     )
     return done.stdout.splitlines(), done.stderr
 
@@ -75,6 +75,17 @@ def test_one_that_hangs(program):
         "set_forkserver_preload() takes a timeout"
     )
     assert (out, err) == ([line, line], "")
+
+
+@pytest.mark.slow
+def test_a_slow_start_is_not_the_modules_fault(program, tmp_path):
+    """As on a machine that is busy: the limit is for the import."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\nif '-c' in sys.orig_argv:\n    time.sleep(1)\n"
+    )
+    command = program("", "timeout=0.3")
+    out, err = run(command, {**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (out, err) == (["child", "child"], "")
 
 
 def test_ctrl_c_ends_the_wait_for_it(program):
