@@ -4,7 +4,9 @@
 import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -83,6 +85,41 @@ def eventually():
         return value
 
     return wait_for
+
+
+@pytest.fixture
+def interrupt(eventually):
+    """Have a signal handler raise in the main thread, once it is where it is to be.
+
+    A function of a condition; returns the class of the exception.
+    """
+    raised, helpers = threading.Event(), []
+    main = threading.main_thread().ident
+
+    class HandlerError(Exception):
+        pass
+
+    def handle(*_):
+        if not raised.is_set():
+            raised.set()
+            raise HandlerError
+
+    def press(is_there):
+        eventually(is_there)
+        while not raised.wait(0.02):  # let it fall asleep; correct either way
+            signal.pthread_kill(main, signal.SIGALRM)
+
+    def when(is_there):
+        helpers.append(threading.Thread(target=press, args=(is_there,)))
+        helpers[0].start()
+        return HandlerError
+
+    before = signal.signal(signal.SIGALRM, handle)
+    yield when
+    raised.set()
+    for helper in helpers:
+        helper.join()
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

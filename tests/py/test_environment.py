@@ -153,13 +153,19 @@ def test_without_the_stdlibs_c_modules(tmp_path):
 def test_idle_processes_use_no_cpu(start, eventually):
     ctx = sidestep.get_context("fork")
     queue, event, lock, other = ctx.Queue(), ctx.Event(), ctx.Lock(), ctx.Event()
+    replies = ctx.Queue()
     ready, woken = ctx.Semaphore(0), ctx.Semaphore(0)
     lock.acquire()
     idle = [
-        start(ctx, children.echo_queue, queue, queue),
+        start(ctx, children.echo_queue, queue, replies),
         start(ctx, children.wait_for_event, event, ready, woken),
         start(ctx, children.acquire_once, lock, other, other),
     ]
+
+    queue.put("you have begun")
+    assert replies.get(timeout=20)
+    assert ready.acquire(timeout=20)
+    assert other.wait(20)
 
     def asleep():
         return all(state(process.pid)[0] == "S" for process in idle)

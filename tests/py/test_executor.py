@@ -172,8 +172,15 @@ def test_shutdown_cancels(ctx, eventually):
     running = executor.submit(tasks.wait_for, event)
     some = [executor.submit(tasks.square, i) for i in range(10)]
     eventually(running.running)
-    threading.Timer(0.05, event.set).start()
-    executor.shutdown(cancel_futures=True)
+
+    def release():
+        eventually(lambda: all(future.cancelled() for future in some))
+        event.set()
+
+    helper = threading.Thread(target=release)
+    helper.start()
+    executor.shutdown(cancel_futures=True)  # waits for the one that runs
+    helper.join()
     assert all(future.cancelled() for future in some)
     assert running.result() is None
 

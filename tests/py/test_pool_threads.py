@@ -125,6 +125,8 @@ def test_initializer(mp):
     seen = []
     with mp.pool.ThreadPool(2, seen.append, ("started",)) as pool:
         pool.map(square, range(10))
+        pool.close()
+        pool.join()  # one of them may have done all before the other began
     assert seen == ["started", "started"]
 
 

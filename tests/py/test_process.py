@@ -180,24 +180,17 @@ def test_traceback_goes_to_stderr(mp_ctx, capfd):
     assert err.endswith("ZeroDivisionError: on purpose\n")
 
 
-def test_join_is_interrupted_by_an_exception_of_a_handler(mp_ctx):
-    class AlarmError(Exception):
-        pass
+def test_join_is_interrupted_by_an_exception_of_a_handler(mp_ctx, start, interrupt):
+    child = start(mp_ctx, children.wait_for_ever)
+    begun = threading.Event()
 
-    def ring(number, frame):
-        raise AlarmError
-
-    child = mp_ctx.Process(target=children.wait_for_ever)
-    child.start()
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(AlarmError):
-            child.join()
-    finally:
-        signal.signal(signal.SIGALRM, before)
-        child.kill()
+    def join():
+        begun.set()
         child.join()
+
+    with pytest.raises(interrupt(begun.is_set)):
+        join()
+    assert child.is_alive()
 
 
 def test_sentinel_tells_of_the_end(mp_ctx):

@@ -407,23 +407,16 @@ def test_signal_handler_may_use_the_queue():
         signal.signal(signal.SIGUSR1, old)
 
 
-def test_exception_in_a_signal_handler_loses_nothing():
-    import os
-    import signal
-
-    def handler(*_):
-        raise InterruptedError
-
+def test_exception_in_a_signal_handler_loses_nothing(interrupt):
     queue = sidestep.Queue()
-    old = signal.signal(signal.SIGUSR1, handler)
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-    try:
-        timer.start()
-        with pytest.raises(InterruptedError):
-            queue.get()
-    finally:
-        timer.join()
-        signal.signal(signal.SIGUSR1, old)
+    begun = threading.Event()
+
+    def get():
+        begun.set()
+        queue.get()
+
+    with pytest.raises(interrupt(begun.is_set)):
+        get()
     queue.put(1)
     assert queue.get() == 1
 

@@ -266,10 +266,12 @@ def test_exit_waits_for_children_and_ends_daemons():
     code = (
         "import sidestep, time, sys\n"
         "ctx = sidestep.get_context('fork')\n"
-        "def say(): time.sleep(.1); print('child', flush=True)\n"
+        "said = ctx.Event()\n"
+        "def say(): said.wait(); time.sleep(.1); print('child', flush=True)\n"
         "ctx.Process(target=say).start()\n"
         "ctx.Process(target=time.sleep, args=(100,), daemon=True).start()\n"
         "print('main', flush=True)\n"
+        "said.set()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30
