@@ -99,7 +99,7 @@ def test_what_was_broken_off_is_not_overwritten(pair):
     other, _ = others = [_core.Connection(end.detach()) for end in socket.socketpair()]
     message = framed(b"m" * SIZE)
     os.write(sender._handle, message[:100_000])
-    with interrupting(0.1), pytest.raises(HandlerError):
+    with pytest.raises(HandlerError), interrupting(0.1):
         receiver.recv()
     with forked(send_all, others[1], 1):
         assert other.recv() == bytes(SIZE)

@@ -220,20 +220,26 @@ def test_both_send_much_at_once(pair):
         thread.join(20)
 
 
-def test_a_signal_handler_that_raises(pair):
+def test_a_signal_handler_that_raises(pair, eventually):
     """What has come of a message when it raises is not lost."""
     client, server = pair
 
     def handler(*_):
         raise LookupError
 
+    main = threading.main_thread().ident
+
+    def interrupt():
+        eventually(lambda: client.statistics()["users"] == 1)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
     old = signal.signal(signal.SIGUSR1, handler)
     try:
-        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
-        timer.start()
+        thread = threading.Thread(target=interrupt)
         with pytest.raises(LookupError):
+            thread.start()
             client.recv()
-        timer.join()
+        thread.join()
     finally:
         signal.signal(signal.SIGUSR1, old)
     server.send("after that")
@@ -326,18 +332,17 @@ def test_no_descriptors_for_a_plain_stream(pair):
     assert client.recv() == "and plain"
 
 
-def test_a_connect_is_quick(pair):
-    """Not a measurement: a Nagle's 40 ms at the first reply would be seen."""
+def test_a_connect_is_quick(eventually):
+    """Not a measurement: a Nagle's 40 ms would be in each first reply, on any machine."""
     with Listener(("127.0.0.1", 0), authkey=KEY) as listener:
-        thread = threading.Thread(
-            target=children.greet, args=(listener, 10), daemon=True
-        )
+        thread = threading.Thread(target=children.greet, args=(listener,), daemon=True)
         thread.start()
-        best = 1.0
-        for _ in range(10):
+
+        def is_quick():
             began = time.perf_counter()
             with Client(listener.address, authkey=KEY) as conn:
                 conn.recv()
-            best = min(best, time.perf_counter() - began)
-        assert best < 0.03
-        thread.join(20)
+            return time.perf_counter() - began < 0.03
+
+        eventually(is_quick)
+    thread.join(20)

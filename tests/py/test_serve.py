@@ -4,6 +4,7 @@
 import os
 import random
 import signal
+import socket
 import threading
 import types
 from concurrent import futures
@@ -198,8 +199,12 @@ def test_a_killed_client_frees_the_worker(server, key_file, tmp_path, eventually
 
 
 def test_it_reconnects(key_file, tmp_path):
-    with programs.server(LOOPBACK) as (_, address):
-        pass  # a port that was free a moment ago
+    # A port that the kernel gives to nobody else meanwhile: it is bound, but nobody
+    # listens there until a server binds it again, by name.
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(LOOPBACK)
+    address = holder.getsockname()
     command = ("-m", "sidestep", "serve", f"{address[0]}:{address[1]}", "-k", key_file)
     worker = programs.start(*command, "-n", 1, "--reconnect")
     try:
@@ -214,6 +219,7 @@ def test_it_reconnects(key_file, tmp_path):
         assert worker.wait(40) == 0
     finally:
         programs.end(worker)
+        holder.close()
 
 
 # ---- What goes wrong is said ----

@@ -341,7 +341,7 @@ def test_no_descriptor_is_left(block):
     for _ in range(10):
         SharedMemory(block.name)
     gc.collect()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # a thread may be closing others
 
 
 def test_it_grows(block):
