@@ -4,6 +4,7 @@
 import contextlib
 import importlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -120,6 +121,35 @@ def interrupt(eventually):
     for helper in helpers:
         helper.join()
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def end_of():
+    """When the kernel tells this process of another's end: what is later is ours.
+
+    What a busy machine takes until then, and to let anybody run, is not. A function of a
+    pid, to be called before the end; returns a function that waits and has the time.
+    """
+
+    def watch(pid):
+        moments = []
+        fd = os.pidfd_open(pid)
+
+        def wait():
+            select.select([fd], [], [])
+            moments.append(time.monotonic())
+            os.close(fd)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+
+        def moment():
+            thread.join()
+            return moments[0]
+
+        return moment
+
+    return watch
 
 
 @pytest.fixture
