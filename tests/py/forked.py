@@ -65,6 +65,12 @@ def run_forked(function, *args):
         pass
 
 
+def state_of(pid):
+    """The kernel's letter for what a process does: S, it sleeps; T, it is stopped."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
 class HandlerError(Exception):
     """What the handler of `interrupting` raises."""
 

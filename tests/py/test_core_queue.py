@@ -12,7 +12,7 @@ import time
 
 import pytest
 from awkward import NotBack, Point, Unpicklable
-from forked import Forked, HandlerError, forked, interrupting, run_forked
+from forked import Forked, HandlerError, forked, interrupting, run_forked, state_of
 
 from sidestep import _core
 
@@ -393,21 +393,16 @@ def test_control_c_in_a_blocking_get(eventually):
 
     def wait():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        ready.set()
         with pytest.raises(KeyboardInterrupt):
+            ready.set()  # which may sleep, too
             q.get()
 
     with forked(wait) as child:
         assert ready.wait(20)
         # asleep or about to be: the kernel says when
-        eventually(lambda: "S" in stat_of(child.pid))
+        eventually(lambda: state_of(child.pid) == "S")
         os.kill(child.pid, signal.SIGINT)
         assert child.wait() == 0
-
-
-def stat_of(pid):
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-        return file.read().rpartition(")")[2].split()[0]
 
 
 def test_a_handler_may_use_the_queue_it_interrupts():
@@ -563,7 +558,7 @@ def test_shutdown_wakes_those_who_wait(eventually):
 
     with forked(wait) as child:
         assert ready.wait(20)
-        eventually(lambda: "S" in stat_of(child.pid))
+        eventually(lambda: state_of(child.pid) == "S")
         q.shutdown()
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from forked import HandlerError, forked, interrupting, run_forked
+from forked import HandlerError, forked, interrupting, run_forked, state_of
 
 from sidestep import _core
 
@@ -127,6 +127,7 @@ def test_condition_notification_of_the_dead_passes_on(eventually):
         with forked(wait):
             eventually(lambda: condition.waiters() == 2)
             os.kill(child.pid, signal.SIGSTOP)
+            eventually(lambda: state_of(child.pid) == "T")
             assert condition.notify() == 1
             child.kill()
             eventually(lambda: _core.arena_sweep() or other.is_set())
