@@ -467,7 +467,8 @@ def test_a_killed_server_fails_all(connected, tmp_path, eventually):
     manager, program = connected
     path = tmp_path / "running"
     runs = manager.submit(programs.tell_and_wait, path)
-    waiting = [manager.submit(programs.tell_and_wait, path) for _ in range(20)]
+    others = [tmp_path / str(number) for number in range(20)]
+    waiting = [manager.submit(programs.tell_and_wait, other) for other in others]
     pool = manager.Pool(1)
     mapped = pool.map_async(_sleep_at_three, [3] * 10, 1)
     iterated = pool.imap(_sleep_at_three, [3] * 10)
