@@ -125,12 +125,18 @@ class Greeter:
         self._listener, self._sock = listener, listener._socket
         self._authkey, self._legacy_md5 = authkey, legacy_md5
         self._allow_uids = allow_uids
-        self._lock = threading.Lock()
         self._half_open: collections.deque[_HalfOpen] = collections.deque()
-        self._pid = os.getpid()
-        self._ended, self._ender = os.pipe()  # readable once it is closed
+        self._ended = self._ender = -1
+        self._begin()
         # A peer may be another process's by the time that it is asked for.
         self._sock.settimeout(0)
+
+    def _begin(self) -> None:
+        """Be this process's: a forked child has its parent's until it accepts."""
+        self._lock = threading.Lock()
+        self._close_pipe()
+        self._ended, self._ender = os.pipe()  # readable once it is closed
+        self._pid = os.getpid()
 
     def accept(self) -> connection.Connection:
         """Return the connection to the next peer that knows the key.
@@ -138,7 +144,7 @@ class Greeter:
         AuthenticationError when one does not. Who takes too long, or goes, is dropped.
         """
         if self._pid != os.getpid():  # those that there are are our parent's
-            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._begin()
             self._drop_all()
         with self._lock:
             while True:
@@ -157,6 +163,8 @@ class Greeter:
         """Drop those that are half open, and have `accept` raise OSError."""
         ender, self._ender = self._ender, -1
         if ender >= 0:
+            if self._pid == os.getpid():
+                os.write(ender, b".")  # a child may have a copy, that stays open
             os.close(ender)
         if self._lock.acquire(blocking=False):
             try:
@@ -166,7 +174,13 @@ class Greeter:
 
     def __del__(self) -> None:
         self.close()
-        os.close(self._ended)
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        for fd in (self._ended, self._ender):
+            if fd >= 0:
+                os.close(fd)
+        self._ended = self._ender = -1
 
     def _drop_all(self) -> None:
         while self._half_open:

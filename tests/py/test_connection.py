@@ -260,6 +260,26 @@ def test_wait_for_sockets_and_numbers(mp):
         os.close(fd)
 
 
+def test_close_ends_accept_though_a_child_has_a_copy(start, eventually):
+    listener = connection.Listener(authkey=b"of this test")
+    errors = []
+
+    def accept():
+        try:
+            listener.accept()
+        except OSError as error:
+            errors.append(str(error))
+
+    waiting = threading.Thread(target=accept, daemon=True)
+    waiting.start()
+    eventually(lambda: listener._greeter and listener._greeter._lock.locked())
+    start(sidestep.get_context("fork"), children.nap, 60)
+    listener.close()
+    waiting.join(20)
+    assert len(errors) == 1
+    assert "listener is closed" in errors[0]
+
+
 def test_wait_for_a_sentinel(mp, start):
     ctx = mp.get_context("fork")
     process = start(ctx, children.nap, 0.05)
