@@ -103,6 +103,10 @@ class Batch:
             for _, reply, *_ in self._calls:
                 reply.cancel()
             return
+        # Those that nobody has cancelled, and from now on nobody can.
+        self._calls = [
+            one for one in self._calls if one[1].set_running_or_notify_cancel()
+        ]
         if not self._calls:
             return
         try:

@@ -148,6 +148,18 @@ def test_a_block_that_raises_sends_nothing(manager):
         batch(table).clear()
 
 
+def test_a_call_that_was_cancelled_is_not_made(manager):
+    items = manager.list()
+    with manager.batch() as batch:
+        first, second = batch(items).append(1), batch(items).append(2)
+        assert first.cancel()
+    assert (first.cancelled(), second.result(0)) == (True, None)
+    assert items[:] == [2]
+    with manager.batch() as batch:
+        batch(items).append(3).cancel()
+    assert items[:] == [2]
+
+
 def test_what_is_not_known_yet_is_not_true(manager):
     table = manager.dict(x=1)
     with manager.batch() as batch, pytest.raises(TypeError, match="after the block"):
