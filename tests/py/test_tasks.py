@@ -17,6 +17,7 @@ from remote_programs import add, fail
 import sidestep
 from sidestep.managers import BaseManager, SyncManager
 from sidestep.pool import CancelledError, WorkerLost
+from sidestep.tasks import submit
 
 
 @pytest.fixture
@@ -506,3 +507,29 @@ def test_a_killed_client(connected, tmp_path, eventually, what):
     finally:
         programs.end(client)
     assert path.with_suffix(".done").exists() == (what == "detached")
+
+
+def test_a_child_submits_though_a_thread_was_about_to(start):
+    with sidestep.Manager() as manager:
+        is_held, is_over = threading.Event(), threading.Event()
+
+        def hold():
+            with submit._lock:
+                is_held.set()
+                is_over.wait(60)
+
+        other = threading.Thread(target=hold)
+        other.start()
+        is_held.wait()
+        reader, writer = sidestep.Pipe(duplex=False)
+        start(sidestep.get_context("fork"), _submit, manager, writer)
+        try:
+            assert reader.poll(20)
+            assert reader.recv() == 1
+        finally:
+            is_over.set()
+            other.join()
+
+
+def _submit(manager, writer):
+    writer.send(manager.submit(abs, -1).result(20))

@@ -22,6 +22,14 @@ __all__ = ["backend_of", "submit"]
 _lock = threading.Lock()
 
 
+def _begin_in_child() -> None:
+    global _lock  # noqa: PLW0603 - a thread that the child has not may hold it
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
+
+
 class _Pool(ClusterPool):
     """What a manager's futures come from; it goes with the manager."""
 
