@@ -49,7 +49,8 @@ LINK = "#LINK"
 #: What may be asked of a server's task office, which does batches of calls, too.
 OFFICE_METHODS = (
     "enter", "submit", "collect", "withdraw", "is_running", "kill", "kill_tasks",
-    "leave", "join", "take", "finish", "stop", "statistics", "calls",
+    "leave", "join", "take", "finish", "stop", "quit", "statistics",
+    "calls",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 import types
 from concurrent import futures
@@ -169,6 +170,52 @@ def test_a_second_interrupt_ends_at_once(server, key_file, tmp_path, eventually)
         assert worker.wait(20) == 130
         assert isinstance(running.exception(20), WorkerLost)
         assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_who_serves_and_goes_on_after_a_second_interrupt_is_given_up(
+    server, tmp_path, eventually
+):
+    _, manager = server
+    path = tmp_path / "running"
+    running = manager.submit(programs.tell_and_wait, path)
+    leaves = threading.Event()
+
+    def interrupt_twice():
+        run_of(path, eventually)
+        os.kill(os.getpid(), signal.SIGINT)
+        leaves.wait(20)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def say(text):
+        if text.startswith("leaving"):
+            leaves.set()
+
+    helper = threading.Thread(target=interrupt_twice)
+    helper.start()
+    assert not service.serve(manager.address, programs.KEY, workers=1, say=say)
+    helper.join()
+    assert isinstance(running.exception(20), WorkerLost)
+
+
+def test_a_signal_may_come_at_any_line_of_a_pause(tmp_path):
+    quiet = service._Service(str(tmp_path / "no/server"), b"k", 1, {}, print)
+    quiet._delay = 60
+
+    def at_every_line(frame, event, _):
+        if frame.f_code.co_filename != service.__file__:
+            quiet.signalled()
+        return at_every_line
+
+    def say(_):
+        sys.settrace(at_every_line)
+
+    quiet._say = say
+    program = threading.Thread(
+        target=quiet.run, kwargs={"reconnect": True}, daemon=True
+    )
+    program.start()
+    program.join(20)
+    assert not program.is_alive()
 
 
 def test_a_killed_server_ends_its_workers(server, key_file, tmp_path, eventually):
@@ -348,3 +395,37 @@ def test_workers_killed_at_random(server, key_file):
         is_over.set()
         for keeper in keepers:
             keeper.join()
+
+
+class _Busy:
+    """A node that does one batch at a time, when it is told to."""
+
+    name, slots, is_leaving = "busy", 1, False
+
+    def __init__(self):
+        self.flights = {}
+        self.started = []
+
+    def start(self, flight):
+        self.started.append((flight.stream.name, flight.number))
+
+
+def test_a_client_that_withdraws_has_one_turn_like_others():
+    office = broker.Broker(types.SimpleNamespace(address="a path"))
+    node = _Busy()
+    office.add(node)
+    batch = types.SimpleNamespace(tasks=[0])
+    for name in ("one", "other"):
+        office.enter(name, broker.PROTOCOL)
+        office._streams[name].name = name
+    office.submit("one", 0, batch)
+    for number in range(3):
+        office.submit("other", number, batch)
+    for number in range(1, 4):
+        office.submit("one", number, batch)
+        assert office.withdraw("one", number)
+    for number in range(4, 7):
+        office.submit("one", number, batch)
+    while node.flights:
+        office.finish_here(next(iter(node.flights)), None)
+    assert [name for name, _ in node.started] == ["one"] + ["other", "one"] * 3

@@ -254,7 +254,7 @@ class Broker:
         stream.flights[flight.number] = flight
         stream.ready.append(flight)
         self._counts["submitted"] += len(flight.batch.tasks)
-        if len(stream.ready) == 1:
+        if stream not in self._turns:
             self._turns.append(stream)
         self._deal()
 
@@ -646,6 +646,12 @@ class Office(Broker):
             self._deal()
             node.news.notify_all()
         self._run_later()
+
+    def quit(self, ident: str) -> None:
+        """Give up a node that leaves at once: what it was running is lost."""
+        node = self._members.get(ident)
+        if node is not None:
+            self._node_gone(node)
 
     def _node_gone(self, node: Node) -> None:
         with self._lock:

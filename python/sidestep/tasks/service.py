@@ -7,6 +7,7 @@ each worker that is free. Ctrl-C has it take no more and end when what runs is d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import random
@@ -119,6 +120,7 @@ class _Station:
         self._office = office
         self._pool = pool
         self._ident = os.urandom(8).hex()
+        self._is_member = True  # as far as we know
         self._finished: queue.SimpleQueue[tuple[int, Reply] | None] = (
             queue.SimpleQueue()
         )
@@ -136,6 +138,7 @@ class _Station:
                     "take", self._ident, self._beat, patience=patience
                 )
                 if events is None:
+                    self._is_member = False
                     self.news.put(("done", None))
                     return
                 for kind, key, what in events:
@@ -145,7 +148,7 @@ class _Station:
                         self._runner.kill(key, what)
                 events.clear()
         except BaseException as error:  # noqa: BLE001 - whatever it is, this was it
-            self.news.put(("gone", error))
+            self._lose(error)
 
     def _send(self) -> None:
         try:
@@ -153,22 +156,29 @@ class _Station:
                 replies = [first]
                 while not self._finished.empty():
                     if (another := self._finished.get()) is None:
-                        return
+                        self._finished.put(None)
+                        break
                     replies.append(another)
                 self._office.call("finish", self._ident, replies)
                 del first, replies
+            if self._is_member:
+                self._office.call("quit", self._ident)
         except BaseException as error:  # noqa: BLE001 - whatever it is, this was it
-            self.news.put(("gone", error))
+            self._lose(error)
+
+    def _lose(self, error: BaseException) -> None:
+        self._is_member = False
+        self.news.put(("gone", error))
 
     def leave(self) -> None:
         """Take nothing more; "done" comes when what runs is done."""
         try:
             self._office.call("stop", self._ident)
         except (EOFError, OSError) as error:
-            self.news.put(("gone", error))
+            self._lose(error)
 
     def end(self) -> None:
-        """Give up what runs: nobody waits for it."""
+        """Give up what runs; the server is told, unless it is gone or has let us go."""
         self._finished.put(None)
         self._runner.kill_all()
 
@@ -195,7 +205,8 @@ class _Service:
         self._station: _Station | None = None
         self._is_leaving = False
         self.is_aborted = False
-        self._wake = threading.Event()
+        #: Ends a pause. Not an event: signals may come while its lock is held.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._delay = RETRY_FIRST
 
     def signalled(self, *_: Any) -> None:
@@ -203,7 +214,7 @@ class _Service:
         if self._is_leaving:
             self.is_aborted = True
         self._is_leaving = True
-        self._wake.set()
+        self._wake.put(None)
         if self._station is not None:
             self._station.news.put(("signal", None))
 
@@ -219,7 +230,8 @@ class _Service:
                     # Not all at once, when a server with many workers comes back.
                     delay = self._delay * random.uniform(0.5, 1.0)  # noqa: S311
                     self._say(f"{error}; next attempt in {delay:.1f} s")
-                    self._wake.wait(delay)
+                    with contextlib.suppress(queue.Empty):
+                        self._wake.get(timeout=delay)
                     self._delay = min(2 * self._delay, RETRY_MOST)
         finally:
             self._end_pool()
