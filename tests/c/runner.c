@@ -37,6 +37,13 @@
 # define HIDDEN_THREADS 0
 #endif
 
+/* libasan's heap is not made whole in a forked child, as libc's is. */
+#if defined(__SANITIZE_ADDRESS__)
+# define HEAP_FORKS false
+#else
+# define HEAP_FORKS true
+#endif
+
 /* The thread sanitizer starts a thread of its own with a process's first. */
 #if defined(__SANITIZE_THREAD__)
 # define SANITIZER_THREADS 1
@@ -143,6 +150,12 @@ int
 test_hidden_threads(void)
 {
     return HIDDEN_THREADS;
+}
+
+bool
+test_heap_forks(void)
+{
+    return HEAP_FORKS;
 }
 
 int

@@ -125,6 +125,9 @@ void test_nap(void); /* 100 microseconds */
 /* Threads of a sanitizer, which every process of such a build has. */
 int test_hidden_threads(void);
 
+/* May one thread fork a child that uses the heap while another thread uses it? */
+bool test_heap_forks(void);
+
 /* How much slower this build runs: 1, and more under a sanitizer or valgrind. */
 int test_slowness(void);
 
