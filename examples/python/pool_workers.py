@@ -43,7 +43,7 @@ def digits_of_pi(wanted):
 
 
 def compute(pool):
-    few, many = pool.map(digits_of_pi, [10, 10_000_000], soft_timeout=0.2)
+    few, many = pool.map(digits_of_pi, [10, 10_000_000], soft_timeout=1)
     return few, many.startswith(few)
     # end-soft
 

@@ -14,6 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "sidestep"
 
 
+#: All of the C code is compiled, perhaps beside other work.
+pytestmark = pytest.mark.timeout(330)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     pytest.importorskip("mesonpy")
