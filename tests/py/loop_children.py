@@ -8,7 +8,7 @@ import threading
 
 import wait_children
 
-from sidestep import connection, managers
+from sidestep import _manager_session, connection, managers
 
 
 class Own:
@@ -125,12 +125,16 @@ def few_descriptors(spare):
 
 
 class Raw:
-    """A client that speaks for itself: one connection, no threads, no session's cache."""
+    """A client that speaks for itself: one connection, no threads, no session's cache.
 
-    def __init__(self, address, authkey, session=None):
+    One that tells has to say of each item that it has it, as clients of a network do.
+    """
+
+    def __init__(self, address, authkey, session=None, *, tells=False):
         self.conn = connection.Client(address, authkey=authkey)
         self.session = session or os.urandom(8).hex()
-        assert self.ask(None, "accept_connection", "raw", self.session)[0] == "#RETURN"
+        words = "raw", self.session, _manager_session.VERSION, tells
+        assert self.ask(None, "accept_connection", *words)[0] == "#RETURN"
 
     def send(self, ident, name, *args):
         self.conn.send((ident, name, args, {}))
@@ -151,7 +155,7 @@ class Raw:
 
 def ask_and_linger(address, authkey, ident, name, told):
     """Ask for something, and be there when the answer comes, or dead."""
-    client = Raw(address, authkey)
+    client = Raw(address, authkey, tells=isinstance(address, tuple))
     client.send(ident, name)
     told.set()
     signal.pause()
