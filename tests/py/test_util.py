@@ -284,11 +284,14 @@ def test_exit_waits_for_children_and_ends_daemons():
 
 def test_tracker_forgets_what_is_unregistered(tmp_path):
     resource_tracker.ensure_running()
+    assert resource_tracker._resource_tracker._check_alive()
     resource_tracker.register("/name", "shared_memory")
     resource_tracker.unregister("/name", "shared_memory")
     assert resource_tracker._resource_tracker._names["shared_memory"] == set()
     with pytest.raises(ValueError, match="unknown resource type"):
         resource_tracker.register("/name", "nothing known")
+    with pytest.raises(ValueError, match="unknown resource type"):
+        resource_tracker.register("/name", "dummy")
     with pytest.raises(ValueError, match="msg too long"):
         resource_tracker.register("/" + "x" * 600, "shared_memory")
     fd = resource_tracker.getfd()
