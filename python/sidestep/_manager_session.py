@@ -25,6 +25,7 @@ from ._manager_wire import (
     LINK,
     RETURN,
     VERSION,
+    RemoteError,
     close_quietly,
     convert_to_error,
     dispatch,
@@ -222,7 +223,7 @@ class Session:
             return self._open_link().conn
 
     def _open_link(self) -> _Link:
-        if not self._is_stdlib:
+        if not (self._is_stdlib or self._is_making()):
             with self._lock:
                 link = self._open_beside(self._open_control())
                 if link is not None:
@@ -336,10 +337,35 @@ class Session:
 
     def control(self, method: str, *args: Any, **kwds: Any) -> Any:
         """Have the server do something about itself and return the result."""
+        if self._is_making():
+            return self._ask_beside(method, args, kwds)
         with self._lock:
             result = self._control_locked(method, args, kwds)
         self.flush()
         return result
+
+    def _is_making(self) -> bool:
+        """Tell whether the server is making an object, which may take any time.
+
+        Meanwhile who wants something else of it does not wait for the control connection.
+        """
+        link = self._control
+        if link is None or link.awaits != "create":
+            return False
+        # If nobody holds the lock, who asked was interrupted.
+        return self._lock.locked() or not link.conn.poll()
+
+    def _ask_beside(self, method: str, args: Any, kwds: Any) -> Any:
+        """Do as `control`, over the connection of this thread."""
+        conn = self.conn()
+        try:
+            return dispatch(conn, None, method, args, kwds)
+        except RemoteError:
+            raise
+        except BaseException as error:
+            if self.may_be_out((None, method, args, kwds), error):
+                self.drop_link()
+            raise
 
     def _control_stdlib(self, method: str, args: Any, kwds: Any) -> Any:
         conn = self._dial()
@@ -396,7 +422,7 @@ class Session:
 
     def open(self) -> None:
         """Connect and authenticate, if that was not done."""
-        if self._is_stdlib:
+        if self._is_stdlib or self._is_making():
             self.control("dummy")
             return
         with self._lock:
@@ -421,7 +447,7 @@ class Session:
     def flush(self) -> None:
         """Tell the server of the references that were given back."""
         # A finalizer may run in a thread that holds the lock: who holds it flushes.
-        while self._dropped and not self.is_over:
+        while self._dropped and not (self.is_over or self._is_making()):
             if not self._lock.acquire(blocking=False):
                 return
             try:

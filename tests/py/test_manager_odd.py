@@ -3,8 +3,11 @@
 that are none, a server without descriptors. Each costs its caller an error that says
 what happened, and nobody else anything."""
 
+import os
 import resource
+import signal
 import threading
+import time
 
 import pytest
 
@@ -174,3 +177,68 @@ def test_a_server_without_descriptors(address):
         thread.join(60)
     assert table["after"] == 1
     manager.shutdown()
+
+
+class SlowlyMade:
+    """Something that is made once there is a file, and says when it has begun."""
+
+    def __init__(self, path):
+        with open(path + ".begun", "w"):
+            pass
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+
+class SlowManager(managers.SyncManager):
+    pass
+
+
+SlowManager.register("SlowlyMade", SlowlyMade)
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+@pytest.mark.parametrize("is_near", [False, True])
+def test_what_takes_long_to_make_holds_up_nobody(
+    tmp_path, monkeypatch, eventually, is_near, is_interrupted
+):
+    if not is_near:
+        monkeypatch.setattr(_manager_session, "_arena_id", lambda: -1)
+    path = tmp_path / "go"
+    errors = []
+
+    def make():
+        try:
+            manager.SlowlyMade(str(path))
+        except (EOFError, OSError) as error:
+            errors.append(error)
+
+    def interrupt():
+        eventually(path.with_suffix(".begun").exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def use_and_end():
+        eventually(path.with_suffix(".begun").exists)
+        table = manager.dict(a=1)
+        assert table["a"] == 1
+        del table
+        manager.shutdown()
+        done.append(True)
+
+    done = []
+    manager = SlowManager(ctx=sidestep.get_context("fork"), shutdown_timeout=20)
+    manager.start()
+    if is_interrupted:
+        other = threading.Thread(target=interrupt)
+        other.start()
+        with pytest.raises(KeyboardInterrupt):
+            make()
+        other.join()
+    else:
+        threading.Thread(target=make, daemon=True).start()
+    user = threading.Thread(target=use_and_end, daemon=True)
+    user.start()
+    user.join(20)
+    is_done = bool(done)  # before it was made
+    path.touch()
+    user.join()
+    assert is_done

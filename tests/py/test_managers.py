@@ -605,17 +605,19 @@ class Interrupted:
         raise KeyboardInterrupt
 
 
-def test_who_is_interrupted_while_it_makes_something_keeps_the_rest():
+def test_who_is_interrupted_while_it_makes_something_keeps_the_rest(eventually):
     with sidestep.Manager() as manager:
         items = manager.list([1])
         control = manager._session._control
         conn = control.conn
-        for interrupted in (manager.list, items.__len__):  # whose link is to be opened
+        for interrupted in (manager.list, items.__len__):
+            manager._session.drop_link()  # it is to be opened
             control.conn = Interrupted(conn)
             with pytest.raises(KeyboardInterrupt):
                 interrupted()
             control.conn = conn
-            assert manager._session.is_alive()  # and what nobody has goes
+            # When the reply is there, what nobody has goes.
+            eventually(lambda: manager._session.is_alive() and not control.awaits)
             assert manager._number_of_objects() == 1
         assert items[:] == [1]
 
