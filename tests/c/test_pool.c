@@ -398,8 +398,8 @@ TEST(workers_killed_at_random)
 
 /* ---- Crews ---- */
 
-/* Where the heap does not stand it, the crew's thread forks only while we do not use it:
- * its child would wait without end for a lock of the heap that we had. */
+/* Where the heap does not stand it, the crew's thread forks only while we do not use
+ * it: its child would wait without end for a lock of the heap that we had. */
 static pthread_mutex_t heap_use = PTHREAD_MUTEX_INITIALIZER;
 
 static void
