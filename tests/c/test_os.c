@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -228,6 +230,41 @@ die_owning(void *arg)
     ssti_pend(self, word);
     ssti_store_rel(word, self->tid | FUTEX_WAITERS);
     kill(getpid(), SIGKILL);
+}
+
+static void
+find_out_under_trace(void *arg)
+{
+    (void)arg;
+    check_int(ptrace(PTRACE_TRACEME, 0, NULL, NULL), ==, 0);
+    raise(SIGSTOP);
+    (void)ssti_os_kernel();
+}
+
+TEST(who_is_killed_finding_out_leaves_no_task_behind)
+{
+    const int event = SIGTRAP | (PTRACE_EVENT_CLONE << 8);
+    unsigned long made = 0;
+    int status = 0;
+
+    check_int(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), ==, 0);
+    const pid_t pid = test_fork(find_out_under_trace, NULL);
+    check_int(waitpid(pid, &status, 0), ==, pid);
+    check(WIFSTOPPED(status));
+    check_int(ptrace(PTRACE_SETOPTIONS, pid, NULL, PTRACE_O_TRACECLONE), ==, 0);
+    check_int(ptrace(PTRACE_CONT, pid, NULL, NULL), ==, 0);
+    check_int(waitpid(pid, &status, 0), ==, pid);
+    check_int(status >> 8, ==, event);
+    check_int(ptrace(PTRACE_GETEVENTMSG, pid, NULL, &made), ==, 0);
+
+    const pid_t task = (pid_t)made;
+    check_int(waitpid(task, &status, __WALL), ==, task);
+    check_int(kill(pid, SIGKILL), ==, 0);
+    test_join_killed(pid, SIGKILL);
+    check_int(ptrace(PTRACE_DETACH, task, NULL, NULL), ==, 0);
+    check_int(waitpid(task, &status, __WALL), ==, task);
+    /* It gave up, and did not look for a sleeper until it had enough of it. */
+    check(!WIFEXITED(status) || WEXITSTATUS(status) != 0);
 }
 
 TEST(a_dead_owners_word_is_marked_and_its_sleeper_woken)
