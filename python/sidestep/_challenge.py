@@ -141,4 +141,4 @@ def answer_challenge(
     message = _challenge_in(message, legacy_md5=legacy_md5)
     connection.send_bytes(_create_response(authkey, message))
     if connection.recv_bytes(_REPLY_LENGTH_MAX) != _WELCOME:
-        raise AuthenticationError("digest sent was rejected")
+        raise AuthenticationError("digest sent was rejected: the peer has another key")

@@ -52,7 +52,7 @@ def greeting(authkey: bytes, *, legacy_md5: bool) -> Generator[bytes, bytes]:
     challenge = yield _challenge.WELCOME
     message = _challenge._challenge_in(challenge, legacy_md5=legacy_md5)
     if (yield _challenge._create_response(authkey, message)) != _challenge.WELCOME:
-        raise AuthenticationError("digest sent was rejected")
+        raise AuthenticationError("digest sent was rejected: the peer has another key")
 
 
 class _HalfOpen:

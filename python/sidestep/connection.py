@@ -9,6 +9,7 @@ process sentinels and plain descriptors.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import select
@@ -216,6 +217,10 @@ def _name_address(error: OSError, address: Any) -> None:
     """Have an error's text say which address could not be used."""
     if error.errno is not None and error.filename is None:
         error.filename = address
+        if error.errno == errno.EADDRINUSE and not isinstance(address, tuple):
+            error.strerror = (
+                f"{error.strerror} (if nobody listens there any more, remove the file)"
+            )
 
 
 def _check_authkey(authkey: object) -> None:

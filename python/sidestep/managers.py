@@ -195,6 +195,8 @@ class BaseManager:
     ) -> None:
         if authkey is None:
             authkey = process.current_process().authkey
+        if isinstance(authkey, str):  # and not what bytes() says of it
+            raise TypeError("authkey should be a byte string")
         self._address = address
         self._authkey = process.AuthenticationString(authkey)
         self._state = State()
@@ -422,7 +424,11 @@ class BaseManager:
         )
 
     def _session_now(self) -> Any:
-        assert self._state.value == State.STARTED, "server not yet started"
+        # An AssertionError as in the standard library, and also with -O.
+        if self._state.value == State.SHUTDOWN:
+            raise AssertionError("the manager has shut down")
+        if self._state.value != State.STARTED:
+            raise AssertionError("server not yet started: call start() or connect()")
         if self._session is None or self._session.is_over:
             self._session = self._find_session()
         return self._session

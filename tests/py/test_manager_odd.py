@@ -242,3 +242,26 @@ def test_what_takes_long_to_make_holds_up_nobody(
     path.touch()
     user.join()
     assert is_done
+
+
+def test_errors_say_what_to_do(tmp_path):
+    with pytest.raises(TypeError, match="authkey should be a byte string"):
+        managers.SyncManager(authkey="text")
+    manager = managers.SyncManager()
+    with pytest.raises(AssertionError, match=r"call start\(\) or connect\(\)"):
+        manager.dict()
+    with manager:
+        pass
+    with pytest.raises(AssertionError, match="has shut down"):
+        manager.dict()
+    path = str(tmp_path / "socket")
+    manager = managers.SyncManager(path)
+    manager.start()
+    manager._process.kill()
+    manager.join()
+    with pytest.raises(OSError, match=r"in use \(.*remove the file\): .*socket"):
+        managers.SyncManager(path).get_server()
+    with sidestep.Manager() as manager:
+        stranger = managers.SyncManager(manager.address, b"another key")
+        with pytest.raises(sidestep.AuthenticationError, match="has another key"):
+            stranger.connect()
