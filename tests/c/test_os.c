@@ -274,9 +274,9 @@ TEST(a_dead_owners_word_is_marked_and_its_sleeper_woken)
         _Atomic uint32_t *const word = shared_page();
         const pid_t pid = test_fork(die_owning, (void *)word);
 
-        while ((ssti_load_acq(word) & FUTEX_OWNER_DIED) == 0) {
-            const uint32_t now = ssti_load_acq(word);
+        uint32_t now; /* looked at once: what it says is what is waited on */
 
+        while (((now = ssti_load_acq(word)) & FUTEX_OWNER_DIED) == 0) {
             check_int(ssti_os_futex_wait(word, now, sst_deadline_after(5000000000)), !=,
                       SST_ETIMEDOUT);
         }
