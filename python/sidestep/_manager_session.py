@@ -110,6 +110,8 @@ class Session:
         self._control: _Link | None = None
         #: Whether the reply to references that were given back is still to come.
         self._is_owed = False
+        #: Whether who holds the lock has the server make an object.
+        self._makes = False
         #: Control connections of which one does not know what was sent.
         self._cut: list[_Link] = []
         self._local = threading.local()
@@ -350,9 +352,9 @@ class Session:
         Meanwhile who wants something else of it does not wait for the control connection.
         """
         link = self._control
-        if link is None or link.awaits != "create":
-            return False
-        # If nobody holds the lock, who asked was interrupted.
+        if self._makes or link is None or link.awaits != "create":
+            return self._makes
+        # Who asked was interrupted; if somebody holds the lock, he waits for the reply.
         return self._lock.locked() or not link.conn.poll()
 
     def _ask_beside(self, method: str, args: Any, kwds: Any) -> Any:
@@ -379,6 +381,7 @@ class Session:
             return self._control_stdlib(method, args, kwds)
         link = self._open_control()
         try:
+            self._makes = method == "create"  # before the server can begin
             if not link.stays and method == "create":
                 self._improve(link)  # more of them will follow
             link.send(method, args, kwds)
@@ -398,6 +401,8 @@ class Session:
             if link.awaits is None or link.courier is None:
                 self._lose_control(link, error)
             raise
+        finally:
+            self._makes = False
         if kind == RETURN:
             return result
         try:

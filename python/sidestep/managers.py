@@ -195,7 +195,7 @@ class BaseManager:
     ) -> None:
         if authkey is None:
             authkey = process.current_process().authkey
-        if isinstance(authkey, str):  # and not what bytes() says of it
+        if isinstance(authkey, str):  # type: ignore[unreachable]
             raise TypeError("authkey should be a byte string")
         self._address = address
         self._authkey = process.AuthenticationString(authkey)
