@@ -30,7 +30,7 @@ __all__ = [
     "QUICK_MAKERS",
     "TAKING",
     "Kind",
-    "is_item",
+    "is_taken",
     "kind_of",
     "know_managers",
     "take_back",
@@ -336,7 +336,7 @@ KINDS: dict[type, Kind] = {
     threading.Barrier: _BARRIER,
 }
 
-_OWN_LOCKS = {_manager_locks.Lock, _manager_locks.RLock}
+_OWN_LOCKS = (_manager_locks.Lock, _manager_locks.RLock)
 
 #: Makers that call nothing of the user's, given plain data.
 QUICK_MAKERS: set[Any] = {
@@ -377,8 +377,25 @@ def is_item(obj: Any, name: str) -> bool:
     return name in {"get", "get_nowait"} and type(obj) in _QUEUES
 
 
+def is_taken(obj: Any, name: str, result: Any) -> bool:
+    """Tell whether a method has taken something that the client is to say it has."""
+    if name == "acquire":
+        return bool(result) and _acquired(obj) is not None
+    return is_item(obj, name)
+
+
+def _acquired(obj: Any) -> Any:
+    """Return the lock or semaphore that ``acquire()`` of an object takes, if we know."""
+    if isinstance(obj, threading.Condition):
+        obj = obj._lock  # type: ignore[attr-defined]
+    return obj if isinstance(obj, _ACQUIRED) else None
+
+
 def take_back(obj: Any, name: str, result: Any) -> None:
-    """Undo what a client asked for that did not live to have it, where it can be."""
+    """Undo what a client asked for that did not live to have it, where it can be.
+
+    To be called in the name of the client, who owns the lock.
+    """
     if hasattr(obj, "take_back"):
         obj.take_back(name, result)
     elif is_item(obj, name):
@@ -388,8 +405,12 @@ def take_back(obj: Any, name: str, result: Any) -> None:
             else:
                 obj._put(result)
             obj.not_empty.notify()
-    elif name == "acquire" and result and isinstance(obj, _ACQUIRED):
-        obj.release()
+    elif name == "acquire" and result:
+        lock = _acquired(obj)
+        if isinstance(lock, threading.Semaphore):
+            lock.release()
+        elif lock is not None:
+            lock.give_up()
 
 
 #: Methods that may wait, or notify those who do.
@@ -399,4 +420,4 @@ NAMES = frozenset(
 
 _QUEUES = {queue.Queue, queue.LifoQueue, queue.PriorityQueue}
 #: What `acquire` is undone for when the caller did not live to have it.
-_ACQUIRED = (_manager_locks.Lock, _manager_locks.RLock, threading.Semaphore)
+_ACQUIRED = (*_OWN_LOCKS, threading.Semaphore)

@@ -90,9 +90,28 @@ class _Owned:
                 self._free()
             return was_dead
 
+    def give_up(self) -> None:
+        """Undo an ``acquire()`` that the caller did not live to know of.
+
+        Nothing where it is not the caller's any more: somebody has recovered it.
+        """
+        with self.guard:
+            if self._count and self._owner == self._caller():
+                self._count -= 1
+                if not self._count:
+                    self._free()
+
     def locked(self) -> bool:
         """Tell whether anybody holds it."""
         return self._count > 0
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        if not self._count:
+            return f"<{name}, free>"
+        client = self._process_of(self._owner)
+        who = "somebody without a name" if client is None else client.name
+        return f"<{name} {'of the dead' if self._owner_died else 'held by'} {who}>"
 
     def owner_gone(self, client: Any) -> None:
         """Note that a client, or a thread of it, has ended, if it holds the lock."""

@@ -24,7 +24,7 @@ from ._manager_wire import (
     CHANNEL,
     HAVE,
     RETURN,
-    TAKEN_ASKS,
+    TAKEN,
     TRACEBACK,
     UNSERIALIZABLE,
     serving,
@@ -321,8 +321,17 @@ class Loop:
         util.debug("connection to manager ended: %s", why)
         if unsent or link.is_to_tell:
             give = functools.partial(self._nobody_got, link, link.owed)
-            self._hand_on_quietly(give)  # it is the object that takes it back
+            if link.carried or not all(map(self._is_quick, link.owed)):
+                self._hand_on_quietly(give)  # it is the object that takes it back
+            else:
+                give()  # before a lock of the client's is nobody's
         self._over(link)
+
+    def _is_quick(self, reply: tuple[Any, str, Any]) -> bool:
+        """Tell whether a reply can be taken back without calling anybody's code."""
+        entry = self._server.id_to_obj.get(reply[0])
+        kind = None if entry is None else kind_of(entry[0])
+        return kind is not None and not kind.runs_code
 
     def _over(self, link: Link) -> None:
         """See to what a connection leaves that has gone for good."""
@@ -405,7 +414,7 @@ class Loop:
         self, link: Link, name: str, args: Any, kwds: Any, *, is_plain: bool
     ) -> None:
         if name == HAVE:
-            self._reply(link, (RETURN, None))
+            self._core.greet(link.number)  # which needs no answer
         elif name == CHANNEL:
             self._lend(link, functools.partial(self._server._open_channel, link, args))
         elif is_plain and (
@@ -510,8 +519,13 @@ class Loop:
     ) -> None:
         carried: list[str] = []
         kind, result = message
-        if link.tells and kind == RETURN and self._server.is_item(ident, name):
-            kind = TAKEN_ASKS
+        if (
+            link.tells
+            and kind == RETURN
+            and name in TAKING
+            and self._server.is_taken(ident, name, result)
+        ):
+            kind = TAKEN
         try:
             if is_loop:
                 data = link.codec.encode_plain((kind, result))
@@ -527,7 +541,7 @@ class Loop:
             data = link.codec.encode((kind, format_exc()))
         owed = link.owed = [(ident, name, message)]
         link.carried = carried
-        link.is_to_tell = kind == TAKEN_ASKS
+        link.is_to_tell = kind == TAKEN
         try:
             is_out = self._core.send(link.number, data)
             if is_out and name not in TAKING and not carried:

@@ -34,7 +34,7 @@ from . import (
 )
 from ._manager_calls import Call, Calls
 from ._manager_channels import Channels, Company, ThreadLink
-from ._manager_kinds import NAMES, TAKING, is_item, kind_of, take_back
+from ._manager_kinds import NAMES, TAKING, is_taken, kind_of, take_back
 from ._manager_session import key_beside, listener_client
 from ._manager_wire import (
     ERROR,
@@ -72,8 +72,9 @@ NO_DESCRIPTOR_SECONDS = 0.05
 class _Client:
     """A process that uses the server."""
 
-    def __init__(self, session: str, control: Any) -> None:
+    def __init__(self, session: str, control: Any, name: str) -> None:
         self.session = session
+        self.name = name.partition("|")[0]  # as the client says, to be shown
         self.references: collections.Counter[str] = collections.Counter()
         self.held: set[Any] = set()  # locks
         self.control = control  # the link
@@ -265,10 +266,10 @@ class Server:
         try:
             self.serve_client(link)
         finally:
-            serving.link = serving.process = None
             self._give_up_call(link)
             with link.lock:
                 self._take_back_unread(link)
+            serving.link = serving.process = None
             self._link_ended(link)
             if link.process is not None and link.process.control is link:
                 self._client_ended(link)
@@ -293,7 +294,7 @@ class Server:
             with self.mutex:
                 client = self._clients.get(session)
                 if client is None:
-                    client = self._clients[session] = _Client(session, link)
+                    client = self._clients[session] = _Client(session, link, name)
                 elif is_control:
                     client.control = link  # in place of one that was interrupted
                 link.process = client
@@ -464,7 +465,7 @@ class Server:
         if name in TAKING and ident is not None:
             link.owed = [(ident, name, message)]
             if link.tells and message[0] == RETURN:
-                link.is_to_tell = self.is_item(ident, name)
+                link.is_to_tell = self.is_taken(ident, name, message[1])
         carried: list[str] = []
         try:
             try:
@@ -508,10 +509,10 @@ class Server:
             except (AssertionError, KeyError):
                 pass  # they went with the client
 
-    def is_item(self, ident: str | None, name: str) -> bool:
-        """Tell whether what a method returned was taken out of a queue."""
+    def is_taken(self, ident: str | None, name: str, result: Any) -> bool:
+        """Tell whether what a method returned was taken: an item, a lock, a unit."""
         entry = None if ident is None else self.id_to_obj.get(ident)
-        return entry is not None and is_item(entry[0], name)
+        return entry is not None and is_taken(entry[0], name, result)
 
     def _take_back_unread(self, link: ThreadLink) -> None:
         """Take back what a client did not read that has gone."""

@@ -511,7 +511,9 @@ def key_beside(options: dict[str, Any], authkey: bytes) -> bytes | None:
 
 
 def _control_name() -> str:
-    return f"{process.current_process().name}|control"
+    """Return what the server shows of this process, to who asks who holds a lock."""
+    name = process.current_process().name
+    return f"{name} (pid {os.getpid()} on {os.uname().nodename})|control"
 
 
 def _arena_id() -> int:

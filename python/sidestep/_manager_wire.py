@@ -26,14 +26,13 @@ __all__ = [
 ]
 
 #: What a client says with its first message; a server refuses any other.
-VERSION = 1
+VERSION = 2
 
 RETURN = "#RETURN"
-#: A result that was taken out of a queue: the client says that it has it.
+#: A result that was taken, an item, a lock or a unit: the client says that it has it,
+#: and waits for no answer to that.
 TAKEN = "#TAKEN"
 HAVE = "#HAVE"
-#: The same from a server's loop, where each message is answered, this one, too.
-TAKEN_ASKS = "#TAKEN?"
 PROXY = "#PROXY"
 ERROR = "#ERROR"
 TRACEBACK = "#TRACEBACK"

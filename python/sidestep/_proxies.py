@@ -28,11 +28,9 @@ from ._manager_wire import (
     PROXY,
     RETURN,
     TAKEN,
-    TAKEN_ASKS,
     RemoteError,
     Token,
     convert_to_error,
-    dispatch,
     serving,
 )
 
@@ -174,12 +172,9 @@ class BaseProxy:
             raise
         if kind == RETURN:
             return result
-        if kind in {TAKEN, TAKEN_ASKS}:
+        if kind == TAKEN:
             try:
-                if kind == TAKEN:
-                    conn.send((None, HAVE, (), {}))
-                else:
-                    dispatch(conn, None, HAVE)
+                conn.send((None, HAVE, (), {}))
             except BaseException:
                 session.drop_link()
                 raise  # the server takes it back

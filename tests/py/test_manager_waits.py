@@ -2,6 +2,7 @@
 """Calls that wait in a manager's server: how they end, and what a death leaves."""
 
 import gc
+import os
 import queue
 import signal
 import threading
@@ -12,18 +13,22 @@ import pytest
 import wait_children as children
 
 import sidestep
-from sidestep import _manager_session
+from sidestep import _manager_crew, _manager_server, _manager_session
 
 KEY = b"a key of thirty-two bytes at the least"
 
 
-@pytest.fixture(params=["memory", "sockets", "network"])
+@pytest.fixture(params=["memory", "sockets", "network", "relayed"])
 def manager(request, monkeypatch):
     """A manager, reached in each way that there is."""
-    address = ("127.0.0.1", 0) if request.param == "network" else None
+    is_far = request.param in {"network", "relayed"}
     if request.param == "sockets":
         monkeypatch.setattr(_manager_session, "_arena_id", lambda: -1)
-    with children.WaitManager(address, KEY) as manager:
+    if request.param == "relayed":
+        monkeypatch.setattr(_manager_server, "ENCRYPTED_MAX", 0)
+    forking = sidestep.get_context("fork")  # for what was patched to be so there
+    address = ("127.0.0.1", 0) if is_far else None
+    with children.WaitManager(address, KEY, ctx=forking) as manager:
         yield manager
 
 
@@ -102,6 +107,80 @@ def test_what_was_read_is_gone_with_its_reader(manager, look, start, eventually)
     kill(child)
     with pytest.raises(queue.Empty):
         items.get(timeout=0.1)
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+@pytest.mark.parametrize(
+    "kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition"]
+)
+def test_what_nobody_knows_that_he_has_is_free(
+    manager, look, start, eventually, kind, is_killed
+):
+    lock, told, go = getattr(manager, kind)(), sidestep.Event(), sidestep.Event()
+    target = children.ask if is_killed else children.ask_and_drop
+    args = (lock, "acquire", told) if is_killed else (lock, "acquire", told, go)
+    child = start(sidestep.get_context("fork"), target, *args)
+    told.wait()
+    eventually(lambda: look.is_held(lock._id))
+    if is_killed:
+        kill(child)
+    go.set()
+    eventually(lambda: not look.is_held(lock._id))
+    assert lock.acquire(timeout=0)
+    lock.release()
+    assert not look.is_held(lock._id)
+
+
+def test_a_lock_says_who_holds_it(manager, start, eventually):
+    lock, told = manager.Lock(), sidestep.Event()
+    assert str(lock) == "<Lock, free>"
+    child = start(sidestep.get_context("fork"), children.hold, lock, told)
+    told.wait()
+    for text in (str(lock), manager._debug_info()):
+        assert f"<Lock held by {child.name} (pid {child.pid} on " in text
+    kill(child)
+    eventually(
+        lambda: f"<Lock of the dead {child.name} (pid {child.pid} on " in str(lock)
+    )
+    assert lock.recover()
+    assert str(lock) == "<Lock, free>"
+
+
+def test_who_was_sent_an_item_needs_the_server_no_more(manager, start):
+    items, told = manager.Queue(), sidestep.Event()
+    items.put("taken")
+    pid = manager._process.pid
+    child = start(
+        sidestep.get_context("fork"), children.take_from_the_stopped, items, pid, told
+    )
+    try:
+        assert told.wait(20)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    kill(child)
+    with pytest.raises(queue.Empty):
+        items.get(timeout=0.1)
+
+
+def test_a_call_of_the_dead_that_blocks_leaves_nothing(
+    manager, look, start, eventually
+):
+    gate = manager.Gate()
+    before, objects = look.threads(), manager._number_of_objects()
+    for count in (12, 12):
+        callers = [
+            start(sidestep.get_context("fork"), children.enter, gate)
+            for _ in range(count)
+        ]
+        eventually(lambda count=count: gate.inside() == count)
+        for caller in callers:
+            kill(caller)
+        assert gate.inside() == count  # nobody can stop them
+        gate.open(count)
+        eventually(lambda: gate.inside() == 0)
+        most = before + _manager_crew.IDLE_MAX + 1  # who serves us, and janitor
+        eventually(lambda most=most: look.threads() <= most)
+        eventually(lambda: manager._number_of_objects() == objects)
 
 
 def test_who_waits_behind_the_dead_has_it_next(manager, look, waits, eventually):

@@ -1705,7 +1705,8 @@ SST_API SST_MUST_CHECK int sst_server_send(struct sst_server *server,
                                            uint64_t connection, const void *data,
                                            uint64_t size);
 
-/* It has shown who it is: the limits of half open connections are over for it. */
+/* It has shown who it is: the limits of half open connections are over for it. Of one
+ * that has before: its message wants no answer, and its next one is read. */
 SST_API SST_MUST_CHECK int sst_server_greet(struct sst_server *server,
                                             uint64_t connection);
 /* End it as soon as its answers are out. Nothing of it is read any more. */
