@@ -71,6 +71,13 @@ def begin_and_nap(path, seconds):
     time.sleep(seconds)
 
 
+def live_on(seconds):
+    """Have a worker of Dask that is to end for a stopped task's sake do so later."""
+    from sidestep.cluster import dask
+
+    dask._FAREWELL = seconds
+
+
 def meet(number, barrier):
     """Be a tiny task, but for two pairs that wait for each other."""
     return barrier.wait(100) >= 0 if number in {100, 101, 250, 251} else True
@@ -182,6 +189,22 @@ class Behaviour(unittest.TestCase):
             with self.assertRaises(CancelledError):
                 result.get(60)
             self.assertEqual(pool.map_async(square, range(9)).get(60)[-1], 64)
+
+    def test_who_was_stopped_is_replaced(self) -> None:
+        """Also if it hears before it ends that the scheduler has let it go."""
+        if name != "dask":
+            self.skipTest("of Dask, whose workers then tell their nannies to end, too")
+        client = context.backend()._client
+        client.run(live_on, 1.5)  # three heartbeats
+        before = set(client.nthreads())
+        result = self.pool().apply_async(begin_and_nap, (str(self.mark), 300))
+        self.wait_for_mark()
+        self.assertTrue(result.cancel())
+        end = time.monotonic() + 100
+        while set(client.nthreads()) <= before:
+            self.assertLess(time.monotonic(), end, "nobody takes its place")
+            time.sleep(0.01)
+        client.run(live_on, 0.1)
 
     def test_lost_worker(self) -> None:
         if name not in SURVIVES:

@@ -267,6 +267,9 @@ def _leave_if_busy(keys: set[str], dask_worker: Any) -> str:
     tasks = dask_worker.state.tasks
     states = {tasks[key].state for key in keys if key in tasks}
     if states & _RUNNING:
+        # A heartbeat may yet learn that the scheduler has let this worker go; then it
+        # closes, and would have its nanny close too: nobody would take its place.
+        dask_worker.nanny = None
         dask_worker.loop.call_later(_FAREWELL, os._exit, 1)
         return "busy"
     return "waits" if states & _TO_COME else ""
