@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,7 @@ def dask_there(*options: str) -> Iterator[None]:
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     started = [subprocess.Popen([*inside, *each], **silent) for each in commands]  # type: ignore[call-overload]
     try:
+        wait_for_scheduler()
         yield
     finally:
         for process in reversed(started):
@@ -77,6 +79,15 @@ def dask_there(*options: str) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def wait_for_scheduler() -> None:
+    """Return when it listens: who connects earlier has half a minute, which may be short."""
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection((THERE, 8786)).close()
+            return
+        time.sleep(0.2)
 
 
 def wait_for_workers(context: Any, count: int) -> None:
