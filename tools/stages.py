@@ -16,16 +16,22 @@ from workshop import Outcome, Stage, Workshop, count_junit
 #: Whose own tests tests/conformance/known.toml judges.
 JUDGED_VERSIONS = {"3.11", "3.12", "3.13"}
 
+TWO_SUITES = ("--suite", "multiprocessing", "--suite", "concurrent_futures")
+
 SIM_SEEDS = 20_000
 SIM_PROGRAMS = ("sim", "sim_pool")
 STARTS = {"forkserver": 100_000, "fork": 20_000, "spawn": 2_000}
 
 
 def side_by_side(
-    shop: Workshop, names: Iterable[str], run: Callable[[str, Path], Outcome]
+    shop: Workshop,
+    names: Iterable[str],
+    run: Callable[[str, Path], Outcome],
+    per_cpu: int = 1,
 ) -> Outcome:
-    """Run each of a name, as many at a time as there are processors: one after the other
-    they would wait most of the time. Each has a log of its own, and the stage's has all.
+    """Run each of a name, as many at a time as there are processors, or a multiple: one
+    after the other they would wait most of the time. Each has a log of its own, and the
+    stage's has all.
     """
 
     def one(name: str) -> tuple[Path, Outcome]:
@@ -34,7 +40,7 @@ def side_by_side(
         return path, run(name, path)
 
     total = Outcome()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
+    with ThreadPoolExecutor(per_cpu * len(os.sched_getaffinity(0))) as executor:
         for path, outcome in executor.map(one, names):
             total.add(outcome)
             with shop.log_path.open("a") as log:
@@ -313,12 +319,17 @@ def conformance(shop: Workshop) -> Outcome:
     chosen = {python.version: python for python in pythons if python.version == "3.11"}
     chosen[newest.version] = newest
     inner = {version: shop.environment(python) for version, python in chosen.items()}
+    # The longest pieces first. The tests sleep for most of their time.
+    pieces: dict[str, tuple[str, ...]] = {
+        f"{version}-{method}": (version, "--start-method", method, *TWO_SUITES)
+        for method in ("spawn", "forkserver", "fork")
+        for version in chosen
+    }
+    pieces["others"] = newest.version, "--suite", "others"
 
-    def run(version: str, log: Path) -> Outcome:
-        suites = ["--suite", "multiprocessing", "--suite", "concurrent_futures"]
-        if version == newest.version:
-            suites += ["--suite", "others"]
-        options = ["tests/conformance/run.py", "--timeout", "120", *suites]
+    def run(piece: str, log: Path) -> Outcome:
+        version, *words = pieces[piece]
+        options = ["tests/conformance/run.py", "--timeout", "120", *words]
         output = shop.call(inner[version], *options, seconds=2400, log_path=log)[1]
         outcome = Outcome.read(output) or Outcome(0, 1)
         outcome.notes += [
@@ -326,7 +337,7 @@ def conformance(shop: Workshop) -> Outcome:
         ]
         return outcome
 
-    return side_by_side(shop, chosen, run)
+    return side_by_side(shop, pieces, run, per_cpu=2)
 
 
 def clusters(shop: Workshop) -> Outcome:
