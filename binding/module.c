@@ -175,20 +175,36 @@ make_shut_down(void)
 static int
 exec_exceptions(PyObject *module, struct sstpy_state *state)
 {
+    const struct {
+        PyObject **slot;
+        const char *module;
+        const char *name;
+    } others[] = {
+        {&state->full, "queue", "Full"},
+        {&state->empty, "queue", "Empty"},
+        {&state->broken_barrier, "threading", "BrokenBarrierError"},
+    };
+
     state->owner_died = PyErr_NewExceptionWithDoc(
         "sidestep.OwnerDied",
         "The process that held what was asked for died holding it.\n\n"
         "recover() makes the object usable again.",
         PyExc_RuntimeError, NULL);
-    state->shut_down = make_shut_down();
-    state->full = import_attribute("queue", "Full");
-    state->empty = import_attribute("queue", "Empty");
-    state->broken_barrier = import_attribute("threading", "BrokenBarrierError");
-    state->buffer_too_short = Py_NewRef(PyExc_BufferError);
-    if (state->owner_died == NULL || state->shut_down == NULL || state->full == NULL ||
-        state->empty == NULL || state->broken_barrier == NULL) {
+    if (state->owner_died == NULL) {
         return -1;
     }
+    /* An import may fail with anything, such as a Ctrl-C: then it was the last. */
+    state->shut_down = make_shut_down();
+    if (state->shut_down == NULL) {
+        return -1;
+    }
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
+        *others[i].slot = import_attribute(others[i].module, others[i].name);
+        if (*others[i].slot == NULL) {
+            return -1;
+        }
+    }
+    state->buffer_too_short = Py_NewRef(PyExc_BufferError);
 
     if (PyModule_AddObjectRef(module, "OwnerDied", state->owner_died) < 0 ||
         PyModule_AddObjectRef(module, "ShutDown", state->shut_down) < 0) {

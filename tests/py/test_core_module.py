@@ -29,6 +29,21 @@ def run_python(code, *args, **kwargs):
     return result.stdout
 
 
+@pytest.mark.parametrize("module", ["queue", "threading"])
+def test_ctrl_c_in_an_import_of_the_core(module):
+    said = run_python(
+        "import sys, sidestep._core\n"
+        "class Finder:\n"
+        "    def find_spec(name, path, target=None):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        f"sys.meta_path.insert(0, Finder); sys.modules.pop({module!r}, None)\n"
+        "del sys.modules['sidestep._core']\n"
+        "try: import sidestep._core\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    assert said == "interrupted\n"
+
+
 def test_the_arena_is_the_same_in_a_child():
     fd, number = _core.arena_fd(), _core.arena_id()
 
