@@ -11,14 +11,14 @@ from __future__ import annotations
 import warnings
 
 from sidestep import util
-from sidestep.pool import IMapIterator, IMapUnorderedIterator, Pool
+from sidestep.pool import ApplyResult, IMapIterator, IMapUnorderedIterator, Pool
 
 from .backends import Backend, ExecutorBackend, MissingEngineError, find
 from .engine import ClusterEngine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, SupportsIndex
 
 __all__ = ["Backend", "ClusterPool", "ExecutorBackend", "MissingEngineError", "find"]
@@ -107,6 +107,19 @@ class ClusterPool(Pool):
             raise
         self._engine = engine
         return util.Finalize(self, _end, (engine,), exitpriority=15)
+
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        **limits: Any,
+    ) -> Any:
+        """Return ``func(*args, **kwds)``, called by a worker."""
+        if limits:
+            return super().apply(func, args, kwds, **limits)
+        self._check_running()
+        return self._engine.call(ApplyResult, self, func, args, kwds)
 
     def _map(self, kind: type, *args: Any, **options: Any) -> Any:
         kind = _OURS.get(kind, kind)

@@ -15,6 +15,7 @@ import os
 import time
 import warnings
 
+from . import far
 from .backends import CountedBackend, is_loopback, missing, route
 
 TYPE_CHECKING = False
@@ -190,12 +191,16 @@ class DaskBackend(CountedBackend):
 
     def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
         """Have a worker call ``run(batch)``: one opaque argument, no option of the task."""
-        sent: Any = batch
+        call: Any
+        sent: Any
         if batch.size > LARGE:
             # Straight to a worker; as part of the graph it would go through the
             # scheduler, and be kept there.
+            call = run
             sent = self._client.scatter(batch, hash=False, direct=self._direct)
-        future = self._client.submit(run, sent, key=next(self._names), pure=False)
+        else:
+            call, sent = far.message(batch)
+        future = self._client.submit(call, sent, key=next(self._names), pure=False)
         return _Answer(self._client, future)
 
     def count(self) -> int:

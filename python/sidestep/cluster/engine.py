@@ -17,7 +17,7 @@ from sidestep import _core, _workers, context, util
 from sidestep._remote import MaybeEncodingError, Quoted
 from sidestep._workers import WorkerLost
 
-from . import far, feed, parcel
+from . import direct, far, feed, parcel
 from .flight import Flight, places, runs
 from .line import BATCH_LIMIT, Line
 
@@ -119,49 +119,9 @@ class ClusterEngine:
     def call(
         self, kind: type, pool: object, func: Callable[..., Any], args: Any, kwds: Any
     ) -> Any:
-        """Do one call, without limits, in place of `apply` and a wait for the result.
-
-        Where the back end can, this thread waits for the answer itself.
-        """
+        """Do one call, without limits, in place of `apply` and a wait for the result."""
         self._check()
-        future = self.backend.begin()
-        if future is None:
-            none = None, None, 1, 0
-            return self.apply(kind, pool, func, args, kwds, None, None, *none).get()
-        result = self._jobs.result(kind, pool, APPLY, 1, None, None)
-        try:
-            function = feed.Function(func)
-        except Exception as error:  # noqa: BLE001 - the outcome
-            result._abandon(error)
-            return result.get()
-        items = iter([(tuple(args), dict(kwds))])
-        limits = feed.Limits(kept=(None, None))
-        one = feed.Feed(result, function, limits, items, single=far.CALL, length=1)
-        task = one.pull(1)
-        if task is not None:
-            self._run(task, future)
-        return result.get()
-
-    def _run(self, task: feed.Task, future: Any) -> None:
-        """Have a task done while this thread waits, and deliver what became of it."""
-        flight, batch = self._board([task])
-        flight.future = future
-        try:
-            self.backend.run(future, batch)
-        except Exception as error:  # noqa: BLE001 - the engine's; the task is lost
-            if self._drop(flight):
-                self._lose(flight, error, may_retry=False)
-        except BaseException as error:
-            self._drop(flight)
-            task.feed.result._abandon(error)
-            raise
-        else:
-            if self._drop(flight):
-                self._land(flight)
-        finally:
-            flight.future = None
-            with self._cond:
-                self._cond.notify_all()
+        return direct.call(self, kind, pool, func, args, kwds)
 
     def map(
         self,
@@ -328,7 +288,9 @@ class ClusterEngine:
         except Exception as error:  # noqa: BLE001 - everybody's outcome
             result._abandon(error)
             return
-        one = feed.Feed(result, function, limits, items, **options)
+        self._queue(feed.Feed(result, function, limits, items, **options))
+
+    def _queue(self, one: feed.Feed) -> None:
         with self._cond:
             self._feeds.append(one)
             if len(self._feeds) > 1:
@@ -441,7 +403,7 @@ class ClusterEngine:
             if one in self._feeds and not one.has_more():
                 self._feeds.remove(one)
 
-    def _board(self, tasks: list[feed.Task]) -> tuple[Flight, far.Batch]:
+    def _pack(self, tasks: list[feed.Task]) -> tuple[Flight, far.Batch]:
         limit = tasks[0].feed.limits.timeout
         flight = Flight(tasks, None if limit is None else time.monotonic() + limit)
         batch = far.Batch(
@@ -457,13 +419,17 @@ class ClusterEngine:
             batch.limits = [
                 (*task.feed.limits.kept, task.feed.limits.priority) for task in tasks
             ]
-        with self._cond:
-            self._flights.add(flight)
-            self._counts["submitted"] += len(tasks)
         return flight, batch
 
+    def _add(self, flight: Flight) -> None:
+        """Count a batch among those under way. The caller has the lock."""
+        self._flights.add(flight)
+        self._counts["submitted"] += len(flight.tasks)
+
     def _submit(self, tasks: list[feed.Task]) -> None:
-        flight, batch = self._board(tasks)
+        flight, batch = self._pack(tasks)
+        with self._cond:
+            self._add(flight)
         try:
             flight.future = self.backend.submit(far.run, batch)
         except Exception as error:  # noqa: BLE001 - the engine's; the tasks are lost
@@ -493,7 +459,7 @@ class ClusterEngine:
             self._hand_over(flight)
             return
         try:
-            reply = far.reply_of(flight.future)
+            reply = far.reply_of(flight.future.result())
             kind, packed = reply.outcomes[0]
             if kind != far.VALUE or packed.size > QUICK_BYTES:
                 raise ValueError  # noqa: TRY301 - it goes the other way
@@ -618,7 +584,7 @@ class ClusterEngine:
 
     def _land(self, flight: Flight) -> None:
         try:
-            reply = far.reply_of(flight.future)
+            reply = far.reply_of(flight.future.result())
         except BaseException as error:  # noqa: BLE001 - the engine's, whatever it is
             self._lose(flight, error, may_retry=True)
             return
@@ -688,6 +654,16 @@ class ClusterEngine:
     def _deliver_outcome(
         self, task: feed.Task, kind: int, packed: parcel.Parcel
     ) -> None:
+        value, ok = self._open(task, kind, packed)
+        if kind == far.LOST:
+            self._lose_one(task, value)
+        else:
+            self._deliver(task, value, ok=ok)
+
+    def _open(
+        self, task: feed.Task, kind: int, packed: parcel.Parcel
+    ) -> tuple[Any, bool]:
+        """Return the value or exception of an outcome, and whether it is a value."""
         ok = kind == far.VALUE
         try:
             value = packed.loads()
@@ -700,10 +676,7 @@ class ClusterEngine:
             self._break(value)
         elif kind == far.LATE:
             value = _late(task, task.feed.limits.kept[0])
-        elif kind == far.LOST:
-            self._lose_one(task, value)
-            return
-        self._deliver(task, value, ok=ok)
+        return value, ok
 
     def _lose_one(self, task: feed.Task, error: BaseException) -> None:
         """Note what a back end says that looks after tasks one by one: it is lost."""
@@ -741,7 +714,9 @@ class ClusterEngine:
                 continue
             self._deliver(task, self._lost(task, len(tasks), error), ok=False)
 
-    def _lost(self, task: feed.Task, count: int, error: BaseException) -> WorkerLost:
+    def _lost(
+        self, task: feed.Task, count: int, error: BaseException | None
+    ) -> WorkerLost:
         text = _describe(task)
         among = f", one of {count} tasks that went together" if count > 1 else ""
         lost = WorkerLost(f"{self.backend.name} lost {text}{among}: {error!r}")

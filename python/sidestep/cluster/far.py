@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Batch", "Reply", "run"]
+__all__ = ["Batch", "Reply", "message", "run", "run_message"]
 
 #: What the arguments of a task are.
 CALL, ITEM, STAR, CHUNK, STAR_CHUNK = range(5)
@@ -28,6 +28,9 @@ CALL, ITEM, STAR, CHUNK, STAR_CHUNK = range(5)
 VALUE, RAISED, NOT_INITIALIZED, LOST, LATE = range(5)
 
 FUNCTIONS_MAX = 64
+
+#: Bytes up to which a batch or an answer goes as one piece.
+SMALL = 1 << 16
 
 
 class Batch:
@@ -86,11 +89,37 @@ class Reply:
         return sum(packed.size for _, packed in self.outcomes)
 
 
-def reply_of(future: Any) -> Reply:
-    """Return the answer for which a future stands; raise the engine's failure."""
-    reply: Any = future.result()
-    found: Reply = pickle.loads(reply) if type(reply) is bytes else reply
-    return found
+def message(batch: Batch) -> tuple[Callable[[Any], Any], Batch | bytes]:
+    """Return what an engine is to call, and with what.
+
+    What is small goes as bytes, and so does its answer. To an engine bytes are but bytes,
+    where it would pickle objects with a pickler in Python, on a thread of its own.
+    """
+    if batch.size > SMALL:
+        return run, batch
+    if (
+        len(batch.tasks) > 1
+        or batch.limits is not None
+        or batch.initializer is not None
+    ):
+        return run_message, pickle.dumps(batch, 5)
+    digest, mode, args = batch.tasks[0]
+    function = batch.functions[digest]
+    if args.buffers or function.buffers:
+        return run_message, pickle.dumps(batch, 5)
+    call = batch.keys, digest, function.data, mode, args.data
+    return run_message, pickle.dumps(call, 5)
+
+
+def reply_of(answer: Any) -> Reply:
+    """Return the answer that came, maybe as bytes."""
+    if type(answer) is not bytes:
+        return answer  # type: ignore[no-any-return]
+    found: Any = pickle.loads(answer)
+    if type(found) is not tuple:
+        return found  # type: ignore[no-any-return]
+    kind, data, seconds = found
+    return Reply([(kind, parcel.Parcel(data, []))], seconds)
 
 
 _lock = threading.Lock()
@@ -119,6 +148,24 @@ def run(batch: Batch) -> Reply:
     begin = time.perf_counter()
     outcomes = _run_watched(batch, batch.line)
     return Reply(outcomes, time.perf_counter() - begin)
+
+
+def run_message(data: bytes) -> bytes | Reply:
+    """Do the tasks of a batch that `message` has made to bytes."""
+    batch = pickle.loads(data)
+    if type(batch) is not tuple:
+        reply = run(batch)
+        return pickle.dumps(reply, 5) if reply.size_of() <= SMALL else reply
+    keys, digest, function, mode, args = batch
+    for address, key in keys or ():
+        remember_key(address, key)
+    begin = time.perf_counter()
+    parts = parcel.Parcel(function, []), digest, mode, parcel.Parcel(args, [])
+    kind, outcome = _outcome(*parts)
+    seconds = time.perf_counter() - begin
+    if outcome.buffers or len(outcome.data) > SMALL:
+        return Reply([(kind, outcome)], seconds)
+    return pickle.dumps((kind, outcome.data, seconds), 5)
 
 
 def _run_watched(batch: Batch, where: line.Where) -> list[tuple[int, parcel.Parcel]]:

@@ -57,8 +57,25 @@ def _writable(buffer: Any) -> Any:
     return bytearray(view) if view.readonly else buffer
 
 
+#: What any pickler writes in the same way, without asking for a reducer.
+_ATOMS = frozenset({type(None), bool, int, float, str, bytes})
+
+
+def _is_plain(obj: Any, depth: int = 2) -> bool:
+    kind = type(obj)
+    if kind is tuple:
+        return (
+            depth > 0
+            and len(obj) < 8
+            and all(_is_plain(each, depth - 1) for each in obj)
+        )
+    return kind in _ATOMS or (kind is dict and not obj)
+
+
 def dumps(obj: Any) -> Parcel:
     """Pickle for another machine."""
+    if _is_plain(obj):
+        return Parcel(pickle.dumps(obj, 5), [])
     buffers: list[pickle.PickleBuffer] = []
     data = reduction.dumps_elsewhere(obj, buffers)
     return Parcel(data, [buffer.raw() for buffer in buffers])

@@ -107,7 +107,7 @@ class Popen:
     def _finish(self, future: Any) -> None:
         """Take the exit code; any thread of the engine calls this."""
         try:
-            kind, packed = far.reply_of(future).outcomes[0]
+            kind, packed = far.reply_of(future.result()).outcomes[0]
             value = packed.loads()
             if kind == far.VALUE:
                 code, *where = value

@@ -16,13 +16,13 @@ import contextlib
 import datetime as dt
 import ipaddress
 import os
-import pickle
 import socket
 import sys
 from pathlib import Path
 
 from sidestep import _core, util
 
+from . import far
 from .backends import CountedBackend, cannot_cancel, missing, route
 
 TYPE_CHECKING = False
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from .far import Batch, Reply
 
 __all__ = ["RayBackend"]
-
-
-#: Bytes up to which a batch or an answer goes as one piece.
-SMALL = 1 << 16
 
 
 class RayBackend(CountedBackend):
@@ -67,7 +63,8 @@ class RayBackend(CountedBackend):
         self._limit = workers
         # One CPU each, as the pool counts them, and never run twice.
         task = ray.remote(num_cpus=1, max_retries=0)
-        self._run, self._run_small = task(_call), task(_call_small)
+        calls: tuple[Any, ...] = far.run, far.run_message
+        self._calls = {call: task(call) for call in calls}
 
     def _connect(
         self, cluster: str, workers: int | None, options: dict[str, Any]
@@ -96,11 +93,9 @@ class RayBackend(CountedBackend):
 
     def submit(self, run: Callable[[Batch], Reply], batch: Batch) -> Any:
         """Have a worker call ``run(batch)``; the batch is in the object store."""
-        if batch.size <= SMALL:
-            # To Ray bytes are but bytes: it pickles what is not with a pickler in Python.
-            ref = self._run_small.remote(pickle.dumps((run, batch), 5))
-        else:
-            ref = self._run.remote(run, batch)
+        del run
+        call, sent = far.message(batch)
+        ref = self._calls[call].remote(sent)
         future = ref.future()
         future.sidestep_ref = ref
         # It would leave the task to run; kill() ends it, whether it has begun or not.
@@ -221,13 +216,3 @@ def _is_initialized() -> bool:
 
 def _paths() -> list[str]:
     return [path for path in sys.path if path]
-
-
-def _call(run: Callable[[Batch], Reply], batch: Batch) -> Reply:
-    return run(batch)
-
-
-def _call_small(data: bytes) -> bytes | Reply:
-    run, batch = pickle.loads(data)
-    reply: Reply = run(batch)
-    return pickle.dumps(reply, 5) if reply.size_of() <= SMALL else reply

@@ -18,13 +18,12 @@ from sidestep import util
 from sidestep._manager_wire import OFFICE_METHODS, RETURN, convert_to_error
 from sidestep._proxies import BaseProxy
 from sidestep.cluster import Backend, ClusterPool
-from sidestep.pool import ApplyResult
 
 from .broker import BEAT_SECONDS, PATIENCE_SECONDS, PROTOCOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from sidestep.cluster.far import Batch, Reply
@@ -334,19 +333,6 @@ class RemotePool(ClusterPool):
     """A pool whose workers are those of a pool in a manager's server."""
 
     _cluster: RemoteBackend
-
-    def apply(
-        self,
-        func: Callable[..., Any],
-        args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},
-        **limits: Any,
-    ) -> Any:
-        """Return ``func(*args, **kwds)``, called by a worker."""
-        if limits:
-            return super().apply(func, args, kwds, **limits)
-        self._check_running()
-        return self._engine.call(ApplyResult, self, func, args, kwds)
 
     def resize(self, processes: int) -> None:
         """Have so many workers from now on; those too many leave after their task."""
