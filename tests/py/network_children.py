@@ -13,7 +13,6 @@ import time
 import traceback
 import warnings
 
-from sidestep import connection
 from sidestep.connection import AuthenticationError, Client, Listener
 
 
@@ -153,8 +152,12 @@ def reply_half(pipe, address, key, options):
 
 
 def as_user(uid, function, *args):
-    """Call it in a child that is this user; its exit code."""
-    connection._overflow_uid()  # that user may not be allowed to read our Python
+    """Call it in a child that is this user; its exit code.
+
+    That user may not be allowed to read our Python: so it is called by ourselves, first,
+    and imports what it needs.
+    """
+    assert function(*args) == 0
     pid = os.fork()
     if pid == 0:
         status = 1
