@@ -451,6 +451,28 @@ def test_apply_over_a_network(monkeypatch, tmp_path, eventually):
                 assert each.exception(20) is None
 
 
+def test_who_waits_hears_that_another_client_has_ended_the_pool(
+    monkeypatch, tmp_path, eventually
+):
+    """Also in between, when it comes back for its answer."""
+    from sidestep.tasks import remote
+
+    monkeypatch.setattr(remote, "BEAT_SECONDS", 0.0)  # that is most of the time
+    with SyncManager(("127.0.0.1", 0), programs.KEY) as made, made.Pool(2) as pool:
+        other = pickle.loads(pickle.dumps(pool))
+        paths = [tmp_path / str(number) for number in range(2)]
+        with futures.ThreadPoolExecutor(2) as threads:
+            waiting = [
+                threads.submit(pool.apply, programs.tell_and_wait, (path,))
+                for path in paths
+            ]
+            eventually(lambda: all(path.exists() for path in paths))
+            other.terminate()
+            for each in waiting:
+                with pytest.raises(WorkerLost, match="by another client"):
+                    each.result(20)
+
+
 # ---- The office as a pool ----
 
 

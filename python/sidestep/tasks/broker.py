@@ -756,6 +756,7 @@ class PoolBroker(Broker):
                     if flight.news is not None:
                         flight.settle((False, error))
                         flight.news = None
+                        stream.late[flight.number] = flight
                     else:
                         stream.answers.append((flight.number, False, error))
                     self._drop(flight)
