@@ -731,9 +731,13 @@ static void *
 take_one(void *context)
 {
     struct sst_server_event event;
+    int rc;
 
     (void)context;
-    check_status(sst_server_take(server, &event, soon()), 0);
+    do { /* the other thread may be looking whether we take */
+        rc = sst_server_take(server, &event, soon());
+    } while (rc == SST_EAGAIN);
+    check_status(rc, 0);
     check_int(event.what, ==, SST_SERVER_WOKEN);
     return NULL;
 }
