@@ -15,6 +15,7 @@ import functools
 import io
 import os
 import pickle
+import threading
 from traceback import format_exc
 
 from . import _challenge, _core, _greeting, connection, reduction, util
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "Loop"]
 
+
+#: How late a signal is seen to that came just before a wait for something else.
+SIGNAL_SECONDS = 1.0
 
 #: What the loop's thread does that is asked of the server itself.
 _QUICK_REQUESTS = frozenset({"dummy", "incref", "get_methods", "number_of_objects"})
@@ -234,11 +238,25 @@ class Loop:
 
     # ---- The thread ----
 
-    def run(self) -> None:
-        """Serve until `close` is called.
+    def run_beside(self) -> None:
+        """Serve in a thread, while signals are handled in this one, if it is the main one.
 
-        What a signal handler raises (in the main thread) goes to the caller.
+        What a handler raises would break off what the loop does for a client just then.
         """
+        if threading.current_thread() is not threading.main_thread():
+            self.run()
+            return
+        thread = threading.Thread(target=self.run, name="manager's loop", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(SIGNAL_SECONDS)
+        finally:
+            self.close()
+            thread.join()
+
+    def run(self) -> None:
+        """Serve until `close` is called."""
         # A finalizer may want to tell another server something, and wait for it.
         serving.hand_on = self._hand_on_quietly
         serving.settles = True

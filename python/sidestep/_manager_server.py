@@ -191,7 +191,7 @@ class Server:
                 loop.listen(self.listener._listener._raw.fileno())
             # It may have been set before there was a loop to end.
             if not self.stop_event.is_set():
-                loop.run()
+                (loop.run_beside if starter is None else loop.run)()
         finally:
             loop.close()
 

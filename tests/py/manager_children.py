@@ -61,6 +61,15 @@ def get_shared():
     return _shared
 
 
+class LastWish:
+    """Something whose end is a signal to its process."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass  # its handler may run here, in the main thread
+
+
 class Mine(managers.BaseManager):
     """A manager with types of one's own."""
 
@@ -71,6 +80,7 @@ Mine.register("Squares", Counter, method_to_typeid={"squares": "Squared"})
 Mine.register("Squared", proxytype=managers.ListProxy, create_method=False)
 Mine.register("get_shared", get_shared)
 Mine.register("Leaving", Leaving)
+Mine.register("LastWish", LastWish)
 Mine.register("left", left, managers.ListProxy)
 
 

@@ -425,6 +425,17 @@ def test_a_signal_ends_a_server_of_ones_own(start, number):
     assert process.exitcode == 0
 
 
+def test_a_signal_ends_a_server_whatever_it_does(start):
+    """Also where nobody is there to hear of what the handler raises."""
+    ours, theirs = sidestep.Pipe()
+    server = start(sidestep.get_context("fork"), children.serve_until_told, theirs)
+    client = children.Mine(ours.recv(), b"key")
+    client.connect()
+    client.LastWish()  # and the server lets go of it
+    server.join(20)
+    assert server.exitcode == 0
+
+
 def test_a_registry_on_its_way():
     registry = children.Mine._registry | SyncManager._registry
     registry["list"] = (tuple, (), None, managers.ListProxy)
